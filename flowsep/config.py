@@ -1,0 +1,181 @@
+"""The typed profile: what a YAML file in configs/ may say, with defaults, and errors that name the key.
+
+A profile file holds one key, `profile`, so that `papermill -f configs/demo.yaml` hands a notebook one parameter and
+`snakemake --configfile configs/demo.yaml` reads the very same file.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from .files import FlowsepError
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _name_the_key(cls, value: Any, handler: Any) -> Self:
+        """Turn pydantic's report into one sentence with the offending key and the nearest valid one."""
+        if isinstance(value, Mapping):
+            for key in value:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(cls.model_fields)}"
+                    raise FlowsepError(f"unknown key '{key}' in {cls.__name__}; {hint}")
+        return handler(value)
+
+
+class DataConfig(_Model):
+    """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), or any folder of stems."""
+
+    kind: Literal["toyband", "musdb18", "musdb18hq", "stems"] = "toyband"
+    root: str | None = None  # a folder; None: the cache (toyband) or $MUSDB_PATH (musdb18, musdb18hq)
+    train_tracks: PositiveInt | None = None  # None: all of them; for toyband: how many to compose
+    test_tracks: PositiveInt | None = None
+    seconds: PositiveFloat | None = None  # length of a toyband song
+    valid_tracks: PositiveInt = 2  # training songs held out for validation
+
+
+class FeatureConfig(_Model):
+    """Linear magnitude STFT of the paper: mono 22,050 Hz, Hann window of `n_fft` samples, centred."""
+
+    sample_rate: PositiveInt = 22050
+    n_fft: PositiveInt = 1024
+    hop: PositiveInt = 256
+
+
+class GlowConfig(_Model):
+    """Sizes of one prior; the defaults are the paper's."""
+
+    bins: PositiveInt = 514
+    squeeze: PositiveInt = 2
+    steps: PositiveInt = 12
+    hidden: PositiveInt = 128
+    layers: PositiveInt = 4
+    kernel: PositiveInt = 5
+    dilation_rate: PositiveInt = 1
+    groups: PositiveInt = 4
+    dropout: float = Field(0.05, ge=0, lt=1)
+    sigmoid_scale: bool = False
+
+
+class TrainingConfig(_Model):
+    """How a prior is fitted; `steps` counts optimiser steps, so that a run is the same on any machine."""
+
+    steps: PositiveInt = 400_000
+    batch: PositiveInt = 32
+    crop_seconds: PositiveFloat = 3.0
+    lr: PositiveFloat = 1e-4
+    schedule: Literal["step", "cosine"] = "step"  # step: the paper's x0.3 every 80,000; cosine: warm-up, then to zero
+    clip: PositiveFloat = 4.0  # norm of the gradient
+    gain_db: float = Field(0.0, ge=0)  # crops are scaled by a uniform gain in [-gain_db, gain_db]
+    silence_db: float = -50.0  # crops whose level lies below are left out (dB of full scale)
+    validate_every: PositiveInt = 2_000
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
+    device: str = "auto"
+
+
+class SeparationConfig(_Model):
+    """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP."""
+
+    space: Literal["z", "x"] = "x"
+    alpha: float = Field(0.01, ge=0)
+    iterations: PositiveInt = 60
+    lr: PositiveFloat = 0.03
+    sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
+    wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
+    seed: int = 0  # of the initial latents, when sigma > 0
+    chunk_seconds: PositiveFloat = 20.0
+    overlap_seconds: float = Field(1.0, ge=0)
+    device: str = "auto"
+    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The paper's own setting: MLE in z space from z = 0, 150 Adam steps of 0.01, 60 s pieces, no Wiener mask."""
+        paper = {"space": "z", "alpha": 0.0, "iterations": 150, "lr": 0.01, "sigma": 0.0, "wiener": False}
+        return cls(**(paper | {"chunk_seconds": 60.0, "overlap_seconds": 0.0} | changes))
+
+
+class EvaluationConfig(_Model):
+    """Which conventions of SDR are computed (they never share a table)."""
+
+    conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
+
+
+class Profile(_Model):
+    """One complete experiment: what `configs/<name>.yaml` says."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 2022
+    data: DataConfig = DataConfig()
+    sources: tuple[str, ...] = ("vocals", "bass", "drums", "other")
+    feature: FeatureConfig = FeatureConfig()
+    model: GlowConfig = GlowConfig()
+    training: TrainingConfig = TrainingConfig()
+    systems: dict[str, dict[str, Any]] = {"instglow": {}}  # name in the table -> options of that system
+    evaluation: EvaluationConfig = EvaluationConfig()
+    listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
+    listen_tracks: PositiveInt = 3
+    threads: PositiveInt = 1  # CPU threads of one job
+
+    @property
+    def folder(self) -> Path:
+        """Where this profile's results lie: `results/<name>/` in the project that holds the working directory."""
+        return find_root() / "results" / self.name
+
+    @property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def find_root(start: str | Path = ".") -> Path:
+    """The project folder: the nearest one at or above `start` that holds `configs/` and `notebooks/`."""
+    start = Path(start).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "configs").is_dir() and (folder / "notebooks").is_dir():
+            return folder
+    raise FlowsepError(f"{start}: no folder with configs/ and notebooks/ here or above; run from the project's folder")
+
+
+def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
+    """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill injected.
+
+    Raises FlowsepError naming the file, the key and what was found.
+    """
+    if isinstance(profile, Mapping):
+        return _validate(profile, "profile")
+    path = Path(profile)
+    if path.suffix not in (".yaml", ".yml"):
+        path = find_root() / "configs" / f"{profile}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise FlowsepError(f"{path}: no such profile; profiles there: {known}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FlowsepError(f"{path}: not a YAML file ({error})") from error
+    if not isinstance(content, Mapping) or list(content) != ["profile"]:
+        found = list(content) if isinstance(content, Mapping) else type(content).__name__
+        raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {found}")
+    return _validate(content["profile"], str(path))
+
+
+def _validate(content: Any, where: str) -> Profile:
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "profile"
+        message = first["msg"].removeprefix("Value error, ")
+        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
+        raise FlowsepError(f"{where}: {key}: {message}{found}") from error

@@ -1,0 +1,65 @@
+"""Writing whole files or none, hashing them, and naming them safely."""
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class FlowsepError(ValueError):
+    """A wrong input, told in one sentence: which file or key, what was found, what to do."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it to `path` if the block ends well, remove it if not.
+
+    A reader therefore sees the old file or the whole new one, never a part, also after a kill or on a full disk.
+    The temporary name keeps the suffix, because writers such as soundfile choose their format by it.
+    Raises FlowsepError when the folder cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
+    except OSError as error:
+        raise FlowsepError(f"{path}: cannot write there ({error.strerror}); choose another folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; these are results, meant to be read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_name(name: str) -> str:
+    """`name` as one portable path component: letters of any script, digits and ` ._-()&+,` stay, the rest becomes `_`.
+
+    Separators, control characters, quotes and markup cannot survive, nor a leading dot, so a track called
+    `../x` or `<script>` stays inside its folder and harmless on a page.
+    """
+    clean = re.sub(r"[^\w .\-()&+,]", "_", name, flags=re.UNICODE).strip(" .")
+    return clean[:120] or "_"

@@ -1,0 +1,1 @@
+"""Shared fixtures; one thread per test process, so that the suite behaves alike next to other jobs."""
