@@ -1,0 +1,118 @@
+"""SDR and SI-SDR against their definitions and against museval."""
+
+import math
+
+import museval
+import numpy as np
+import pytest
+
+from flowsep.metrics import frame_sdr, sdr, si_sdr
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.mark.parametrize("level", [-10.0, 0.0, 6.5, 40.0])
+def test_noise_of_known_level_gives_that_sdr(rng, level):
+    reference, noise = rng.standard_normal((2, 2, 5000))
+    noise *= np.linalg.norm(reference) / np.linalg.norm(noise) * 10 ** (-level / 20)
+    assert sdr(reference, reference + noise) == pytest.approx(level, abs=1e-9)
+
+
+def test_scaling_both_changes_nothing_and_scaling_the_estimate_does(rng):
+    reference = rng.standard_normal(1000)
+    estimate = reference + 0.1 * rng.standard_normal(1000)
+    assert sdr(8 * reference, 8 * estimate) == pytest.approx(sdr(reference, estimate), abs=1e-9)
+    assert sdr(reference, 0.5 * reference) == pytest.approx(20 * math.log10(2))
+    assert sdr(reference, 0 * reference) == 0
+    assert sdr(reference, reference) == math.inf
+    assert math.isnan(sdr(0 * reference, estimate))
+
+
+def test_frames_are_scored_one_by_one(rng):
+    reference = rng.standard_normal((2, 1050))
+    estimate = reference.copy()
+    estimate[:, 100:200] *= 0.9
+    values = sdr(reference, estimate, window=100)
+    assert values.shape == (10,)  # the last 50 samples fill no frame
+    assert values[1] == pytest.approx(20) and np.isinf(np.delete(values, 1)).all()
+    assert sdr(reference, estimate, window=5000).shape == (1,)
+    assert sdr(reference, estimate, window=100, hop=50).shape == (20,)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "hop"),
+    [
+        ((2, 2, 4100), 1000, 1000),  # a last frame that is not full
+        ((4, 1, 4000), 1000, 1000),
+        ((2, 1, 3999), 1000, 500),
+        ((3, 1, 700), 1000, 1000),  # shorter than one frame
+        ((2, 2, 1000), 1000, 1000),
+    ],
+)
+def test_equals_museval(rng, shape, window, hop):
+    references = rng.standard_normal(shape)
+    estimates = references + rng.uniform(0.05, 1, (shape[0], 1, 1)) * rng.standard_normal(shape)
+    transposed = references.swapaxes(1, 2), estimates.swapaxes(1, 2)
+    theirs = museval.evaluate(*transposed, win=window, hop=hop)[0]
+    ours = frame_sdr(references, estimates, window, hop)
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+    for reference, estimate, row in zip(references, estimates, theirs, strict=True):
+        np.testing.assert_allclose(sdr(reference, estimate, window=window, hop=hop), row, rtol=0, atol=1e-9)
+
+
+def test_silence_blanks_a_frame_for_all_sources_as_in_museval(rng):
+    references = rng.standard_normal((3, 2, 5000))
+    estimates = references + 0.2 * rng.standard_normal(references.shape)
+    references[1, :, 1000:2000] = 0
+    estimates[2, :, 3000:4000] = 0
+    references[0, 1, 4000:] = -references[0, 0, 4000:]  # museval takes channels that cancel for silence
+    theirs = museval.metrics.bss_eval(references.swapaxes(1, 2), estimates.swapaxes(1, 2), window=1000, hop=1000)[0]
+    ours = frame_sdr(references, estimates, 1000)
+    assert np.isnan(ours).all(axis=0).tolist() == [False, True, False, True, True]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9, equal_nan=True)
+
+
+def test_float32_loses_nothing_that_shows(rng):
+    reference = rng.standard_normal((2, 60_000)).astype(np.float32)
+    estimate = reference + np.float32(0.01) * rng.standard_normal((2, 60_000)).astype(np.float32)
+    exact = sdr(reference.astype(np.float64), estimate.astype(np.float64))
+    assert sdr(reference, estimate) == pytest.approx(exact, abs=1e-9)
+
+
+def test_si_sdr_ignores_scale_and_knows_the_right_angle(rng):
+    reference, noise = rng.standard_normal((2, 4000))
+    noise -= (noise @ reference) / (reference @ reference) * reference
+    noise *= np.linalg.norm(reference) / np.linalg.norm(noise) / 10
+    assert si_sdr(reference, reference + noise) == pytest.approx(20, abs=1e-9)
+    assert si_sdr(reference, -3 * (reference + noise)) == pytest.approx(20, abs=1e-9)
+    assert si_sdr(reference, 0 * reference) == -math.inf
+    assert si_sdr(np.array([1.0, 2.0]), np.array([2.0, 4.0])) == math.inf
+    assert math.isnan(si_sdr(0 * reference, reference))
+    assert si_sdr(reference[None], reference[None] + noise) == pytest.approx(20, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", [sdr, si_sdr])
+def test_bad_audio_is_named(metric):
+    good = np.ones((2, 10))
+    with pytest.raises(ValueError, match=r"reference has shape \(2, 10\), estimate \(2, 9\)"):
+        metric(good, good[:, :9])
+    for bad in (np.nan, np.inf):
+        broken = good.copy()
+        broken[1, 3] = bad
+        with pytest.raises(ValueError, match="reference holds NaN or Inf"):
+            metric(broken, good)
+        with pytest.raises(ValueError, match="estimate holds NaN or Inf"):
+            metric(good, broken)
+    with pytest.raises(ValueError, match="reference holds no samples"):
+        metric(good[:, :0], good[:, :0])
+
+
+def test_bad_frames_are_named():
+    with pytest.raises(ValueError, match="window and hop must be at least 1"):
+        sdr(np.ones(10), np.ones(10), window=0)
+    with pytest.raises(ValueError, match="expected \\(sources, channels, samples\\)"):
+        frame_sdr(np.ones((2, 10)), np.ones((2, 10)), 5)
