@@ -92,6 +92,7 @@ class SeparationConfig(_Model):
     lr: PositiveFloat = 0.03
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
+    nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
     seed: int = 0  # of the initial latents, when sigma > 0
     chunk_seconds: PositiveFloat = 20.0
     overlap_seconds: float = Field(1.0, ge=0)
@@ -101,7 +102,15 @@ class SeparationConfig(_Model):
     @classmethod
     def paper(cls, **changes: Any) -> Self:
         """The paper's own setting: MLE in z space from z = 0, 150 Adam steps of 0.01, 60 s pieces, no Wiener mask."""
-        paper = {"space": "z", "alpha": 0.0, "iterations": 150, "lr": 0.01, "sigma": 0.0, "wiener": False}
+        paper = {
+            "space": "z",
+            "alpha": 0.0,
+            "iterations": 150,
+            "lr": 0.01,
+            "sigma": 0.0,
+            "wiener": False,
+            "nonnegative": False,
+        }
         return cls(**(paper | {"chunk_seconds": 60.0, "overlap_seconds": 0.0} | changes))
 
 

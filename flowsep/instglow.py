@@ -1,0 +1,127 @@
+"""Checkpoints of the paper's research code -> Prior: a folder with `config.json` and `G_<epoch>.pth`."""
+
+import json
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from .config import FeatureConfig, GlowConfig
+from .files import FlowsepError, sha256
+from .prior import Prior, load_exactly
+
+
+def load_research_prior(folder: str | Path, *, epoch: int | None = None, source: str | None = None) -> Prior:
+    """The prior in a research-code folder, weight norm folded into plain weights, in evaluation mode.
+
+    Args:
+        folder: holds `config.json` and at least one `G_<epoch>.pth`.
+        epoch: which checkpoint; None: the newest.
+        source: name of the source; None: the folder's name.
+    Raises:
+        FlowsepError: a file is missing or damaged, a weight is missing, surplus or misshaped, or the model is of a
+            kind the paper's priors are not (conditional). The research code only logs missing weights and goes on
+            with random ones.
+    """
+    folder = Path(folder)
+    settings = _read_settings(folder / "config.json")
+    model, feature = _architecture(settings, folder / "config.json")
+    path = _checkpoint(folder, epoch)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not a whole checkpoint of tensors; nothing was run ({error})") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise FlowsepError(f"{path}: expected a dictionary with the key 'model'")
+    provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
+    provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
+    prior = Prior(model, feature, source or folder.resolve().name, provenance)
+    load_exactly(prior.glow, _translate(content["model"], path), path)
+    return prior.eval()
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FlowsepError(f"{path}: missing; a research-code checkpoint needs its config.json beside it") from error
+    except (OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not readable as JSON ({error})") from error
+    for section in ("data", "model"):
+        if not isinstance(settings, dict) or not isinstance(settings.get(section), dict):
+            raise FlowsepError(f"{path}: section '{section}' is missing")
+    return settings
+
+
+def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, FeatureConfig]:
+    model, data = settings["model"], settings["data"]
+    if model.get("gin_channels"):
+        raise FlowsepError(f"{path}: gin_channels = {model['gin_channels']}: conditional models are not supported")
+    try:
+        glow = GlowConfig(
+            bins=data["n_ipt_channels"],
+            squeeze=model["n_sqz"],
+            steps=model["n_blocks_dec"],
+            hidden=model.get("hidden_channels_dec") or model["hidden_channels"],
+            layers=model["n_block_layers"],
+            kernel=model["kernel_size_dec"],
+            dilation_rate=model["dilation_rate"],
+            groups=model.get("n_split", 4),
+            dropout=model.get("p_dropout_dec", 0.0),
+            sigmoid_scale=model.get("sigmoid_scale", False),
+        )
+        feature = FeatureConfig(sample_rate=data["sampling_rate"], n_fft=data["filter_length"], hop=data["hop_length"])
+    except KeyError as error:
+        raise FlowsepError(f"{path}: key {error} is missing") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FlowsepError(f"{path}: {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from error
+    return glow, feature
+
+
+def _checkpoint(folder: Path, epoch: int | None) -> Path:
+    found = {}
+    for path in sorted(folder.glob("G_*.pth")):
+        match = re.fullmatch(r"G_(\d+)\.pth", path.name)
+        if match:
+            if int(match[1]) in found:
+                raise FlowsepError(
+                    f"{folder}: {found[int(match[1])].name} and {path.name} are the same epoch; keep one"
+                )
+            found[int(match[1])] = path
+    if not found:
+        raise FlowsepError(f"{folder}: no G_<epoch>.pth there")
+    if epoch is None:
+        return found[max(found)]
+    if epoch not in found:
+        raise FlowsepError(f"{folder}: no epoch {epoch}; epochs there: {', '.join(map(str, sorted(found)))}")
+    return found[epoch]
+
+
+def _translate(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Research-code names -> ours: `decoder.flows.<3k + j>` is layer 3k + j; g v / |v| becomes a plain weight."""
+    state = {name.removeprefix("module."): value for name, value in state.items()}  # saved by DataParallel
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = re.fullmatch(r"decoder\.flows\.(\d+)\.(.+)", name)
+        if not match or not isinstance(value, Tensor):
+            raise FlowsepError(f"{path}: unknown weight '{name}'")
+        layer, rest, value = match[1], match[2], value.float()
+        if rest in ("logs", "bias"):  # of ActNorm, stored as (1, C, 1)
+            renamed[f"layers.{layer}.{rest}"] = value.squeeze(0)
+        elif rest == "weight":
+            renamed[f"layers.{layer}.{rest}"] = value
+        else:
+            rest = rest.replace("wn.in_layers.", "gates.").replace("wn.res_skip_layers.", "res_skips.")
+            renamed[f"layers.{layer}.net.{rest}"] = value
+    for name in [name for name in renamed if name.endswith(".weight_v")]:
+        base = name.removesuffix("_v")
+        if base + "_g" not in renamed:
+            raise FlowsepError(f"{path}: missing weight {base}_g")
+        direction, length = renamed.pop(name), renamed.pop(base + "_g")
+        renamed[base] = length * direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1)
+    return renamed

@@ -1,0 +1,140 @@
+"""A prior: a Glow with the feature that it models and the provenance of its weights, in one safetensors file."""
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import FeatureConfig, GlowConfig
+from .files import FlowsepError, atomic_path
+from .glow import Glow, standard_normal_log_prob
+from .spectrogram import pad_features
+
+FORMAT = "flowsep-prior-1"
+
+
+class Prior(nn.Module):
+    """p(x) = N(f(x); 0, I) |det df/dx| over magnitude spectrograms x of one source (paper, section "Prior").
+
+    Args:
+        model: sizes of the flow.
+        feature: the spectrogram that it models.
+        source: name of the source, e.g. "vocals".
+        provenance: where the weights come from; anything JSON can hold.
+    Shape:
+        magnitudes (batch, 513 or 514 bins, even frames), linear, of audio in [-1, 1]; latents (batch, 514, frames).
+    """
+
+    def __init__(
+        self, model: GlowConfig, feature: FeatureConfig, source: str, provenance: dict[str, Any] | None = None
+    ):
+        super().__init__()
+        self.model, self.feature, self.source = model, feature, source
+        self.provenance = dict(provenance or {})
+        self.glow = Glow(**model.model_dump())
+
+    def encode(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
+        """z = f(x) and log |det df/dx|, shape (batch,); a missing zero bin is appended."""
+        return self.glow(pad_features(magnitude, self.model.bins, multiple=1))
+
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """x = f^-1(z) with all 514 bins, and log |det dx/dz|, shape (batch,)."""
+        return self.glow.inverse(z)
+
+    def log_prob(self, magnitude: Tensor) -> Tensor:
+        """log p(x) = log N(f(x); 0, I) + log |det df/dx| in nats, summed over bins and frames: shape (batch,)."""
+        z, logdet = self.encode(magnitude)
+        return standard_normal_log_prob(z) + logdet
+
+    def nll(self, magnitude: Tensor) -> Tensor:
+        """-mean(log p(x)) / (bins * frames): the paper's training loss, nats per element, a scalar."""
+        return -self.log_prob(magnitude).mean() / (self.model.bins * magnitude.shape[-1])
+
+    def sample(self, frames: int, *, batch: int = 1, temperature: float = 1.0, seed: int = 0) -> Tensor:
+        """x = f^-1(temperature * noise): (batch, bins, frames); frames even."""
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(batch, self.model.bins, frames, generator=generator)
+        weight = next(self.parameters())
+        return self.decode(temperature * noise.to(weight))[0]
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, sizes, feature and provenance to one `.safetensors` file, whole or not at all."""
+        header = {
+            "format": FORMAT,
+            "source": self.source,
+            "model": self.model.model_dump_json(),
+            "feature": self.feature.model_dump_json(),
+            "provenance": json.dumps(self.provenance),
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self.glow.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=header)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The prior that `save` wrote, in evaluation mode on the CPU. See `load_prior` for what is raised."""
+        header, tensors = read_safetensors(path)
+        if header.get("format") != FORMAT:
+            raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
+        try:
+            model = GlowConfig.model_validate_json(header["model"])
+            feature = FeatureConfig.model_validate_json(header["feature"])
+            prior = cls(model, feature, header["source"], json.loads(header["provenance"]))
+        except (KeyError, ValidationError, ValueError) as error:
+            raise FlowsepError(f"{path}: damaged header ({error})") from error
+        load_exactly(prior.glow, tensors, path)
+        return prior.eval()
+
+
+def load_prior(path: str | Path, **options: Any) -> Prior:
+    """A prior from a flowsep `.safetensors` file, or from a folder of the research code (`config.json` + `G_*.pth`).
+
+    Neither can run code: safetensors holds tensors only, and `.pth` files are read with `weights_only`.
+
+    Args:
+        path: the file or folder.
+        options: for a research-code folder only: see `flowsep.instglow.load_research_prior`.
+    Raises:
+        FlowsepError: no such file, truncated, a pickle, another format or architecture; names what is wrong.
+    """
+    path = Path(path)
+    if path.is_dir():
+        from .instglow import load_research_prior
+
+        return load_research_prior(path, **options)
+    if not path.is_file():
+        raise FlowsepError(f"{path}: no such prior; expected a .safetensors file or a folder with config.json")
+    return Prior.load(path)
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """(metadata, tensors) of a safetensors file; FlowsepError if it is none (a pickle, a truncated file)."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FlowsepError(f"{path}: not a whole .safetensors file ({error}); nothing was loaded") from error
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load a state dict in which every name and shape must fit; FlowsepError names the first that does not."""
+    expected = module.state_dict()
+    missing, surplus = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    misshaped = [
+        f"'{name}' is {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and tensors[name].shape != expected[name].shape
+    ]
+    for what, names in (("missing", missing), ("surplus", surplus), ("misshaped", misshaped)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise FlowsepError(f"{path}: {what} weight {names[0]}{more}; another architecture than its header says?")
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise FlowsepError(f"{path}: weight {bad[0]} holds NaN or infinite values; the training that wrote it diverged")
+    module.load_state_dict(tensors)

@@ -1,0 +1,231 @@
+"""Fitting one prior to solo recordings: seeded, resumable to the same weights, through Lightning Fabric.
+
+Taught in `notebooks/04_train_prior.ipynb`.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from .config import FeatureConfig, GlowConfig, TrainingConfig
+from .files import FlowsepError, atomic_path
+from .glow import add_weight_norm, fold_weight_norm, standard_normal_log_prob
+from .prior import Prior, load_exactly, read_safetensors
+from .spectrogram import pad_features, stft
+
+EDGE = 2  # frames cut from both ends of a crop: there the STFT sees the crop's reflection, not the recording
+CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+DIVERGED = 5.0  # nats per element above the first validation: no run comes back from there
+
+
+class Sampler(Protocol):
+    """What `fit_prior` draws from; `flowsep.data.CropSampler` is one."""
+
+    def batch(self, step: int) -> np.ndarray:
+        """(batch, samples) of audio, a function of the step alone."""
+
+
+def crop_samples(training: TrainingConfig, feature: FeatureConfig) -> int:
+    """Samples of one crop, so that an even number of frames is left once the edges are cut."""
+    frames = max(2, round(training.crop_seconds * feature.sample_rate / feature.hop / 2) * 2)
+    return (frames + 2 * EDGE - 1) * feature.hop
+
+
+def fit_prior(
+    sampler: Sampler,
+    validation: np.ndarray,
+    *,
+    source: str,
+    model: GlowConfig,
+    feature: FeatureConfig,
+    training: TrainingConfig,
+    checkpoint: str | Path,
+    work: str | Path,
+    seed: int = 0,
+    provenance: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> Prior:
+    """Minimise the mean of -log p(x) / N over crops x of one source, N elements each (paper, section "Prior").
+
+    Every ActNorm is initialised from the first batches. Each `training.validate_every` steps the validation
+    likelihood is computed, the best prior so far goes to `checkpoint`, and the last prior, the whole state of the
+    training and the loss curve go to `work` (`last.safetensors`, `state.safetensors`, `loss.csv` with the columns
+    step, split, nll in nats per element, seconds). A run that was killed goes on from there and ends with the same
+    weights, because batches and dropout depend on the seed and the step only.
+
+    Args:
+        sampler: crops of `crop_samples` samples at the feature's rate.
+        validation: (crops, samples) of held-out recordings.
+        source, model, feature, training, seed: what is fitted, and how.
+        checkpoint: the `.safetensors` file of the best prior.
+        work: folder of this training.
+        provenance: stored with the weights, beside what the training adds.
+        progress: show a bar.
+    Returns:
+        The best prior, as loaded from `checkpoint`.
+    Raises:
+        FlowsepError: the loss became NaN or left its start far behind, the state belongs to another configuration,
+            or there is nothing to validate on.
+    """
+    checkpoint, work = Path(checkpoint), Path(work)
+    if len(validation) == 0:
+        raise FlowsepError(f"{source}: no audible validation crop; raise `valid_tracks` or lower `silence_db`")
+    settings = {
+        "source": source, "seed": str(seed), "model": model.model_dump_json(),
+        "feature": feature.model_dump_json(), "training": training.model_dump_json(),
+    }  # fmt: skip
+    fabric = _fabric(training)
+    torch.manual_seed(seed)
+    prior = Prior(model, feature, source).to(fabric.device)
+    held_out = _features(torch.from_numpy(validation).to(fabric.device), prior)
+    start = [sampler.batch(step) for step in range(max(1, 64 // training.batch))]
+    prior.glow.initialise(_features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior))
+    add_weight_norm(prior.glow)
+    optimizer = torch.optim.Adam(prior.glow.parameters(), lr=training.lr)
+    flow, optimizer = fabric.setup(prior.glow, optimizer)
+
+    def validate() -> float:
+        prior.eval()
+        with torch.no_grad():
+            total = sum(_nll(flow, part).item() * len(part) for part in held_out.split(training.batch))
+        prior.train()
+        return total / len(held_out)
+
+    state = work / "state.safetensors"
+    if state.is_file():
+        done, best, rows = _resume(state, settings, prior, optimizer, work)
+    else:
+        done, best = 0, validate()
+        rows = [{"step": 0, "split": "valid", "nll": best, "seconds": 0.0}]
+    before, began = rows[-1]["seconds"], time.monotonic()
+    prior.train()
+    recent: list[Tensor] = []
+    bar = tqdm(total=training.steps, initial=done, desc=source, unit="step", disable=not progress, mininterval=2)
+    for step in range(done, training.steps):
+        torch.manual_seed(seed * 1_000_003 + step)  # dropout draws from here, also after a resumption
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(training, step)
+        loss = _nll(flow, _features(torch.from_numpy(sampler.batch(step)).to(fabric.device), prior))
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(flow, optimizer, max_norm=training.clip, error_if_nonfinite=False)
+        optimizer.step()
+        recent.append(loss.detach())
+        done, last = step + 1, step + 1 == training.steps
+        bar.update()
+        if done % CHECK_EVERY == 0 or last or done % training.validate_every == 0:
+            mean = torch.stack(recent).mean().item()
+            recent.clear()
+            if not math.isfinite(mean):
+                raise FlowsepError(f"{source}: training loss became {mean} by step {done}; lower `training.lr`")
+            rows.append({"step": done, "split": "train", "nll": mean, "seconds": before + time.monotonic() - began})
+        if last or done % training.validate_every == 0:
+            nll = validate()
+            if not nll < rows[0]["nll"] + DIVERGED:
+                raise FlowsepError(
+                    f"{source}: training diverged: validation {nll:.2f} nats per element at step {done}, "
+                    f"{rows[0]['nll']:.2f} at the start; lower `training.lr`"
+                )
+            rows.append({"step": done, "split": "valid", "nll": nll, "seconds": before + time.monotonic() - began})
+            bar.set_postfix_str(f"valid {nll:.3f}")
+            facts = {"step": done, "valid_nll": nll, "seed": seed, "training": training.model_dump(mode="json")}
+            plain = _folded(prior, dict(provenance or {}) | facts)
+            if nll < best:
+                best = nll
+                plain.save(checkpoint)
+            plain.save(work / "last.safetensors")
+            with atomic_path(work / "loss.csv") as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+            _save_state(state, settings, done, best, prior, optimizer)  # last: what it continues is on disk by now
+    bar.close()
+    if not checkpoint.is_file():
+        raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
+    return Prior.load(checkpoint)
+
+
+def learning_rate(training: TrainingConfig, step: int) -> float:
+    """'step': lr * 0.3^floor(step / 80,000), the paper's; 'cosine': a linear rise over 2 %, then a half cosine to 0."""
+    if training.schedule == "step":
+        return training.lr * 0.3 ** (step // 80_000)
+    rise = max(1, round(0.02 * training.steps))
+    if step < rise:
+        return training.lr * (step + 1) / rise
+    return training.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, training.steps - rise)))
+
+
+def magnitudes(audio: Tensor, feature: FeatureConfig) -> Tensor:
+    """|STFT| of crops without the frames that see their edges: (batch, samples) -> (batch, 513 bins, frames)."""
+    return stft(audio, feature.n_fft, feature.hop).abs()[..., EDGE:-EDGE]
+
+
+def _features(audio: Tensor, prior: Prior) -> Tensor:
+    return pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1)
+
+
+def _nll(flow: torch.nn.Module, x: Tensor) -> Tensor:
+    z, logdet = flow(x)
+    return -(standard_normal_log_prob(z.float()) + logdet).mean() / x[0].numel()
+
+
+def _fabric(training: TrainingConfig) -> Fabric:
+    from .separate import choose_device
+
+    device = choose_device(training.device)
+    precision = training.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    return Fabric(
+        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=precision
+    )
+
+
+def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
+    """A copy with weight norm folded into plain weights, ready to be saved or to separate."""
+    plain = Prior(prior.model, prior.feature, prior.source, provenance)
+    add_weight_norm(plain.glow)
+    plain.glow.load_state_dict(prior.glow.state_dict())
+    fold_weight_norm(plain.glow)
+    return plain.eval()
+
+
+def _save_state(
+    path: Path, settings: dict[str, str], step: int, best: float, prior: Prior, optimizer: torch.optim.Optimizer
+) -> None:
+    tensors = {f"model.{name}": value for name, value in prior.glow.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+    header = settings | {"step": str(step), "best": repr(best)}
+    with atomic_path(path) as temporary:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, header)
+
+
+def _resume(
+    path: Path, settings: dict[str, str], prior: Prior, optimizer: torch.optim.Optimizer, work: Path
+) -> tuple[int, float, list[dict[str, Any]]]:
+    header, tensors = read_safetensors(path)
+    for key, value in settings.items():
+        if header.get(key) != value:
+            raise FlowsepError(
+                f"{path}: began with {key} = {header.get(key)}, now {value}; remove {work} to start anew"
+            )
+    load_exactly(prior.glow, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, index, moment = name.split(".")
+            moments.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    step = int(header["step"])
+    curve = pd.read_csv(work / "loss.csv")
+    rows = curve[curve.step <= step].to_dict("records")  # a kill between the two writes left a longer curve
+    return step, float(header["best"]), rows
