@@ -12,7 +12,7 @@ import numpy as np
 def sdr(
     reference: np.ndarray, estimate: np.ndarray, *, window: int | None = None, hop: int | None = None
 ) -> float | np.ndarray:
-    """Signal-to-distortion ratio in dB: `10 log10( sum r^2 / sum (r - e)^2 )`, over the channels and samples of a frame.
+    """Signal-to-distortion ratio in dB: `10 log10( sum r^2 / sum (r - e)^2 )`, sums over channels and samples.
 
     `reference` and `estimate`: (channels, samples) or (samples,). `window` and `hop` in samples; `hop` is `window`
     when not given. Without `window` the whole piece is one frame and a float comes back, otherwise (frames,).

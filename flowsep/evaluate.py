@@ -1,0 +1,300 @@
+"""(system, track) -> tidy score rows that say where they come from; a track that fails is a row too."""
+
+import importlib.metadata
+import logging
+import math
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soxr
+
+from .files import FlowsepError, atomic_path, sha256
+from .metrics import frame_sdr, sdr, si_sdr
+
+CONVENTIONS = {"paper": 22_050, "sisec18": 44_100}  # name -> sample rate at which it scores
+PIECE_SECONDS = 60  # paper: length of one frame
+ENERGY = 20.0  # paper: pieces whose reference energy sum(x^2) is not above are left out
+METRICS = ("SDR", "SI-SDR")
+STATUS = ("ok", "silent", "failed")
+FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
+
+_ROW = "profile system variant supervision kind track stem metric convention piece sample_rate value n_frames nan_count"
+_ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty versions device seconds peak_memory_mib time"
+COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split())  # of a score file, in order
+NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)
+NUMBERS |= dict.fromkeys(("value", "seconds", "peak_memory_mib"), float)  # all other columns hold text
+
+Audio = Mapping[str, np.ndarray]
+log = logging.getLogger(__name__)
+
+
+def score_track(
+    references: Audio, estimates: Audio, sample_rate: int, conventions: Sequence[str] = tuple(CONVENTIONS)
+) -> list[dict[str, Any]]:
+    """SDR and SI-SDR of one song: a row for each stem, metric, convention and, under *paper*, piece.
+
+    *paper*: mean of the channels, resampled to 22,050 Hz, pieces of 60 s (the last one shorter), one frame a piece,
+    each source alone; pieces with reference energy sum(x^2) <= 20 are 'silent'. *sisec18*: resampled to 44,100 Hz, the
+    median over frames of 1 s that museval counts (`metrics.frame_sdr`); SI-SDR over the whole track. A source silent
+    from end to end, which museval refuses, is 'silent' (0 dB if only its estimate is) and blanks no other source.
+
+    Args:
+        references, estimates: stem -> (channels, samples), full scale = 1; estimates that are missing, of another
+            shape or not finite give rows with status 'failed' and the reason.
+        sample_rate: of all of them, Hz.
+    Returns:
+        dictionaries with stem, metric, convention, piece, sample_rate, value (dB), n_frames, nan_count, status, reason.
+    Raises:
+        FlowsepError: an unknown convention, or a reference that is empty or not finite.
+    """
+    for name in conventions:
+        if name not in CONVENTIONS:
+            raise FlowsepError(f"convention '{name}' is unknown; valid: {', '.join(CONVENTIONS)}")
+    problems = {stem: _problem(stem, audio, estimates) for stem, audio in references.items()}
+    pairs = {stem: (audio, estimates[stem]) for stem, audio in references.items() if not problems[stem]}
+    rows = []
+    for convention in conventions:
+        rate = CONVENTIONS[convention]
+        score = _score_paper if convention == "paper" else _score_sisec18
+        rows += [{"convention": convention, "sample_rate": rate} | row for row in score(pairs, sample_rate, rate)]
+    return rows + failed_rows({stem: reason for stem, reason in problems.items() if reason}, conventions)
+
+
+def failed_rows(reasons: Mapping[str, str], conventions: Sequence[str]) -> list[dict[str, Any]]:
+    """Score rows without a score: stem -> reason."""
+    return [
+        {"convention": convention, "sample_rate": CONVENTIONS[convention]}
+        | _row(stem, metric, [], reason)
+        | {"status": "failed"}
+        for convention in conventions
+        for stem, reason in reasons.items()
+        for metric in METRICS
+    ]
+
+
+def run_provenance(
+    profile: Any, system: Any, dataset: Any, *, name: str | None = None, variant: str = ""
+) -> dict[str, Any]:
+    """The columns that say what made a score: all of DESIGN's but seconds, memory and time, which each track adds.
+
+    Args:
+        profile: a `config.Profile`.
+        system: of `flowsep.load_system`; its checkpoints are listed as `file:first 12 digits of the SHA-256`.
+        dataset: a `data.Dataset`: its `name` and `hash`.
+        name: of the row in the table; default `system.name`.
+        variant: which set of checkpoints, when one table shows several; the profile's own is ''.
+    """
+    checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
+    return {
+        "profile": profile.name,
+        "system": name or system.name,
+        "variant": variant,
+        "supervision": system.supervision,
+        "kind": "measured",
+        "checkpoint": checkpoints,
+        "config_hash": profile.hash,
+        "data": dataset.name,
+        "data_hash": dataset.hash,
+        "seed": profile.seed,
+        **git_state(),
+        "versions": package_versions(),
+        "device": device_name(),
+    }
+
+
+def evaluate_system(
+    system: Any,
+    tracks: Iterable[Any],
+    *,
+    sources: Sequence[str],
+    provenance: Mapping[str, Any],
+    conventions: Sequence[str] = tuple(CONVENTIONS),
+    on_estimates: Callable[[Any, dict[str, np.ndarray]], None] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Separate and score every track; one that cannot be read, separated or scored becomes rows with status 'failed'.
+
+    Args:
+        system: of `load_system`; only one with `needs_references` is shown the references.
+        tracks: objects with `name`, `sample_rate`, `mixture()` and `stem(source)`, both (channels, samples).
+        provenance: of `run_provenance`.
+        on_estimates: called with (track, estimates) after each track, to keep what is worth hearing.
+    Returns:
+        a frame with the columns `COLUMNS`; ValueError, OSError and RuntimeError fail a track, anything else is a bug
+        and is raised. The log says at the end which tracks failed.
+    """
+    from tqdm.auto import tqdm
+
+    rows, failed = [], []
+    for track in tqdm(list(tracks), desc=provenance["system"], unit="track", disable=not progress):
+        seconds, estimates = math.nan, None
+        try:
+            mixture = track.mixture()
+            references = {source: track.stem(source) for source in sources}
+            start = time.perf_counter()
+            shown = references if system.needs_references else None
+            estimates = system.separate(mixture, track.sample_rate, references=shown)
+            seconds = time.perf_counter() - start
+            scores = score_track(references, estimates, track.sample_rate, conventions)
+        except FAILURES as error:
+            reason = f"{type(error).__name__}: {error}"
+            scores, estimates = failed_rows(dict.fromkeys(sources, reason), conventions), None
+        failed += sorted({f"{track.name}: {row['reason']}" for row in scores if row["status"] == "failed"})
+        measured = {"track": track.name, "seconds": round(seconds, 3), "peak_memory_mib": peak_memory()}
+        measured["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+        rows += [{**provenance, **score, **measured} for score in scores]
+        if on_estimates is not None and estimates is not None:
+            on_estimates(track, estimates)
+    if failed:
+        log.warning("%s: %d failed:\n  %s", provenance["system"], len(failed), "\n  ".join(failed))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def write_scores(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write score rows as CSV, columns in the order of `COLUMNS`, whole or not at all.
+
+    Raises FlowsepError naming a column that is missing or surplus.
+    """
+    _check_columns(frame.columns, path)
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_scores(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
+    """The rows of one or several files of `write_scores`; FlowsepError names the file and column of what is wrong."""
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not paths:
+        raise FlowsepError("no score files were given")
+    return pd.concat([_read(Path(path)) for path in paths], ignore_index=True)
+
+
+def git_state() -> dict[str, str]:
+    """`git_commit` and `git_dirty` ('yes' | 'no') of the code; both '' without git or outside a repository.
+
+    Changes under results/ do not count: the run itself writes there.
+    """
+    command = ["git", "-C", str(Path(__file__).parent)]
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results"]
+    try:
+        commit, dirty = (
+            subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], changes)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_commit": "", "git_dirty": ""}
+    return {"git_commit": commit, "git_dirty": "yes" if dirty else "no"}
+
+
+def package_versions() -> str:
+    """The versions that a number may hang on, in one line."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "soxr", "flowsep")}
+    return ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())
+
+
+def device_name() -> str:
+    """The GPU if torch sees one, else the CPU's model."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def peak_memory() -> float:
+    """Most memory held so far, MiB: on the GPU if torch used one, else of the process."""
+    import torch
+
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts KiB on Linux, bytes on macOS
+    return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
+
+
+def _score_paper(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:
+    size = PIECE_SECONDS * rate
+    for stem, pair in pairs.items():
+        mono = [audio.mean(axis=0, dtype=np.float64, keepdims=True) for audio in pair]
+        reference, estimate = (_resample(audio, sample_rate, rate) for audio in mono)
+        for piece, start in enumerate(range(0, reference.shape[-1], size)):
+            r, e = reference[:, start : start + size], estimate[:, start : start + size]
+            energy = float(np.sum(r**2))
+            for metric, score in zip(METRICS, (sdr, si_sdr), strict=True):
+                values = [score(r, e) if energy > ENERGY else math.nan]
+                yield _row(stem, metric, values, f"reference energy {energy:.3g} is not above {ENERGY:g}", piece)
+
+
+def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:
+    pairs = {stem: [_resample(audio, sample_rate, rate) for audio in pair] for stem, pair in pairs.items()}
+    sounding = {stem: pair for stem, pair in pairs.items() if all(audio.any() for audio in pair)}
+    frames = {}
+    if sounding:
+        references, estimates = (np.stack(audio) for audio in zip(*sounding.values(), strict=True))
+        frames = dict(zip(sounding, frame_sdr(references, estimates, rate), strict=True))
+    for stem, (reference, estimate) in pairs.items():
+        values = frames[stem] if stem in frames else sdr(reference, estimate, window=rate)
+        silent = "the reference is silent" if not reference.any() else "there is no frame in which all sources sound"
+        yield _row(stem, "SDR", values, silent)
+        yield _row(stem, "SI-SDR", [si_sdr(reference, estimate)], silent)
+
+
+def _row(stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
+    """The median over frames; without any frame that counts the row is 'silent' for the reason given."""
+    counted = np.asarray(values)[~np.isnan(values)]
+    found = {"value": float(np.median(counted)) if len(counted) else math.nan}
+    found |= {"n_frames": len(values), "nan_count": len(values) - len(counted)}
+    found |= {"status": "ok", "reason": ""} if len(counted) else {"status": "silent", "reason": reason}
+    return {"stem": stem, "metric": metric, "piece": piece, **found}
+
+
+def _problem(stem: str, reference: np.ndarray, estimates: Audio) -> str:
+    if reference.ndim != 2 or reference.size == 0 or not np.isfinite(reference).all():
+        raise FlowsepError(
+            f"reference '{stem}' (shape {reference.shape}) is empty, not (channels, samples) or not finite"
+        )
+    if stem not in estimates:
+        return f"no estimate of '{stem}'"
+    if estimates[stem].shape != reference.shape:
+        return f"estimate of '{stem}' has shape {estimates[stem].shape}, reference {reference.shape}"
+    return "" if np.isfinite(estimates[stem]).all() else f"estimate of '{stem}' holds NaN or Inf"
+
+
+def _resample(audio: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
+    if sample_rate == rate:
+        return audio
+    return soxr.resample(np.ascontiguousarray(audio.T), sample_rate, rate).T
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a track may be called "NA"
+    except (OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
+    _check_columns(frame.columns, path)
+    if cut := int((frame["time"] == "").sum()):
+        raise FlowsepError(f"{path}: {cut} row(s) end before column 'time'; the file is cut short, make it anew")
+    for column in NUMBERS:
+        try:
+            frame[column] = pd.to_numeric(frame[column]).astype(NUMBERS[column])
+        except (ValueError, TypeError) as error:
+            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({error})") from error
+    for column, valid in (("status", STATUS), ("convention", tuple(CONVENTIONS)), ("metric", METRICS)):
+        for found in set(frame[column]) - set(valid):
+            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(valid)}")
+    return frame[list(COLUMNS)]
+
+
+def _check_columns(found: Iterable[str], path: str | Path) -> None:
+    for what, names in (("lacks", set(COLUMNS) - set(found)), ("has the unknown", set(found) - set(COLUMNS))):
+        if names:
+            raise FlowsepError(f"{path}: {what} column '{min(names)}'; score files have {', '.join(COLUMNS)}")
