@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .config import FeatureConfig, GlowConfig
 from .files import FlowsepError, sha256
+from .glow import Glow, grouped_order
 from .prior import Prior, load_exactly
 
 
@@ -40,7 +41,7 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
     provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
     prior = Prior(model, feature, source or folder.resolve().name, provenance)
-    load_exactly(prior.glow, _translate(content["model"], path), path)
+    load_exactly(prior.glow, _regroup(_translate(content["model"], path), prior.glow), path)
     return prior.eval()
 
 
@@ -125,3 +126,23 @@ def _translate(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         direction, length = renamed.pop(name), renamed.pop(base + "_g")
         renamed[base] = length * direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1)
     return renamed
+
+
+def _regroup(state: dict[str, Tensor], glow: Glow) -> dict[str, Tensor]:
+    """Bring the channels of plain checkpoints into the grouped order that our layers keep throughout."""
+    order = grouped_order(glow.bins * glow.squeeze, glow.groups)
+    half = order[: len(order) // 2]
+    ends = torch.cat([half, half + len(half)])  # the shifts of one half, then its log-scales
+    moved = {
+        "logs": (0, order),
+        "bias": (0, order),
+        "net.start.weight": (1, half),
+        "net.end.weight": (0, ends),
+        "net.end.bias": (0, ends),
+    }
+    regrouped = {}
+    for name, value in state.items():
+        axis, index = moved.get(name.split(".", 2)[-1], (0, None))
+        fits = index is not None and value.ndim > axis and value.shape[axis] == len(index)
+        regrouped[name] = value.index_select(axis, index) if fits else value  # load_exactly names a misfit
+    return regrouped
