@@ -1,0 +1,226 @@
+"""The embedded data set: a seeded band, composed and rendered on first use in MUSDB18-HQ layout.
+
+    root = ensure_band(seed=2022, seconds=30, train=24, test=8)
+    musdb.DB(root, is_wav=True)
+
+`composer` writes the notes, FluidSynth plays them from SoundFonts, `singer` sings. The same arguments give the same
+bytes. Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest says which.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from .composer import FLUID, MUSESCORE, PEARL, TIM, ZEPPELIN, Part, Song, compose_band
+from .files import FlowsepError, sha256, write_text
+from .singer import RATE, room, sing
+
+VERSION = 1  # of the generator: raise it with any change that changes bytes
+STEMS = ("vocals", "bass", "drums", "other")
+PACKAGES = {  # SoundFont -> Debian package
+    FLUID: "fluid-soundfont-gm",
+    MUSESCORE: "musescore-general-soundfont-small",
+    PEARL: "avldrums.lv2-soundfont",
+    ZEPPELIN: "avldrums.lv2-soundfont",
+}
+SOUND_CREDITS = (  # name, origin, licence
+    ("FluidR3 GM", "Frank Wen and contributors, Debian package fluid-soundfont-gm", "MIT"),
+    (
+        "MuseScore General Lite",
+        "S. Christian Collins and others after FluidR3, Debian package musescore-general-soundfont-small",
+        "MIT, parts CC0 and public domain",
+    ),
+    (
+        "AVL Drumkits Black Pearl and Red Zeppelin",
+        "Glen MacArthur and Robin Gareus, Debian package avldrums.lv2-soundfont",
+        "CC BY-SA 3.0",
+    ),
+    ("TimGM6mb", "Tim Brechbill, carried by the Python package pretty_midi", "GPL version 2"),
+    ("Vocals", "a formant synthesiser of our own, flowsep/singer.py; no recording of a voice", "MIT, as flowsep"),
+)
+
+
+def cache_folder() -> Path:
+    """Where generated data lie: `$FLOWSEP_DATA`, or `flowsep` in `$XDG_CACHE_HOME` or ~/.cache."""
+    if chosen := os.environ.get("FLOWSEP_DATA"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowsep"
+
+
+def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int = 2, progress: bool = True) -> Path:
+    """The folder of the band with these arguments, holding `train/`, `test/` and `manifest.json`; made if missing.
+
+    seed: any non-negative integer; seconds: length of every song; train, test: how many songs; jobs: songs at a time.
+    The folder appears whole, under its final name, or not at all.
+    Raises FlowsepError for arguments out of range, a missing FluidSynth or SoundFont, or an unwritable cache.
+    """
+    if seed < 0 or not 1 <= seconds <= 3600 or not 0 <= train <= 999 or not 0 <= test <= 999 or train + test == 0:
+        raise FlowsepError(
+            f"toyband: seed={seed}, seconds={seconds}, train={train}, test={test}: need seed >= 0, "
+            "seconds from 1 to 3600 and from 1 to 999 songs"
+        )
+    what = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
+    root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}"
+    if (root / "manifest.json").is_file():
+        return root
+    if shutil.which("fluidsynth") is None:
+        raise FlowsepError("fluidsynth: not found; install it (Debian: apt install fluidsynth; conda: fluidsynth)")
+    for font in (FLUID, MUSESCORE, PEARL, ZEPPELIN, TIM):
+        find_soundfont(font)
+    making = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")  # ours alone, so two processes cannot mix
+    try:
+        for split in ("train", "test"):
+            (making / split).mkdir(parents=True)
+    except OSError as error:
+        raise FlowsepError(f"{making.parent}: cannot write there ({error.strerror}); set FLOWSEP_DATA") from error
+    try:
+        songs = compose_band(seed, seconds, train, test)
+        work = [(song, making / split / song.name) for split in songs for song in songs[split]]
+        with ThreadPoolExecutor(max(1, jobs)) as pool:  # threads do: FluidSynth is a process, numpy lets go of the lock
+            tracks = pool.map(lambda item: write_song(*item, seconds), work)
+            tracks = list(tqdm(tracks, "composing", len(work), unit="song", disable=not progress))
+        write_text(making / "manifest.json", json.dumps(what | {"rate": RATE, "tracks": tracks}, indent=1))
+        try:
+            making.rename(root)
+        except OSError:
+            if not (root / "manifest.json").is_file():  # else another process was first: the same bytes
+                raise
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return root
+
+
+def find_soundfont(name: str) -> Path:
+    """The path of a SoundFont file, from `$FLOWSEP_SOUNDFONTS` (folders) and where distributions keep them.
+
+    Raises FlowsepError naming the package to install; no other font is ever taken instead, sounds would differ.
+    """
+    folders = [Path(part) for part in os.environ.get("FLOWSEP_SOUNDFONTS", "").split(os.pathsep) if part]
+    if name == TIM:
+        import pretty_midi
+
+        folders.append(Path(pretty_midi.__file__).parent)
+    folders += [Path("/usr/share") / part for part in ("sounds/sf2", "sounds/sf3", "soundfonts")]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    cure = f"install Debian's {PACKAGES[name]}" if name in PACKAGES else "reinstall the Python package pretty_midi"
+    raise FlowsepError(
+        f"{name}: SoundFont not found in {', '.join(map(str, folders))}; {cure}, or set FLOWSEP_SOUNDFONTS"
+    )
+
+
+def write_song(song: Song, folder: Path, seconds: float) -> dict:
+    """Render, mix and write one song into `folder` as 16-bit wav; returns its entry of the manifest."""
+    samples = round(seconds * RATE)
+    layers = {name: np.zeros((2, samples)) for name in ("vocals", "bass", "drums", "guitar", "piano", "rest")}
+    rng = np.random.default_rng([song.seed, 1])
+    for voice, syllables, level, pan in song.voices:
+        layers["vocals"] += set_level(room(sing(syllables, voice, seconds, rng), rng, pan=pan), level)
+    for part in song.parts:
+        layers[part.stem] += set_level(play(part, seconds), part.level)
+    stems = quantise(layers, song)
+    mixture = sum(stems[name] for name in STEMS)
+    stems["mixture"] = np.clip(mixture, -(2**15), 2**15 - 1)
+    folder.mkdir()
+    for name, audio in stems.items():
+        soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
+    return {
+        "name": song.name,
+        "split": folder.parent.name,
+        "seed": song.seed,
+        "key": song.key,
+        "mode": song.mode,
+        "tempo": song.tempo,
+        "groove": song.groove,
+        "special": song.special,
+        "voice": song.voices[0][0].name if song.voices else None,
+        "programs": {part.stem: part.program for part in song.parts},
+        "soundfonts": sorted({part.font for part in song.parts}),
+        "clipped_samples": int(np.sum(stems["mixture"] != mixture)),
+        "rests": {name: rests(stems[name]) for name in STEMS},
+        "sha256": {path.name: sha256(path) for path in sorted(folder.glob("*.wav"))},
+    }
+
+
+def play(part: Part, seconds: float) -> np.ndarray:
+    """Render one part with FluidSynth: (2, samples) float64."""
+    import pretty_midi
+
+    midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=120)  # 960 ticks a second, whatever the song's tempo
+    player = pretty_midi.Instrument(part.program, is_drum=part.drums)
+    player.notes = [pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in part.notes]
+    controls = {10: 64 + 63 * part.pan, 91: 127 * part.reverb, 93: 20}  # pan, reverb, chorus
+    player.control_changes = [pretty_midi.ControlChange(number, int(value), 0) for number, value in controls.items()]
+    player.control_changes.append(pretty_midi.ControlChange(91, 0, seconds))  # keeps the player running to the end
+    midi.instruments.append(player)
+    font = find_soundfont(part.font)
+    with tempfile.TemporaryDirectory(prefix="flowsep-") as folder:
+        score, sound = Path(folder) / "part.mid", Path(folder) / "part.wav"
+        midi.write(str(score))
+        for gain in (0.5, 0.15, 0.04):  # SoundFonts differ in loudness: the first gain that does not clip
+            command = ["fluidsynth", "-ni", "-q", "-f", os.devnull, "-r", str(RATE), "-g", str(gain), "-T", "wav"]
+            command += ["-o", "synth.dynamic-sample-loading=1", "-o", "synth.lock-memory=0", "-F", sound, font, score]
+            run = subprocess.run(command, capture_output=True, text=True, check=False)
+            if run.returncode or not sound.is_file():
+                raise FlowsepError(
+                    f"fluidsynth could not render {font} ({run.stderr.strip()[-300:] or run.returncode})"
+                )
+            audio = soundfile.read(sound, dtype="float64")[0].T
+            if np.abs(audio).max() < 0.99:
+                break
+    samples = round(seconds * RATE)
+    return np.pad(audio[:, :samples], ((0, 0), (0, max(0, samples - audio.shape[1]))))
+
+
+def set_level(audio: np.ndarray, level: float) -> np.ndarray:
+    """Scale `audio` (2, samples) so that its RMS while it sounds (above -30 dB of the loudest) is `level` dB."""
+    power = _power(audio)
+    if not power.max(initial=0.0):
+        return audio
+    return audio * 10.0 ** (level / 20) / np.sqrt(power[power > 1e-3 * power.max()].mean())
+
+
+def _power(audio, window=4410):
+    """Mean square in windows of 0.1 s."""
+    whole = audio.shape[1] // window * window
+    return np.square(audio[:, :whole]).reshape(audio.shape[0], -1, window).mean(axis=(0, 2))
+
+
+def quantise(layers: dict[str, np.ndarray], song: Song) -> dict[str, np.ndarray]:
+    """Layers (2, samples) -> stems as int32 within 16 bits, with guitar and piano as extra ones where both play.
+
+    One gain for all puts the mixture's peak at -1 dB, or 5 dB above full scale where it is meant to clip.
+    `other` is the sum of its quantised layers, so that every sum is exact.
+    """
+    fade = round(song.ending * RATE)
+    peak = np.abs(sum(layers.values())).max()
+    gain = 10.0 ** ((5.0 if song.special == "clipped mixture" else -1.0) / 20) / peak
+    other = layers["guitar"] + layers["piano"] + layers["rest"]
+    gain = min(
+        gain, 0.99 / max(np.abs(stem).max() for stem in (layers["vocals"], layers["bass"], layers["drums"], other))
+    )
+    ramp = np.ones(layers["vocals"].shape[1])
+    ramp[-fade:] = np.linspace(1, 0, fade)
+    whole = {name: np.rint(layer * gain * ramp * 2**15).astype(np.int32) for name, layer in layers.items()}
+    accompaniment = {name: whole.pop(name) for name in ("guitar", "piano", "rest")}
+    whole["other"] = sum(accompaniment.values())
+    both = {"guitar", "piano"} <= {part.stem for part in song.parts}
+    return whole | ({name: accompaniment[name] for name in ("guitar", "piano")} if both else {})
+
+
+def rests(stem: np.ndarray) -> list[list[float]]:
+    """Spans [start, end] in s, of half a second or more, in which a stem (2, samples) stays below -60 dB."""
+    quiet = np.concatenate([[False], _power(stem / 2**15) < 1e-6, [False]])
+    edges = np.flatnonzero(np.diff(quiet.astype(int))).reshape(-1, 2)
+    return [[round(a / 10, 1), round(b / 10, 1)] for a, b in edges if b - a >= 5]
