@@ -1,0 +1,232 @@
+"""Score files and published numbers -> tables; reads files, runs no model, and knows no number of its own."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .evaluate import CONVENTIONS, METRICS, read_scores
+from .files import FlowsepError
+
+PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
+KINDS = ("reported by the paper", "reported by its authors", "recomputed")
+MEASURED = "measured here"
+MEAN = "mean"  # over sources, of the medians
+KEYS = ["profile", "data", "system", "variant", "stem"]
+SCORED = [*KEYS, "track", "metric", "convention", "piece"]
+
+
+def load_scores(folder: str | Path) -> pd.DataFrame:
+    """All rows of `folder/scores/*.csv`; `folder` is a profile's, such as `results/demo`.
+
+    Raises FlowsepError where there is no score file, or one is wrong, or two rows score the same thing.
+    """
+    paths = sorted((Path(folder) / "scores").glob("*.csv"))
+    if not paths:
+        raise FlowsepError(f"{Path(folder) / 'scores'}: no score files (*.csv); run the evaluation of a system first")
+    frame = read_scores(paths)
+    if twice := frame[frame.duplicated(SCORED)].to_dict("records"):
+        what = ", ".join(str(twice[0][key]) for key in SCORED if twice[0][key] != "")
+        raise FlowsepError(f"{Path(folder) / 'scores'}: two rows score the same ({what}); remove one of the files")
+    return frame
+
+
+def load_published(path: str | Path) -> pd.DataFrame:
+    """The published numbers, a row each, with their source; FlowsepError names the column of what is wrong."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
+    if list(frame.columns) != list(PUBLISHED):
+        raise FlowsepError(f"{path}: has columns {', '.join(frame.columns)}; expected {', '.join(PUBLISHED)}")
+    valid = {"convention": tuple(CONVENTIONS), "metric": METRICS, "kind": KINDS}
+    for column, allowed in valid.items():
+        for found in set(frame[column]) - set(allowed):
+            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(allowed)}")
+    if (frame["source"] == "").any():
+        raise FlowsepError(f"{path}: column 'source' is empty; a number without a source is not published here")
+    try:
+        return frame.astype({"value": float})
+    except ValueError as error:
+        raise FlowsepError(f"{path}: column 'value' holds something that is no number ({error})") from error
+
+
+def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.DataFrame:
+    """Median and quartiles a system and stem, by the rule of one convention.
+
+    *paper*: over all pieces of all tracks; *sisec18*: over tracks, whose value is the median over their frames.
+
+    Returns:
+        a row per profile, data, system, variant and stem with supervision, median, q25, q75 (dB), n (values that
+        count), tracks (that gave one), failed and silent (tracks with a row that gave none).
+    Raises:
+        FlowsepError: an unknown convention, several at once, or one that no row has.
+    """
+    _check(convention)
+    rows = frame[(frame["convention"] == convention) & (frame["metric"] == metric)]
+    if rows.empty:
+        found = sorted(set(zip(frame["convention"], frame["metric"], strict=True)))
+        raise FlowsepError(f"no scores of {metric} by convention '{convention}'; there are {found or 'none at all'}")
+    groups = rows.groupby(KEYS, sort=False)
+    result = groups.agg(supervision=("supervision", "first"), median=("value", "median"), n=("value", "count"))
+    for name, q in (("q25", 0.25), ("q75", 0.75)):
+        result[name] = groups["value"].quantile(q)
+    for name, status in (("tracks", "ok"), ("failed", "failed"), ("silent", "silent")):
+        counts = rows[rows["status"] == status].groupby(KEYS)["track"].nunique()
+        result[name] = counts.reindex(result.index, fill_value=0)
+    return result.reset_index()
+
+
+def table(
+    frame: pd.DataFrame | None,
+    published: pd.DataFrame | None = None,
+    *,
+    convention: str,
+    sources: Sequence[str],
+    metric: str = "SDR",
+) -> pd.DataFrame:
+    """The table of one convention: index (block, system), columns supervision, n, each source, and their mean.
+
+    Blocks say who vouches for the numbers, and on which data: *measured here*, *reported by the paper*, ... Within a
+    block systems are sorted by the mean over sources of the medians, which only a system with all sources has.
+
+    Args:
+        frame: of `load_scores`, or None; a system's other variants are called `system [variant]`.
+        published: of `load_published`, or None; rows of other conventions and without any of `sources` are left out.
+    Raises:
+        FlowsepError: as `aggregate`.
+    """
+    return _pivot(_cells(frame, published, convention, sources, metric), sources)
+
+
+def table_html(
+    frame: pd.DataFrame | None,
+    published: pd.DataFrame | None = None,
+    *,
+    convention: str,
+    sources: Sequence[str],
+    metric: str = "SDR",
+) -> str:
+    """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped."""
+    cells = _cells(frame, published, convention, sources, metric)
+    found = _pivot(cells, sources)
+    origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
+    names = ["system", *found.columns]
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
+    lines = [
+        '<table class="flowsep-scores">',
+        f"<caption>{html.escape(_caption(convention, metric))}</caption>",
+        f"<thead><tr>{head}</tr></thead>",
+    ]
+    for block, rows in found.groupby(level="block", sort=False):
+        label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
+        lines.append(f"<tbody><tr>{label}</tr>")
+        for (_, system), row in rows.iterrows():
+            tds = "".join(
+                f'<td title="{html.escape(origin.get((block, system, name), ""))}">{html.escape(_text(row[name]))}</td>'
+                for name in found.columns
+            )
+            lines.append(f'<tr><th scope="row">{html.escape(system)}</th>{tds}</tr>'.replace(' title=""', ""))
+        lines.append("</tbody>")
+    return "\n".join([*lines, "</table>"])
+
+
+def table_markdown(
+    frame: pd.DataFrame | None,
+    published: pd.DataFrame | None = None,
+    *,
+    convention: str,
+    sources: Sequence[str],
+    metric: str = "SDR",
+) -> str:
+    """`table` as Markdown, a heading row per block; the sources of each block's numbers follow as a list."""
+    cells = _cells(frame, published, convention, sources, metric)
+    found = _pivot(cells, sources)
+    names = ["system", *found.columns]
+    lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
+    for block, rows in found.groupby(level="block", sort=False):
+        lines.append(_line([f"*{_plain(block)}*", *[""] * (len(names) - 1)]))
+        lines += [_line([_plain(_text(cell)) for cell in (index[1], *row)]) for index, row in rows.iterrows()]
+    lines += ["", _plain(_caption(convention, metric)) + ".", ""]
+    reported = cells[~cells["block"].str.startswith(MEASURED)]
+    for (block, source), _ in reported.groupby(["block", "origin"], sort=False):
+        lines.append(f"- *{_plain(block)}*: {_plain(source)}")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _cells(
+    frame: pd.DataFrame | None, published: pd.DataFrame | None, convention: str, sources: Sequence[str], metric: str
+) -> pd.DataFrame:
+    """A row per number of the table: block, system, supervision, stem, value, n, failed, origin."""
+    _check(convention)
+    parts = []
+    if frame is not None:
+        rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
+        rows["block"] = MEASURED + ", " + rows["profile"] + " (" + rows["data"] + ")"
+        rows["system"] += rows["variant"].map(lambda name: f" [{name}]" if name else "")
+        parts.append(rows.assign(origin=[_origin(row) for row in rows.to_dict("records")]))
+    if published is not None:
+        rows = published[(published["convention"] == convention) & (published["metric"] == metric)]
+        block = rows["kind"] + " (" + rows["dataset"] + ")"
+        parts.append(rows.assign(block=block, n=-1, failed=0, origin=rows["source"]))
+    columns = ["block", "system", "supervision", "stem", "value", "n", "failed", "origin"]
+    cells = pd.concat([pd.DataFrame(columns=columns), *parts])[columns]
+    return cells[cells["stem"].isin(list(sources))]
+
+
+def _pivot(cells: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
+    blocks = []
+    for block, part in cells.groupby("block", sort=False):
+        rows = []
+        for system, group in part.groupby("system", sort=False):
+            values = group.set_index("stem")["value"].astype(float).reindex(list(sources))
+            row = {"block": block, "system": system, "supervision": group["supervision"].iloc[0], "n": _count(group)}
+            rows.append(row | values.to_dict() | {MEAN: values.mean(skipna=False)})
+        blocks.append(pd.DataFrame(rows).sort_values(MEAN, ascending=False, kind="stable"))
+    empty = pd.DataFrame(columns=["block", "system", "supervision", "n", *sources, MEAN])
+    return (pd.concat(blocks) if blocks else empty).set_index(["block", "system"])
+
+
+def _check(convention: Any) -> None:
+    if not isinstance(convention, str) or convention not in CONVENTIONS:
+        raise FlowsepError(
+            f"a table holds one convention of {', '.join(CONVENTIONS)}, found {convention!r}; they are not comparable"
+        )
+
+
+def _origin(row: dict[str, Any]) -> str:
+    counts = f"median of {row['n']} values from {row['tracks']} tracks"
+    quartiles = f", quartiles {row['q25']:.2f} to {row['q75']:.2f} dB" if row["n"] else ""
+    lost = "".join(f", {row[state]} {state}" for state in ("failed", "silent") if row[state])
+    return counts + quartiles + lost
+
+
+def _count(group: pd.DataFrame) -> str:
+    """How many values a row's medians are taken over, as a range where sources differ, and how many tracks failed."""
+    least, most, failed = group["n"].min(), group["n"].max(), group["failed"].max()
+    if most < 0:  # published without it
+        return ""
+    n = f"{least}" if least == most else f"{least}–{most}"
+    return f"{n} ({failed} failed)" if failed else n
+
+
+def _caption(convention: str, metric: str) -> str:
+    unit = {"paper": "pieces (mono, 22.05 kHz)", "sisec18": "songs (44.1 kHz, median over frames of 1 s)"}[convention]
+    return f"{metric} in dB by convention {convention}: median over n {unit}; {MEAN} over sources"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value or "–"
+    return "–" if pd.isna(value) else f"{value:.2f}"
+
+
+def _plain(text: str) -> str:
+    """Text that neither breaks a Markdown table nor becomes markup."""
+    return html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
