@@ -152,8 +152,8 @@ class Glow(nn.Module):
     """
 
     def __init__(
-        self, *, bins: int = 514, squeeze: int = 2, steps: int = 12, hidden: int = 128, layers: int = 4, kernel: int = 5,
-        dilation_rate: int = 1, groups: int = 4, dropout: float = 0.05, sigmoid_scale: bool = False,
+        self, *, bins: int, squeeze: int, steps: int, hidden: int, layers: int, kernel: int,
+        dilation_rate: int, groups: int, dropout: float, sigmoid_scale: bool,
     ):  # fmt: skip
         super().__init__()
         self.bins, self.squeeze, self.groups = bins, squeeze, groups
@@ -208,7 +208,7 @@ class Glow(nn.Module):
 
 
 def grouped_order(channels: int, groups: int) -> Tensor:
-    """Indices i with grouped[k] = plain[i[k]]: (2, C / groups, groups / 2) channels read as (2, groups / 2, C / groups).
+    """i with grouped[k] = plain[i[k]]: channels (2, C / groups, groups / 2) read as (2, groups / 2, C / groups).
 
     The research code makes and undoes this permutation around each 1x1 convolution; it keeps each half of the channels
     to itself, so the couplings may live inside it and once around the whole flow is enough.
@@ -217,13 +217,13 @@ def grouped_order(channels: int, groups: int) -> Tensor:
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I) = -0.5 |z|^2 - 0.5 N log(2 pi), in nats, summed over all but the batch axis: (batch, ...) -> (batch,)."""
+    """log N(z; 0, I) = -0.5 |z|^2 - 0.5 N log(2 pi) in nats, one per batch entry: (batch, ...) -> (batch,)."""
     z = z.flatten(1)
     return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2 * math.pi))
 
 
 def add_weight_norm(glow: Glow) -> None:
-    """w = g v / |v| per output channel (Salimans and Kingma 2016) on every convolution that is not zero at the start."""
+    """w = g v / |v| per output channel (Salimans and Kingma 2016) on all convolutions but the zero ones, `end`."""
     for net in _coupling_nets(glow):
         for conv in (net.start, *net.gates, *net.res_skips):
             parametrizations.weight_norm(conv)

@@ -173,7 +173,7 @@ def separate_with_masks(
 
     Args:
         mixture, sample_rate: as in `separate`.
-        magnitude_function: (bins, frames) at the feature's resolution -> {name: (bins, frames)}; not called for silence.
+        magnitude_function: (bins, frames) at the feature's resolution -> {name: (bins, frames)}; silence skips it.
         names: of the stems that it returns.
         feature: default the paper's, 22,050 Hz, 513 bins, hop 256.
         wiener: ratio masks that sum to one; else each estimate's own magnitude with the mixture's phase.

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 
 def stft(audio: Tensor, n_fft: int = 1024, hop: int = 256) -> Tensor:
-    """X[k, m] = sum_n w[n] x[n + m hop - n_fft/2] exp(-2 pi i k n / n_fft), w a periodic Hann window of `n_fft` samples.
+    """X[k, m] = sum_n w[n] x[n + m hop - n_fft/2] exp(-2 pi i k n / n_fft), w a periodic Hann window.
 
     The signal is reflected at both ends (zeros are appended first where it is too short to be reflected), as in the
     paper's feature.
@@ -37,10 +37,7 @@ def istft(spectrum: Tensor, samples: int, n_fft: int = 1024, hop: int = 256) -> 
         (..., n_fft // 2 + 1 bins, frames), complex -> (..., samples), real.
     """
     window = torch.hann_window(n_fft, dtype=spectrum.real.dtype, device=spectrum.device)
-    reachable = hop * (spectrum.shape[-1] - 1)  # shorter than `samples` by less than one hop
     flat = spectrum.reshape(-1, *spectrum.shape[-2:])
-    if reachable < samples:  # one more, empty, frame lets the overlap-add reach the last samples
-        flat = functional.pad(flat, (0, 1))
     audio = torch.istft(flat, n_fft, hop, window=window, length=samples)
     return audio.reshape(*spectrum.shape[:-2], samples)
 

@@ -1,0 +1,12 @@
+# PROFILE names a file in configs/; CORES is how many jobs run side by side, each on `threads` CPU threads of the profile.
+PROFILE ?= demo
+CORES ?= $(shell nproc)
+SHELL := bash
+RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
+.PHONY: env book results test clean
+
+env:     ; @tools/env.sh
+results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
+book:    env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- book
+test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest
+clean:   ; rm -rf book/_build book/chapters results/*/notebooks .snakemake
