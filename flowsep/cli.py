@@ -1,0 +1,199 @@
+"""The command line: `flowsep separate`, `data`, `info` and `convert`, thin over the package."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .files import FlowsepError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit status: 0 done, 1 some of the inputs failed, 2 wrong input, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except FlowsepError as error:
+        _tell(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        _tell("interrupted")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flowsep", description="Music source separation with generative flows.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("separate", help="separate songs into stems with trained priors")
+    command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="audio that libsndfile or ffmpeg reads")
+    command.add_argument("--priors", required=True, type=Path, metavar="DIR", help="folder with <source>.safetensors")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
+    command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
+    command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
+    options = command.add_argument_group("separation", "defaults: flowsep.config.SeparationConfig")
+    options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
+    options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
+    options.add_argument("--space", choices=("z", "x"), help="where the prior is evaluated")
+    options.add_argument("--no-wiener", dest="wiener", action="store_false", default=None, help="no ratio mask")
+    options.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1 ...")
+    options.add_argument("--seed", type=int, metavar="S", help="of the initial latents")
+    command.set_defaults(run=_separate)
+
+    command = commands.add_parser("data", help="make or check a profile's data, and list it")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.set_defaults(run=_data)
+
+    command = commands.add_parser("info", help="what a prior is and where it comes from")
+    command.add_argument("file", type=Path, metavar="FILE.safetensors")
+    command.set_defaults(run=_info)
+
+    command = commands.add_parser("convert", help="turn a checkpoint of the research code into a prior")
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="with config.json and G_<epoch>.pth")
+    command.add_argument("out", type=Path, metavar="OUT.safetensors")
+    command.set_defaults(run=_convert)
+    return parser
+
+
+def _separate(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from .config import SeparationConfig
+    from .prior import load_prior
+
+    given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
+    try:
+        config = SeparationConfig(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
+    targets = _targets(arguments.input, arguments.out, force=arguments.force)
+    files = sorted(arguments.priors.glob("*.safetensors"))
+    if not files:
+        raise FlowsepError(f"{arguments.priors}: no priors (*.safetensors) in there")
+    priors = {file.stem: load_prior(file) for file in files}
+    failed = []
+    for path, target in targets.items():
+        try:
+            _separate_one(path, target, priors, config, arguments.format)
+        except FlowsepError as error:
+            _tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
+            failed.append(str(path))
+    if failed:
+        _tell(f"{len(failed)} of {len(targets)} inputs failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _targets(inputs: list[Path], out: Path, *, force: bool) -> dict[Path, Path]:
+    """Input -> output folder; refuses, before any work, two inputs of one name and stems that are there already."""
+    targets = {path: out / path.stem for path in inputs}
+    names = list(targets.values())
+    for path, target in targets.items():
+        if names.count(target) > 1:
+            raise FlowsepError(f"{path}: another input has the same name, and both would be written to {target}")
+        if target.exists() and not target.is_dir():
+            raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
+        if not force and target.is_dir() and any(target.iterdir()):
+            raise FlowsepError(f"{target}: holds files already; --force overwrites them")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlowsepError(f"{out}: cannot write there ({error.strerror}); choose another --out") from error
+    return targets
+
+
+def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str) -> None:
+    from tqdm import tqdm
+
+    from .data import read_audio, write_audio
+    from .separate import separate
+
+    mixture, rate = read_audio(path)
+    with _whole_folder(target) as folder, tqdm(desc=path.name, unit="step", file=sys.stderr) as bar:
+
+        def advance(state: Mapping[str, Any]) -> None:
+            bar.total = state["chunks"] * state["iterations"]
+            bar.update()
+
+        stems = separate(mixture, priors, config, sample_rate=rate, callback=advance)
+        for source, stem in stems.items():
+            clipped = write_audio(folder / f"{source}.{suffix}", stem, rate)
+            if clipped:
+                _tell(f"note: {path}: {clipped} samples of {source} were clipped; --format wav keeps them")
+    print(target)
+
+
+@contextmanager
+def _whole_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder beside `target`; what the block wrote there becomes part of `target` if it ends well."""
+    temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
+    try:
+        try:
+            temporary.mkdir()
+        except OSError as error:
+            raise FlowsepError(
+                f"{target.parent}: cannot write there ({error.strerror}); choose another --out"
+            ) from error
+        yield temporary
+        target.mkdir(exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            file.replace(target / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from .config import load_profile
+    from .data import load_dataset
+
+    profile = load_profile(arguments.profile)
+    dataset = load_dataset(profile.data, profile.seed)
+    held_out = dataset.subset("valid")
+    failed, seconds = [], 0.0
+    print(f"{dataset.name} {dataset.hash}: {dataset.root}")
+    for track in dataset.tracks:
+        try:
+            facts = f"{track.duration:7.1f} s  {track.sample_rate} Hz  {', '.join(track.sources)}"
+            seconds += track.duration
+        except FlowsepError as error:
+            facts = f"unusable: {error}"
+            failed.append(track.name)
+        print(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}")
+    print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes")
+    if failed:
+        _tell(f"{len(failed)} of {len(dataset.tracks)} tracks cannot be used: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from .prior import load_prior
+
+    prior = load_prior(arguments.file)
+    parameters = sum(weight.numel() for weight in prior.parameters())
+    facts = {"source": prior.source, "parameters": parameters, "model": prior.model.model_dump()}
+    facts |= {"feature": prior.feature.model_dump(), "provenance": prior.provenance}
+    print(json.dumps(facts, indent=2, ensure_ascii=False))
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from .instglow import load_research_prior
+
+    if arguments.out.suffix != ".safetensors":
+        raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")
+    load_research_prior(arguments.folder).save(arguments.out)
+    print(arguments.out)
+    return 0
+
+
+def _tell(message: str) -> None:
+    print(f"flowsep: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
