@@ -1,0 +1,185 @@
+"""The stem player: hear the stems of one or several systems in step, in Jupyter and in a built page, offline.
+
+One static piece of HTML: a custom element around plain `<audio>` tags that hold the sound as base64. With scripts the
+element (player.js) reads those tags and becomes a mixing desk; without, the tags are what the reader sees and plays.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import soundfile
+
+# The colours of plots.py, repeated because neither module imports the other; a test holds the two equal.
+SOURCE_COLORS = {
+    "vocals": "#dd5a86",
+    "bass": "#3d5cf0",
+    "drums": "#b58b25",
+    "other": "#277434",
+    "guitar": "#d95ce8",
+    "piano": "#4b9cbf",
+    "accompaniment": "#884faf",
+    "mixture": "#686a60",
+}
+COLUMNS = 400  # of a waveform: enough for a wide page, about 1 KB a stem
+FORMATS = {  # soundfile's options and the media type
+    # Variable rate only: at low constant rates libsndfile leaves out the header that tells decoders the encoder's
+    # delay, and the sound then starts 1,105 samples late. Compression 0.75 is about
+    # 40 kbit/s and 15 kHz of bandwidth for a mono stem.
+    "mp3": ({"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.75}, "audio/mpeg"),
+    "flac": ({"subtype": "PCM_16"}, "audio/flac"),
+}
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+Stems = Mapping[str, np.ndarray]
+
+
+class StemPlayer:
+    """A player of `stems[name]` or of `systems[system][name]`, shown by Jupyter as the value of a cell.
+
+    systems: stems by name, each (channels, samples) or (samples,) with one or two channels; or several systems, each
+        with the same stems of the same length, between which the listener switches at the same playhead.
+    sample_rate: in Hz.
+    title: shown above; any text, never read as markup.
+    format: "mp3" (about 65 KB of page for 10 s of a mono stem) or "flac" (16 bit, lossless).
+    mono: mix two channels down to their mean, which halves the page; False keeps stereo.
+
+    Levels are never normalised. Only if a stem, or the sum of a system's stems, exceeds full scale are all stems of
+    all systems scaled by the one factor that prevents clipping, and the player says so. A stem called "mixture" beside
+    others is left out of the sum and starts muted.
+
+    Raises ValueError, naming the stem, for no stems, empty or non-finite samples, other shapes, unequal lengths or
+    names; and for an unknown format or a sample rate that MP3 does not have.
+    """
+
+    def __init__(
+        self,
+        systems: Mapping[str, Stems] | Stems,
+        sample_rate: int,
+        *,
+        title: str = "",
+        format: str = "mp3",
+        mono: bool = True,
+    ):
+        if format not in FORMATS:
+            raise ValueError(f"format '{format}': choose one of {', '.join(FORMATS)}")
+        if format == "mp3" and sample_rate not in MP3_RATES:
+            raise ValueError(f"sample rate {sample_rate} Hz: MP3 has only {MP3_RATES}; resample, or use format='flac'")
+        nested = [isinstance(value, Mapping) for value in systems.values()]
+        if any(nested) and not all(nested):
+            raise ValueError("systems: expected either stems by name or a mapping of stems for every system")
+        named = systems if any(nested) else {"": systems}
+        self.systems = {
+            str(system): {str(name): _check(audio, str(name), str(system), mono) for name, audio in stems.items()}
+            for system, stems in named.items()
+        }
+        self.sample_rate, self.title, self.format = int(sample_rate), str(title), format
+        self.samples = self._agree()
+        every = [audio for stems in self.systems.values() for audio in stems.values()]
+        self.loudest = max(_peak(audio) for audio in every)  # of all stems: it fills its lane
+        self.scale = 1 / max(1.0, self.loudest, *(_peak(_sum(stems)) for stems in self.systems.values()))
+
+    def _agree(self) -> int:
+        """The common number of samples; an error if systems differ in their stems, or stems in their length."""
+        first = next(iter(self.systems.values()), {})
+        if not first:
+            raise ValueError("no stems: give at least one name and its samples")
+        samples = next(iter(first.values())).shape[1]
+        for system, stems in self.systems.items():
+            if list(stems) != list(first):
+                raise ValueError(f"system '{system}' has the stems {list(stems)}; the first system has {list(first)}")
+            for name, audio in stems.items():
+                if audio.shape[1] != samples:
+                    raise ValueError(
+                        f"{_label(name, system)} has {audio.shape[1]} samples, '{next(iter(first))}' has {samples}; "
+                        "cut the stems to one length"
+                    )
+        return samples
+
+    def _repr_html_(self) -> str:
+        notes = []
+        if self.scale < 1:
+            notes.append(f"All stems are {-20 * math.log10(self.scale):.1f} dB quieter than the files, so none clips.")
+        title, note = escape(self.title), escape(" ".join(notes))
+        parts = [
+            f'<flowsep-player class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true" '
+            f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}">'
+        ]
+        parts += [f"<p><strong>{title}</strong></p>"] if title else []
+        parts += [f"<p>{note}</p>"] if note else []
+        for system, stems in self.systems.items():
+            parts += [f"<p>{escape(system)}</p>"] if system else []
+            parts += [self._audio(name, system, audio) for name, audio in stems.items()]
+        return "\n".join([*parts, "</flowsep-player>", f"<script>{_script()}</script>"])
+
+    def _audio(self, name: str, system: str, audio: np.ndarray) -> str:
+        """One plain `<audio>` tag with its sound, colour and waveform."""
+        options, media = FORMATS[self.format]
+        buffer = io.BytesIO()
+        soundfile.write(buffer, (audio * self.scale).T, self.sample_rate, format=self.format.upper(), **options)
+        label = escape(f"{name}, {system}" if system else name)
+        return (
+            f'<figure style="display:inline-block;margin:0 1rem .5rem 0"><figcaption>{escape(name)}</figcaption>'
+            f'<audio controls preload="none" aria-label="{label}" data-system="{escape(system)}" '
+            f'data-stem="{escape(name)}" data-color="{source_color(name)}" '
+            f'data-peaks="{_columns(audio, self.loudest)}" '
+            f'src="data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio></figure>'
+        )
+
+
+def source_color(name: str) -> str:
+    """The fixed colour of a source; a name outside the table always gets the same one of its colours."""
+    return SOURCE_COLORS.get(name) or list(SOURCE_COLORS.values())[crc32(name.encode()) % len(SOURCE_COLORS)]
+
+
+def _script() -> str:
+    """player.js without its comments and indentation."""
+    lines = (line.strip() for line in Path(__file__).with_name("player.js").read_text("utf-8").splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith(("//", "/** ")))
+
+
+def _peak(audio: np.ndarray) -> float:
+    return float(np.abs(audio).max())
+
+
+def _sum(stems: Stems) -> np.ndarray:
+    """What is heard first: all stems but the mixture, unless it is alone."""
+    return sum(audio for name, audio in stems.items() if name != "mixture" or len(stems) == 1)
+
+
+def _label(name: str, system: str) -> str:
+    return f"stem '{name}' of system '{system}'" if system else f"stem '{name}'"
+
+
+def _check(audio: np.ndarray, name: str, system: str, mono: bool) -> np.ndarray:
+    """`audio` as float32 (channels, samples), or a ValueError that names the stem."""
+    audio = np.atleast_2d(np.asarray(audio, dtype=np.float32))
+    if audio.size == 0:
+        raise ValueError(f"{_label(name, system)} is empty")
+    if audio.ndim != 2 or audio.shape[0] > 2:
+        raise ValueError(
+            f"{_label(name, system)} has the shape {audio.shape}; expected (samples,) or (channels, samples) "
+            "with one or two channels"
+        )
+    if not np.isfinite(audio).all():
+        raise ValueError(f"{_label(name, system)} holds NaN or infinite samples")
+    return audio.mean(axis=0, keepdims=True) if mono else audio
+
+
+def _columns(audio: np.ndarray, top: float) -> str:
+    """Base64 of one byte a column: first the peaks, then the root mean squares, both (level / top)^0.6.
+
+    The exponent lets quiet stems be seen; louder still looks louder.
+    """
+    samples = audio.shape[1]
+    edges = np.linspace(0, samples, min(COLUMNS, samples) + 1).astype(int)
+    power = np.square(audio, dtype=np.float64).mean(axis=0)
+    peaks = np.maximum.reduceat(np.abs(audio).max(axis=0), edges[:-1])
+    rms = np.sqrt(np.add.reduceat(power, edges[:-1]) / np.diff(edges))
+    heights = np.concatenate([peaks, rms]) / (top or 1.0)
+    return base64.b64encode(np.round(255 * heights.clip(0, 1) ** 0.6).astype(np.uint8).tobytes()).decode()

@@ -1,0 +1,63 @@
+"""Headless Chromium without a network, for the tests that open pages as a reader would: from disk, offline."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LOCAL = ("file:", "data:", "blob:", "about:")
+
+
+@contextlib.contextmanager
+def open_page(
+    path_or_html: str | Path,
+    width: int = 1440,
+    height: int = 900,
+    dark: bool = False,
+    java_script: bool = True,
+) -> Iterator[Page]:
+    """Open a file (a Path) or a piece of HTML (a str, written to a temporary file) in a fresh, offline Chromium.
+
+    The page yielded carries `console_errors`, the texts of console errors and uncaught exceptions, and `requests`, the
+    addresses it asked for beyond the disk (anything but file:, data: and blob:); all of those are refused. Both lists
+    grow as the page lives, and should stay empty. Raises AssertionError where Chromium is not installed.
+    """
+    chromium = shutil.which("chromium")
+    assert chromium, "browser tests need Chromium in the PATH: apt-get install chromium"
+    with contextlib.ExitStack() as stack:
+        if isinstance(path_or_html, Path):
+            path = path_or_html.resolve(strict=True)
+        else:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "page.html"
+            path.write_text(path_or_html, encoding="utf-8")
+        playwright = stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)  # in a new, empty profile
+        stack.callback(browser.close)
+        context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            java_script_enabled=java_script,
+            offline=True,
+        )
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.console_errors, page.requests = [], []
+        page.on("console", lambda line: page.console_errors.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: page.console_errors.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith(LOCAL) else page.requests.append(asked.url))
+        page.on("websocket", lambda socket: page.requests.append(socket.url))
+        page.goto(path.as_uri())
+        yield page
