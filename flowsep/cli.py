@@ -84,9 +84,7 @@ def _separate(arguments: argparse.Namespace) -> int:
         except FlowsepError as error:
             _tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
             failed.append(str(path))
-    if failed:
-        _tell(f"{len(failed)} of {len(targets)} inputs failed: {', '.join(failed)}")
-    return 1 if failed else 0
+    return _summary(failed, len(targets), "inputs failed")
 
 
 def _targets(inputs: list[Path], out: Path, *, force: bool) -> dict[Path, Path]:
@@ -165,9 +163,7 @@ def _data(arguments: argparse.Namespace) -> int:
             failed.append(track.name)
         print(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}")
     print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes")
-    if failed:
-        _tell(f"{len(failed)} of {len(dataset.tracks)} tracks cannot be used: {', '.join(failed)}")
-    return 1 if failed else 0
+    return _summary(failed, len(dataset.tracks), "tracks cannot be used")
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -191,9 +187,11 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _summary(failed: list[str], of: int, what: str) -> int:
+    if failed:
+        _tell(f"{len(failed)} of {of} {what}: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
 def _tell(message: str) -> None:
     print(f"flowsep: {message}", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

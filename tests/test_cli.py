@@ -1,0 +1,241 @@
+"""The command line: whole folders of stems or nothing, one clear line for a wrong input, the right exit status."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from helpers import RATE, make_stems, write_hq_tree
+
+from flowsep.cli import main
+from flowsep.config import FeatureConfig, GlowConfig
+from flowsep.prior import Prior
+
+separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
+ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("priors")
+    for k, source in enumerate(("vocals", "bass")):
+        torch.manual_seed(k)
+        prior = Prior(GlowConfig(steps=2, hidden=8, layers=1, kernel=3), FeatureConfig(), source, {"by": "a test"})
+        prior.save(folder / f"{source}.safetensors")
+    return folder
+
+
+@pytest.fixture
+def song(tmp_path):
+    path = tmp_path / "in" / "song.wav"
+    path.parent.mkdir()
+    sf.write(path, sum(make_stems().values()).T, RATE, "FLOAT")
+    return path
+
+
+def separate(inputs, priors, out, *options):
+    inputs = [inputs] if isinstance(inputs, Path) else inputs
+    return main(["separate", *map(str, inputs), "--priors", str(priors), "--out", str(out), "--iterations=2", *options])
+
+
+def files_below(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_stems_have_the_input_s_name_rate_and_channels_and_sum_to_it(priors, tmp_path, capsys):
+    mixture = sum(make_stems(channels=1).values())
+    path = tmp_path / f"{ODD_NAME}.flac"
+    sf.write(path, mixture.T, 48000, "PCM_24")
+    assert separate(path, priors, tmp_path / "out") == 0
+    assert files_below(tmp_path / "out") == [f"{ODD_NAME}/bass.wav", f"{ODD_NAME}/vocals.wav"]
+    stems = [sf.read(tmp_path / "out" / ODD_NAME / f"{source}.wav", always_2d=True) for source in ("bass", "vocals")]
+    assert {rate for _, rate in stems} == {48000}
+    np.testing.assert_allclose(sum(stem for stem, _ in stems).T, mixture, atol=1e-6)
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'out' / ODD_NAME}\n" and "2/2" in printed.err
+
+
+def test_mp3_in_flac_out(priors, song, tmp_path):
+    path = tmp_path / "song with spaces.mp3"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", song, path], check=True)
+    assert separate(path, priors, tmp_path / "out", "--format=flac") == 0
+    info = sf.info(tmp_path / "out" / "song with spaces" / "vocals.flac")
+    assert (info.samplerate, info.channels, info.subtype) == (RATE, 2, "PCM_24")
+
+
+def test_clipping_of_flac_is_told(priors, song, tmp_path, capsys):
+    audio, rate = sf.read(song)
+    sf.write(song, 30 * audio, rate, "FLOAT")
+    assert separate(song, priors, tmp_path / "out", "--format=flac") == 0
+    assert "samples of vocals were clipped; --format wav keeps them" in capsys.readouterr().err
+
+
+def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
+    seen = []
+
+    def fake(mixture, priors, config, sample_rate, callback):
+        seen.append(config)
+        return dict.fromkeys(priors, mixture)
+
+    monkeypatch.setattr(separate_module, "separate", fake)
+    options = ["--alpha=0", "--space=z", "--no-wiener", "--device=cpu", "--seed=9"]
+    assert separate(song, priors, tmp_path / "a", *options) == 0
+    assert separate(song, priors, tmp_path / "b") == 0
+    first = {"iterations": 2, "alpha": 0.0, "space": "z", "wiener": False, "device": "cpu", "seed": 9}
+    assert {key: getattr(seen[0], key) for key in first} == first
+    assert seen[1] == type(seen[1])(iterations=2)  # what is not given stays at its default
+
+
+def test_existing_output_needs_force(priors, song, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "song").mkdir(parents=True)
+    (out / "song" / "vocals.wav").write_text("mine")
+    (out / "song" / "diary.txt").write_text("mine too")
+    assert separate(song, priors, out) == 2
+    assert f"{out / 'song'}: holds files already; --force" in capsys.readouterr().err
+    assert files_below(out) == ["song/diary.txt", "song/vocals.wav"]
+    assert (out / "song" / "vocals.wav").read_text() == "mine"
+    assert separate(song, priors, out, "--force") == 0
+    assert files_below(out) == ["song/bass.wav", "song/diary.txt", "song/vocals.wav"]
+    assert sf.info(out / "song" / "vocals.wav").frames == RATE // 2
+
+
+def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: pytest.fail("work began"))
+    out = tmp_path / "out"
+    other = tmp_path / "in" / "song.flac"
+    sf.write(other, np.zeros(100), RATE)
+    for arguments, message in [
+        (([song, other], priors, out), "another input has the same name"),
+        ((song, tmp_path / "nowhere", out), "nowhere: no priors"),
+        ((song, tmp_path / "in", out), "in: no priors (*.safetensors) in there"),
+        ((song, priors, out, "--iterations=0"), "--iterations 0: Input should be greater than 0"),
+        ((song, priors, out, "--alpha=-1"), "--alpha -1.0: Input should be greater than or equal to 0"),
+        ((song, priors, song), "song.wav: cannot write there"),  # a file where the folder should be
+        ((song, priors, "/proc/flowsep"), "/proc/flowsep: cannot write there"),  # read-only, also for root
+    ]:
+        assert separate(*arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("flowsep: error: ") and message in error and error.count("\n") == 1
+    assert not any(out.rglob("*.wav"))
+
+
+def test_output_folder_that_exists_but_cannot_be_written(priors, song, monkeypatch, capsys):
+    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: pytest.fail("work began"))
+    assert separate(song, priors, "/proc") == 1  # it exists, and no one may make a folder in it
+    assert "/proc: cannot write there" in capsys.readouterr().err
+
+
+def test_goes_on_after_a_bad_input_and_names_it_at_the_end(priors, song, tmp_path, capsys):
+    audio = np.full((RATE // 4, 2), 0.1)
+    bad = {name: tmp_path / f"{name}.wav" for name in ("truncated", "nan", "six", "empty", "gone")}
+    sf.write(bad["truncated"], audio, RATE)
+    bad["truncated"].write_bytes(bad["truncated"].read_bytes()[:5000])
+    sf.write(bad["nan"], np.where(audio == 0.1, np.nan, 0), RATE, "FLOAT")
+    sf.write(bad["six"], np.repeat(audio, 3, axis=1), RATE)
+    bad["empty"].touch()
+    out = tmp_path / "out"
+    assert separate([*bad.values(), song], priors, out) == 1
+    assert files_below(out) == ["song/bass.wav", "song/vocals.wav"]
+    error = capsys.readouterr().err
+    for reason in ("truncated: its header", "NaN", "downmix to stereo first", "neither libsndfile nor", "no such file"):
+        assert reason in error
+    last = error.splitlines()[-1]
+    assert last == f"flowsep: 5 of 6 inputs failed: {', '.join(map(str, bad.values()))}"
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.5])
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_short_and_silent_audio(priors, tmp_path, seconds, level):
+    mixture = level * np.random.default_rng(0).standard_normal(round(seconds * RATE))
+    sf.write(tmp_path / "a.wav", mixture, RATE, "FLOAT")
+    assert separate(tmp_path / "a.wav", priors, tmp_path / "out") == 0
+    stems = [sf.read(tmp_path / "out" / "a" / f"{source}.wav")[0] for source in ("bass", "vocals")]
+    np.testing.assert_allclose(sum(stems), mixture, atol=1e-6)
+
+
+def test_nothing_is_left_of_a_failed_or_interrupted_separation(priors, song, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    monkeypatch.setattr(separate_module, "separate", interrupt)
+    assert separate(song, priors, out) == 130
+    assert "interrupted" in capsys.readouterr().err and list(out.iterdir()) == []
+    stems = {"vocals": np.zeros((2, 10), np.float32), "no/such/folder/\0": np.zeros((2, 10), np.float32)}
+    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: stems)
+    with pytest.raises(ValueError, match="null"):
+        separate(song, priors, out)
+    assert list(out.iterdir()) == []  # the first stem was written, but is not there
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.", b"\xff" * 100])
+def test_file_that_is_no_prior(priors, song, tmp_path, capsys, content):
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    (folder / "bass.safetensors").write_bytes(content)
+    assert separate(song, folder, tmp_path / "out") == 2
+    assert main(["info", str(folder / "bass.safetensors")]) == 2
+    assert capsys.readouterr().err.count("bass.safetensors: not a whole .safetensors file") == 2
+
+
+def test_info(priors, capsys):
+    assert main(["info", str(priors / "bass.safetensors")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["source"] == "bass" and facts["model"]["steps"] == 2 and facts["provenance"] == {"by": "a test"}
+    assert facts["feature"] == {"sample_rate": 22050, "n_fft": 1024, "hop": 256} and facts["parameters"] > 1000
+    assert main(["info", str(priors / "flute.safetensors")]) == 2
+    assert "flute.safetensors: no such prior" in capsys.readouterr().err
+
+
+def test_convert_a_research_checkpoint(tmp_path, capsys):
+    checkpoint = Path(__file__).parent / "fixtures" / "instglow_small"
+    assert main(["convert", str(checkpoint), str(tmp_path / "drums.safetensors")]) == 0
+    assert main(["info", str(tmp_path / "drums.safetensors")]) == 0
+    assert '"format": "research code"' in capsys.readouterr().out
+
+
+def test_convert_refuses_what_is_no_checkpoint(tmp_path, capsys):
+    assert main(["convert", str(tmp_path), str(tmp_path / "a.pth")]) == 2
+    assert "a.pth: a prior's file name ends in .safetensors" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path), str(tmp_path / "a.safetensors")]) == 2
+    assert "config.json: missing" in capsys.readouterr().err and files_below(tmp_path) == []
+
+
+def test_data_lists_tracks_and_names_unusable_ones(tmp_path, capsys):
+    root = write_hq_tree(tmp_path / "hq", train=3, test=1)
+    profile = tmp_path / "p.yaml"
+    profile.write_text(f"profile: {{name: p, data: {{kind: musdb18hq, root: '{root}', valid_tracks: 1}}}}")
+    assert main(["data", "--profile", str(profile)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and lines[0].startswith("musdb18hq ") and lines[-1] == "4 tracks, 0.0 minutes"
+    assert [line.split()[0] for line in lines[1:5]].count("valid") == 1
+    assert "44100 Hz  vocals, bass, drums, other" in lines[1]
+    (root / "train" / "song 1" / "bass.wav").write_bytes(b"")
+    assert main(["data", "--profile", str(profile)]) == 1
+    printed = capsys.readouterr()
+    assert "unusable" in printed.out and "1 of 4 tracks cannot be used: song 1" in printed.err
+
+
+def test_data_without_the_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MUSDB_PATH", raising=False)
+    profile = tmp_path / "p.yaml"
+    profile.write_text("profile: {name: p, data: {kind: musdb18}}")
+    assert main(["data", "--profile", str(profile)]) == 2
+    assert "MUSDB_PATH is not set" in capsys.readouterr().err
+    profile.write_text("profile: {name: p, data: {knd: musdb18}}")
+    assert main(["data", "--profile", str(profile)]) == 2
+    assert "unknown key 'knd' in DataConfig; did you mean 'kind'?" in capsys.readouterr().err
+
+
+def test_help_and_no_command(capsys):
+    for arguments, status in ((["--help"], 0), (["separate", "--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == status
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("separate", "data", "info", "convert", "--no-wiener"))
