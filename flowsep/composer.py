@@ -54,7 +54,7 @@ QUALITIES = {
 SCALE = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 KEYS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
 
-# One bar of drums per line, General MIDI key: steps (12 for triplets, 16 else); X accent, x plain, o soft, g ghost.
+# Slowest and fastest tempo, then one bar as General MIDI key: steps (12 for triplets, 16 else); X accent, x plain, o soft, g ghost.
 KICK, STICK, SNARE, CLAP, FLOOR, HAT, PEDAL, TOM, OPEN, HIGH, CRASH, RIDE = (
     36,
     37,
@@ -70,20 +70,32 @@ KICK, STICK, SNARE, CLAP, FLOOR, HAT, PEDAL, TOM, OPEN, HIGH, CRASH, RIDE = (
     51,
 )
 GROOVES = {
-    "rock": {KICK: "X.......x.x.....", SNARE: "....X.......X...", HAT: "x.o.x.o.x.o.x.o."},
-    "push": {KICK: "X..x......x..x..", SNARE: "....X..g.g..X..g", HAT: "xoxoxoxoxoxoxoxo"},
-    "ballad": {KICK: "X.........x.....", STICK: "....x.......x...", HAT: "o...o...o...o..."},
-    "house": {KICK: "X...X...X...X...", CLAP: "....x.......x...", OPEN: "..x...x...x...x.", HAT: "o..oo..oo..oo..o"},
-    "halftime": {KICK: "X.....x...x.....", SNARE: "........X.....g.", HAT: "x.o.x.o.x.o.x.oo"},
-    "disco": {KICK: "X...x...X...x...", SNARE: "....X.......X...", HAT: "x.oox.oox.oox.oo", OPEN: "..x...x...x...x."},
-    "bossa": {KICK: "x.....xox.....xo", STICK: "x..x..x...x..x..", HAT: "o.ooo.ooo.ooo.oo"},
-    "samba": {KICK: "x..xx..xx..xx..x", STICK: "x.x..x.xx.x..x.x", 54: "xooxxooxxooxxoox", PEDAL: "....x.......x..."},
-    "motown": {KICK: "X..xx...X..xx...", SNARE: "X...X...X...X...", 54: "..x...x...x...x."},
-    "funk": {KICK: "X.x....x..x..x..", SNARE: "....X..g.g.gX..g", HAT: "x.xxx.xxx.x.x.xo"},
-    "shuffle": {KICK: "X....xx.....", SNARE: "...X.....X..", HAT: "x.ox.ox.ox.o"},
-    "swing": {KICK: "o..o..o..o..", RIDE: "x..x.ox..x.o", PEDAL: "...x.....x..", SNARE: ".....g..g..."},
-    "slow": {KICK: "X.....x.....", SNARE: "...X.....X.g", HAT: "xooxooxooxoo"},
-    "train": {KICK: "x...x...x...x...", SNARE: "ggXgggXgggXgggXg", PEDAL: "..x...x...x...x."},
+    "rock": (70, 160, {KICK: "X.......x.x.....", SNARE: "....X.......X...", HAT: "x.o.x.o.x.o.x.o."}),
+    "push": (70, 130, {KICK: "X..x......x..x..", SNARE: "....X..g.g..X..g", HAT: "xoxoxoxoxoxoxoxo"}),
+    "ballad": (70, 110, {KICK: "X.........x.....", STICK: "....x.......x...", HAT: "o...o...o...o..."}),
+    "house": (
+        100,
+        140,
+        {KICK: "X...X...X...X...", CLAP: "....x.......x...", OPEN: "..x...x...x...x.", HAT: "o..oo..oo..oo..o"},
+    ),
+    "halftime": (100, 160, {KICK: "X.....x...x.....", SNARE: "........X.....g.", HAT: "x.o.x.o.x.o.x.oo"}),
+    "disco": (
+        96,
+        140,
+        {KICK: "X...x...X...x...", SNARE: "....X.......X...", HAT: "x.oox.oox.oox.oo", OPEN: "..x...x...x...x."},
+    ),
+    "bossa": (80, 150, {KICK: "x.....xox.....xo", STICK: "x..x..x...x..x..", HAT: "o.ooo.ooo.ooo.oo"}),
+    "samba": (
+        80,
+        120,
+        {KICK: "x..xx..xx..xx..x", STICK: "x.x..x.xx.x..x.x", 54: "xooxxooxxooxxoox", PEDAL: "....x.......x..."},
+    ),
+    "motown": (90, 160, {KICK: "X..xx...X..xx...", SNARE: "X...X...X...X...", 54: "..x...x...x...x."}),
+    "funk": (80, 122, {KICK: "X.x....x..x..x..", SNARE: "....X..g.g.gX..g", HAT: "x.xxx.xxx.x.x.xo"}),
+    "shuffle": (80, 160, {KICK: "X....xx.....", SNARE: "...X.....X..", HAT: "x.ox.ox.ox.o"}),
+    "swing": (90, 160, {KICK: "o..o..o..o..", RIDE: "x..x.ox..x.o", PEDAL: "...x.....x..", SNARE: ".....g..g..."}),
+    "slow": (70, 100, {KICK: "X.....x.....", SNARE: "...X.....X.g", HAT: "xooxooxooxoo"}),
+    "train": (80, 125, {KICK: "x...x...x...x...", SNARE: "ggXgggXgggXgggXg", PEDAL: "..x...x...x...x."}),
 }
 FILLS = (
     {SNARE: "........x.xxXxXx"},
@@ -211,29 +223,31 @@ def compose_band(seed: int, seconds: float, train: int, test: int) -> dict[str, 
     """All songs of a band, without rendering: {"train": [...], "test": [...]}.
 
     Training tempi are even and test tempi odd, so no (tempo, key) pair is shared; seeds differ by parity as well.
-    A test melody is redrawn until none of its phrases occurs in training.
+    A phrase that training sings is not sung in the test songs: it is drawn again.
     """
     songs = {"train": [compose(seed, index, None, False, seconds) for index in range(train)], "test": []}
     known = frozenset().union(*(song.phrases for song in songs["train"]))
     for index in range(test):
         place = index - max(0, test - len(SPECIAL))  # the last songs, so that the first ones of many are plain
         special = SPECIAL[place] if place >= 0 else None
-        attempts = (compose(seed, index, special, True, seconds, attempt) for attempt in range(1000))
-        songs["test"].append(next(song for song in attempts if not song.phrases & known))
+        songs["test"].append(compose(seed, index, special, True, seconds, known))
     return songs
 
 
+LONG_PHRASE = 5  # syllables from which on a phrase counts as one of its own
 SPECIAL = ("unseen soundfont", "silent drums", "no vocals", "clipped mixture")
 
 
-def compose(seed: int, index: int, special: str | None, test: bool, seconds: float, attempt: int = 0) -> Song:
-    """Song `index` of the training or test set; `attempt` redraws its melody alone."""
+def compose(
+    seed: int, index: int, special: str | None, test: bool, seconds: float, taken: frozenset[tuple] = frozenset()
+) -> Song:
+    """Song `index` of the training or test set, singing none of the phrases in `taken`."""
     own = (seed << 20) + 2 * index + test
     rng = np.random.default_rng(own)
     order = index + 5 * test  # spread keys, tempi and voices evenly instead of by lot
-    key, mode = (7 * order + seed) % 12, ("major", "minor")[(order // 2) % 2]
+    key, mode = (7 * order + seed) % 12, ("major", "minor")[(order // 3 + order // 12) % 2]
     tempo = 70 + 2 * int(45 * ((0.618034 * order + 0.37 * seed) % 1)) + test
-    groove = _draw(rng, [g for g in GROOVES if tempo < 130 or g not in ("push", "funk", "samba", "train")])
+    groove = _draw(rng, [name for name, (slow, fast, _) in GROOVES.items() if slow <= tempo <= fast])
     families = _band(rng, index)
     shift = key if mode == "major" else key - 9  # charts are written in C major and A minor
     bars = list(_form(rng, shift, mode, tempo, seconds, families))
@@ -244,17 +258,18 @@ def compose(seed: int, index: int, special: str | None, test: bool, seconds: flo
         parts.append(_accompanist(rng, bars, tempo, family, font, float(side) * rng.uniform(0.5, 1.2)))
     if special == "silent drums":
         parts = parts[1:]
+    voice = VOICES[(order + order // 4) % 4]
     singer = replace(
-        VOICES[order % 4],
-        tract=VOICES[order % 4].tract * rng.uniform(0.96, 1.05),
+        voice,
+        tract=voice.tract * rng.uniform(0.96, 1.05),
         vibrato=rng.uniform(0.2, 0.5),
         rate=rng.uniform(5.0, 6.3),
         breath=rng.uniform(0.01, 0.04),
     )
-    voices, phrases = _singers(np.random.default_rng([own, attempt]), bars, tempo, shift, singer)
-    kind, title = ("Toyband Test", "Toyband")[not test], (_draw(rng, TITLES[0]), _draw(rng, TITLES[1]))
+    voices, phrases = _singers(rng, bars, tempo, shift, singer, taken)
+    first, second = TITLES
     return Song(
-        name=f"{kind} {index + 1:02d} - {' '.join(title)}",
+        name=f"Toyband{' Test' * test} {index + 1:02d} - {first[order % 10]} {second[(3 * order + order // 10) % 10]}",
         seed=own,
         key=KEYS[key],
         mode=mode,
@@ -337,7 +352,7 @@ def _drummer(rng, bars, tempo, groove, font, special):
     notes, length = [], 240.0 / tempo
     ride = rng.random() < 0.5
     for bar in (bar for bar in bars if "drums" in bar.playing):
-        pattern = dict(GROOVES[groove])
+        pattern = dict(GROOVES[groove][2])
         if bar.section == "chorus" and ride and HAT in pattern:
             pattern[RIDE] = pattern.pop(HAT)
         if bar.section == "end":
@@ -391,8 +406,8 @@ def _bassist(rng, bars, tempo, font):
 
 
 def _accompanist(rng, bars, tempo, family, font, pan):
-    programs, manners = _draw(rng, PLAYERS[family])
-    program, verse, chorus = _draw(rng, programs), _draw(rng, manners), _draw(rng, manners)
+    program, manners = _draw(rng, [(p, manners) for programs, manners in PLAYERS[family] for p in programs])
+    verse, chorus = _draw(rng, manners), _draw(rng, manners)
     centre = {"guitar": 57, "piano": 62, "wind": 72, "mallet": 74, "synth": 69, "brass": 65}.get(family, 64)
     climb = _draw(rng, ((0, 1, 2, 3), (0, 2, 1, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 3, 2)))
     step, notes = 15.0 / tempo, []
@@ -430,60 +445,63 @@ def _accompanist(rng, bars, tempo, family, font, pan):
     return Part(stem, font, program, _played(rng, notes), level=level, pan=pan, reverb=rng.uniform(0.2, 0.5))
 
 
-def _singers(rng, bars, tempo, shift, voice):
-    """Phrases of two bars over the chords: rhythms recur, strong beats take chord tones, the rest moves by small steps.
+def _singers(rng, bars, tempo, shift, voice, taken):
+    """The lead and, in some songs, a second voice under its choruses; also all phrases in comparable form.
 
-    Returns the lead and, in some songs, a second voice in the choruses, and all phrases in comparable form.
+    Phrases span two bars. The same place in the form brings the same tune and words, unless redrawn at a whim.
     """
-    eighth, lead, phrases = 30.0 / tempo, [], set()
-    memory = {}
-    scale = [(tone + shift) % 12 for tone in (0, 2, 4, 5, 7, 9, 11)]
-    pitch = voice.low + 8
-    singing = [bar for bar in bars if "vocals" in bar.playing]
-    for first, second in zip(singing[::2], [*singing[1::2], None], strict=False):
-        place = (first.section, first.index % 4)
-        pair = [bar for bar in (first, second) if bar is not None]
-        tonic = "x-------" if first.section == "end" else None
-        if place not in memory or rng.random() < 0.3:
-            memory[place] = (_draw(rng, OPENINGS) + _draw(rng, CLOSINGS), int(rng.integers(1 << 30)))
-        rhythm, tune_seed = memory[place]
-        rhythm = tonic or rhythm[: 8 * len(pair)]
-        tune = np.random.default_rng(tune_seed)  # the same place in the form brings the same tune over the same chords
-        centre = voice.low + (11 if first.section == "chorus" else 7)
-        phrase = []
-        for at in (i for i, mark in enumerate(rhythm) if mark == "x"):
-            bar = pair[at // 8]
-            chord = bar.chords[(at % 8) * len(bar.chords) // 8][1]
-            clash = {(tone + side) % 12 for tone in chord for side in (-1, 1)}
-            tones = set(chord) if at % 4 == 0 or "x" not in rhythm[at + 1 :] else set(chord) | (set(scale) - clash)
-            reach = [
-                p
-                for p in range(voice.low, voice.low + 17)
-                if p % 12 in tones and abs(p - pitch) <= (7 if at == 0 else 5)
-            ]
-            reach = reach or [p for p in range(voice.low, voice.low + 17) if p % 12 in tones]
-            weight = np.exp([-abs(p - pitch) / 2.5 - ((p - centre) / 6.0) ** 2 - 0.7 * (p == pitch) for p in reach])
-            pitch = int(tune.choice(reach, p=weight / weight.sum()))
-            held = len(rhythm[at + 1 :]) - len(rhythm[at + 1 :].lstrip("-")) + 1
-            held = 12 if tonic else held
-            start = pair[0].start + at * eighth
-            phrase.append((at, start, start + held * eighth, pitch))
-        phrases.add(tuple((at, pitch - phrase[0][3]) for at, _, _, pitch in phrase))
-        for at, start, end, sung in phrase:
-            melisma = at != phrase[0][0] and rng.random() < 0.12
-            words = ("", "") if melisma else (_draw(rng, list(CONSONANTS)), _draw(rng, list(VOWELS)))
-            accent = 1.0 if at % 4 == 0 else 0.85
-            start += 0.01 * rng.standard_normal()
-            lead.append(
-                Syllable(max(start, 0.12), end - 0.02, sung, *words, at == phrase[0][0], accent * rng.uniform(0.85, 1))
+    eighth, lead, phrases, memory, pitch = 30.0 / tempo, [], set(), {}, voice.low + 8
+    singing = {(bar.section, bar.start): bar for bar in bars if "vocals" in bar.playing}
+    for first in (bar for bar in singing.values() if bar.index % 2 == 0):
+        second = singing.get((first.section, first.start + 8 * eighth))
+        pair, place = [first, second or first][: 1 + (second is not None)], (first.section, first.index % 4)
+        if rng.random() < 0.3:
+            memory.pop(place, None)
+        while True:
+            rhythm, seed = memory.get(place) or (
+                _draw(rng, OPENINGS) + _draw(rng, CLOSINGS),
+                int(rng.integers(1 << 30)),
             )
+            rhythm = "x-------" if first.section == "end" else rhythm[: 8 * len(pair)]
+            tune = np.random.default_rng(seed)
+            phrase = _phrase(tune, rhythm, pair, voice.low, pitch, shift)
+            shape = tuple((at, sung - phrase[0][2]) for at, _, sung in phrase)
+            if len(shape) < LONG_PHRASE or shape not in taken:
+                break
+            memory.pop(place, None)
+        memory[place], pitch = (rhythm, seed), phrase[-1][2]
+        phrases |= {shape} if len(shape) >= LONG_PHRASE else set()
+        for count, (at, held, sung) in enumerate(phrase):
+            words = (_draw(tune, list(CONSONANTS)), _draw(tune, list(VOWELS)))
+            words = ("", "") if count and tune.random() < 0.12 else words  # a melisma: on with the last vowel
+            start = max(0.12, first.start + at * eighth + 0.01 * rng.standard_normal())
+            force = (0.85, 1.0)[at % 4 == 0] * rng.uniform(0.85, 1.0)
+            end = first.start + (at + held) * eighth - 0.02
+            lead.append(Syllable(start, max(end, start + 0.05), sung, *words, count == 0, force))
     voices = [(voice, lead, -19.0 + rng.uniform(-1, 1), 0.0)]
-    chorus = [(bar.start - 0.1, bar.start + 8 * eighth - 0.1) for bar in bars if bar.section in ("chorus", "end")]
-    if rng.random() < 0.35 and chorus:
-        low = {p: max((q for q in range(p - 5, p - 2) if q % 12 in scale), default=p - 4) for p in range(20, 100)}
-        echo = [replace(s, pitch=low[int(s.pitch)], start=s.start + 0.015) for s in lead]
-        echo = [s for s in echo if any(begin <= s.start < end for begin, end in chorus)]
-        voices.append(
-            (replace(voice, tract=voice.tract * 1.04, rate=voice.rate * 0.93), echo, -27.0, _draw(rng, (-0.5, 0.5)))
-        )
+    if rng.random() < 0.35:
+        scale = [(tone + shift) % 12 for tone in SCALE.values()]
+        third = {p: next(q for q in (p - 3, p - 4, p - 5) if q % 12 in scale) for p in range(20, 100)}
+        spans = [(bar.start - 0.1, bar.start + 8 * eighth - 0.1) for bar in bars if bar.section in ("chorus", "end")]
+        echo = [s for s in lead if any(begin <= s.start < end for begin, end in spans)]
+        echo = [replace(s, pitch=third[s.pitch], start=s.start + 0.015) for s in echo]
+        double = replace(voice, tract=1.04 * voice.tract, rate=0.93 * voice.rate)
+        voices += [(double, echo, -27.0, _draw(rng, (-0.5, 0.5)))] if echo else []
     return voices, frozenset(phrases)
+
+
+def _phrase(tune, rhythm, bars, low, pitch, shift):
+    """One phrase as (onset, length, pitch) in eighths: strong beats and the end take chord tones., all moves are small."""
+    scale, notes = {(tone + shift) % 12 for tone in SCALE.values()}, []
+    centre = low + (11 if bars[0].section == "chorus" else 7)
+    for at in (i for i, mark in enumerate(rhythm) if mark == "x"):
+        chord = bars[at // 8].chords[at % 8 * len(bars[at // 8].chords) // 8][1]
+        clash = {(tone + side) % 12 for tone in chord for side in (-1, 1)}
+        tones = set(chord) if at % 4 == 0 or "x" not in rhythm[at + 1 :] else set(chord) | (scale - clash)
+        near = np.array([p for p in range(low, low + 17) if p % 12 in tones])
+        weight = np.exp(-np.abs(near - pitch) / 2.5 - ((near - centre) / 6.0) ** 2 - 0.7 * (near == pitch))
+        weight[np.abs(near - pitch) > 7] *= 0.01  # a leap beyond a fifth only where nothing else is left
+        pitch = int(tune.choice(near, p=weight / weight.sum()))
+        rest = rhythm[at + 1 :]
+        notes.append((at, 1 + len(rest) - len(rest.lstrip("-")), pitch))
+    return notes

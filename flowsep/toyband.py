@@ -25,7 +25,7 @@ from .composer import FLUID, MUSESCORE, PEARL, TIM, ZEPPELIN, Part, Song, compos
 from .files import FlowsepError, sha256, write_text
 from .singer import RATE, room, sing
 
-VERSION = 1  # of the generator: raise it with any change that changes bytes
+VERSION = 3  # of the generator: raise it with any change that changes bytes
 STEMS = ("vocals", "bass", "drums", "other")
 PACKAGES = {  # SoundFont -> Debian package
     FLUID: "fluid-soundfont-gm",
@@ -145,7 +145,7 @@ def write_song(song: Song, folder: Path, seconds: float) -> dict:
         "groove": song.groove,
         "special": song.special,
         "voice": song.voices[0][0].name if song.voices else None,
-        "programs": {part.stem: part.program for part in song.parts},
+        "parts": [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts],
         "soundfonts": sorted({part.font for part in song.parts}),
         "clipped_samples": int(np.sum(stems["mixture"] != mixture)),
         "rests": {name: rests(stems[name]) for name in STEMS},
