@@ -1,0 +1,102 @@
+"""Every row of the table behind one call: `system = load_system(name, options, sources=...)`.
+
+A system is a subclass of `System` in a file of its own, and a line in `SYSTEMS`; the file is imported when it is asked
+for, so that what one system needs costs the others nothing.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..files import FlowsepError
+
+SYSTEMS = {
+    "instglow": "instglow:InstGlow",
+    "nmf": "nmf:SourceNMF",
+    "ideal_ratio_mask": "oracle:IdealRatioMask",
+    "mixture": "mixture:UnprocessedMixture",
+}
+
+
+class NoOptions(BaseModel):
+    """The options of a system that has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System:
+    """What all systems share; a subclass overrides what it needs.
+
+    Class attributes: `name` in `SYSTEMS`; `supervision`, what it learns from ('solo' recordings of one source, 'random
+    mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none'); `needs_references`,
+    true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the model's own.
+    """
+
+    name: str
+    supervision: str
+    needs_references = False
+    Options: ClassVar[type[BaseModel]] = NoOptions
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, options: Any, sources: Sequence[str], priors: Any = None, folder: str | Path | None = None):
+        self.options, self.sources, self.priors = options, tuple(sources), priors
+        self.folder = None if folder is None else Path(folder)
+
+    def fit(self, dataset: Any, profile: Any, folder: str | Path) -> None:
+        """Learn from `dataset.subset("train")` and write what was learnt to `folder`; here: nothing to learn."""
+
+    def separate(
+        self, mixture: np.ndarray, sample_rate: int, references: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """(channels, samples) -> {source: estimate of the same shape and rate}."""
+        raise NotImplementedError
+
+    def checkpoints(self) -> list[Path]:
+        """The files that an estimate hangs on, for its provenance."""
+        return []
+
+
+def load_system(
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    sources: Iterable[str],
+    priors: str | Path | Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+) -> System:
+    """The system called `name`, ready to `fit`, or to `separate` with what was fitted before.
+
+    Args:
+        name: a key of `SYSTEMS`.
+        options: of that system, as a profile's `systems` says them.
+        sources: what it shall separate.
+        priors: folder of `<source>.safetensors`, or source -> `Prior`: for systems built on the flow.
+        folder: where a fitted system lies: `<folder>/<name>.safetensors`.
+    Raises:
+        FlowsepError: an unknown system or option, with the nearest valid one; a value that the option does not take.
+    """
+    if name not in SYSTEMS:
+        raise FlowsepError(f"unknown system '{name}'; {_hint(name, SYSTEMS)}")
+    module, _, attribute = SYSTEMS[name].partition(":")
+    system = getattr(importlib.import_module(f".{module}", __name__), attribute)
+    chosen = dict(options or {})
+    for key in chosen:
+        if key not in system.Options.model_fields:
+            raise FlowsepError(f"system '{name}': unknown option '{key}'; {_hint(key, system.Options.model_fields)}")
+    try:
+        return system(system.Options(**{**system.defaults, **chosen}), sources, priors, folder)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise FlowsepError(f"system '{name}': {key}: {first['msg']}, found {first['input']!r}") from error
+
+
+def _hint(word: str, valid: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    return f"{meant}valid: {', '.join(valid) or 'none'}"

@@ -1,0 +1,63 @@
+"""The paper's system: one Glow prior a source, the mixture explained by what they can generate together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..config import SeparationConfig
+from ..files import FlowsepError
+from ..prior import Prior, load_prior
+from ..separate import separate
+from . import System
+
+
+class InstGlow(System):
+    """`flowsep.separate` with the priors in a folder; the options are `SeparationConfig`'s, by default the paper's."""
+
+    name = "instglow"
+    supervision = "solo"
+    Options = SeparationConfig
+    defaults = SeparationConfig.paper().model_dump()
+    flows: dict[str, Prior] | None = None  # loaded on first use
+
+    def fit(self, dataset, profile, folder):
+        """Train the priors one after the other into `folder`; a prior needs the solo stems of its source alone."""
+        from ..data import CropSampler, solo_segments, validation_crops
+        from ..train import crop_samples, fit_prior
+
+        training, length = profile.training, crop_samples(profile.training, profile.feature)
+        for source in self.sources:
+            train, valid = (solo_segments(dataset, subset, source, profile.feature) for subset in ("train", "valid"))
+            sampler = CropSampler(
+                train, length, batch=training.batch, gain_db=training.gain_db,
+                silence_db=training.silence_db, seed=profile.seed, source=source,
+            )  # fmt: skip
+            fit_prior(
+                sampler, validation_crops(valid, length, training.silence_db), source=source, model=profile.model,
+                feature=profile.feature, training=training, checkpoint=Path(folder) / f"{source}.safetensors",
+                work=Path(folder) / source, seed=profile.seed,
+            )  # fmt: skip
+        self.priors, self.flows = folder, None
+
+    def separate(self, mixture, sample_rate, references=None, callback=None):
+        """See `System.separate`; `callback` as in `flowsep.separate`."""
+        if self.flows is None:
+            given = isinstance(self.priors, Mapping)
+            self.flows = {s: self._given(s) if given else load_prior(self._path(s)) for s in self.sources}
+        return separate(mixture, self.flows, self.options, sample_rate, callback)
+
+    def checkpoints(self):
+        """The priors' files; none for priors that were handed over in memory."""
+        return [] if isinstance(self.priors, Mapping) else [self._path(source) for source in self.sources]
+
+    def _given(self, source: str) -> Prior:
+        if source not in self.priors:
+            raise FlowsepError(f"instglow: no prior of '{source}'; given: {', '.join(self.priors) or 'none'}")
+        return self.priors[source]
+
+    def _path(self, source: str) -> Path:
+        if self.priors is None:
+            raise FlowsepError("instglow: no priors given; name the folder that holds <source>.safetensors")
+        path = Path(self.priors) / f"{source}.safetensors"
+        if not path.is_file():
+            raise FlowsepError(f"{path}: no prior of '{source}'; train it with notebooks/04_train_prior.ipynb")
+        return path

@@ -1,0 +1,206 @@
+"""Systems behind one call: registry, shapes, and what each must reach on sources that are easy to tell apart."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flowsep import Prior, data, separate
+from flowsep.baselines import SYSTEMS, System, load_system
+from flowsep.baselines.nmf import random_spectra
+from flowsep.config import FeatureConfig, GlowConfig, Profile, SeparationConfig
+from flowsep.files import FlowsepError
+from flowsep.metrics import sdr
+
+RATE = 44_100
+PAIR = ("bass", "drums")
+
+
+def low_tones(seconds, rate, seed):
+    """Notes of a bass: harmonics of tones between 60 and 200 Hz, a new one every quarter of a second."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    pitch = rng.uniform(60, 200, int(seconds * 4) + 1)[(time * 4).astype(int)]
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    return (0.1 * sum(np.sin(k * phase) / k for k in (1, 2, 3))).astype(np.float32)
+
+
+def noise_bursts(seconds, rate, seed):
+    """Hits of a drum: decaying noise without its lows, five a second."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    noise = np.diff(rng.standard_normal(len(time) + 1), n=1)
+    return (0.1 * noise * np.exp(-15 * (time * 5 % 1) / 5)).astype(np.float32)
+
+
+def stems_of(seconds=2.0, rate=RATE, seed=0):
+    mono = {"bass": low_tones(seconds, rate, seed), "drums": noise_bursts(seconds, rate, seed + 1)}
+    pan = {"bass": (1.0, 0.7), "drums": (0.5, 1.0)}
+    return {name: np.outer(pan[name], audio).astype(np.float32) for name, audio in mono.items()}
+
+
+@pytest.fixture
+def stems():
+    return stems_of(seed=100)
+
+
+@pytest.fixture
+def fitted(monkeypatch, tmp_path):
+    """NMF fitted to the tones and the bursts, through `solo_segments` alone."""
+    asked = []
+
+    def segments(dataset, subset, source, feature):
+        asked.append((subset, source))
+        make = {"bass": low_tones, "drums": noise_bursts}[source]
+        return [make(5.0, feature.sample_rate, seed) for seed in (1, 2)]
+
+    monkeypatch.setattr(data, "solo_segments", segments)
+    system = load_system("nmf", {"components": 12, "frames": 400, "iterations": 60}, sources=PAIR)
+    system.fit(None, Profile(name="tiny"), tmp_path)
+    assert asked == [("train", "bass"), ("train", "drums")]
+    return system
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_system_keeps_the_protocol(name):
+    system = load_system(name, sources=PAIR)
+    assert isinstance(system, System) and system.name == name
+    assert system.supervision in ("solo", "mixtures", "random mixes", "oracle", "none")
+    assert system.needs_references == (system.supervision == "oracle")
+
+
+def test_unknown_systems_and_options_are_told_with_the_nearest():
+    with pytest.raises(FlowsepError, match=r"unknown system 'nfm'; did you mean 'nmf'\? valid: instglow, nmf, "):
+        load_system("nfm", sources=PAIR)
+    with pytest.raises(FlowsepError, match=r"'nmf': unknown option 'component'; did you mean 'components'\?"):
+        load_system("nmf", {"component": 40}, sources=PAIR)
+    with pytest.raises(FlowsepError, match=r"'instglow': unknown option 'iteration'; did you mean 'iterations'\?"):
+        load_system("instglow", {"iteration": 3}, sources=PAIR)
+    with pytest.raises(FlowsepError, match="'mixture': unknown option 'gain'; valid: none"):
+        load_system("mixture", {"gain": 1}, sources=PAIR)
+    with pytest.raises(FlowsepError, match=r"'nmf': components: .*greater than 0, found -1"):
+        load_system("nmf", {"components": -1}, sources=PAIR)
+
+
+def test_mixture_is_shared_out_evenly(stems):
+    mixture = sum(stems.values())
+    found = load_system("mixture", sources=("vocals", *PAIR)).separate(mixture, RATE)
+    assert list(found) == ["vocals", *PAIR] and all(x.shape == mixture.shape for x in found.values())
+    np.testing.assert_allclose(sum(found.values()), mixture, rtol=1e-6)
+
+
+def test_ideal_ratio_mask_beats_the_mixture_by_far_and_sums_to_it(stems):
+    mixture = sum(stems.values())
+    oracle = load_system("ideal_ratio_mask", sources=PAIR)
+    found = oracle.separate(mixture, RATE, references=stems)
+    floor = load_system("mixture", sources=PAIR).separate(mixture, RATE)
+    for source, reference in stems.items():
+        assert found[source].shape == mixture.shape and found[source].dtype == np.float32
+        assert sdr(reference, found[source]) > sdr(reference, floor[source]) + 8
+    np.testing.assert_allclose(sum(found.values()), mixture, atol=1e-6)  # the masks sum to one
+    with pytest.raises(FlowsepError, match="no reference of 'bass'"):
+        oracle.separate(mixture, RATE)
+    with pytest.raises(FlowsepError, match="'bass' has shape"):
+        oracle.separate(mixture, RATE, references={"bass": stems["bass"][:, 1:], "drums": stems["drums"]})
+
+
+def test_ideal_ratio_mask_in_silence_is_silent():
+    silence = np.zeros((2, RATE), np.float32)
+    found = load_system("ideal_ratio_mask", sources=PAIR).separate(
+        silence, RATE, references=dict.fromkeys(PAIR, silence)
+    )
+    assert all(np.isfinite(x).all() and not x.any() for x in found.values())
+
+
+def test_nmf_tells_tones_from_bursts_of_another_seed(fitted, stems):
+    mixture = sum(stems.values())
+    found = fitted.separate(mixture, RATE)
+    for source, reference in stems.items():
+        assert found[source].shape == mixture.shape
+        assert sdr(reference, found[source]) > 10
+    np.testing.assert_allclose(sum(found.values()), mixture, atol=1e-5)
+
+
+def test_nmf_is_deterministic_and_survives_its_file(fitted, stems, tmp_path):
+    mixture = sum(stems.values())
+    again = load_system("nmf", {"components": 12, "frames": 400, "iterations": 60}, sources=PAIR)
+    again.fit(None, Profile(name="tiny"), tmp_path / "again")
+    (file,), (other,) = fitted.checkpoints(), again.checkpoints()
+    assert file.read_bytes() == other.read_bytes()
+    loaded = load_system("nmf", sources=PAIR, folder=tmp_path)
+    for source, estimate in loaded.separate(mixture, RATE).items():
+        np.testing.assert_array_equal(estimate, fitted.separate(mixture, RATE)[source])
+
+
+def test_nmf_without_its_file_says_so(fitted, stems, tmp_path):
+    mixture = sum(stems.values())
+    with pytest.raises(FlowsepError, match="not fitted"):
+        load_system("nmf", sources=PAIR).separate(mixture, RATE)
+    with pytest.raises(FlowsepError, match=r"empty/nmf\.safetensors"):
+        load_system("nmf", sources=PAIR, folder=tmp_path / "empty").separate(mixture, RATE)
+    with pytest.raises(FlowsepError, match="no dictionary of 'piano'"):
+        load_system("nmf", sources=("bass", "piano"), folder=tmp_path).separate(mixture, RATE)
+    file = tmp_path / "nmf.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(FlowsepError, match=r"nmf\.safetensors"):
+        load_system("nmf", sources=PAIR, folder=tmp_path).separate(mixture, RATE)
+
+
+def test_nmf_refuses_to_learn_silence(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "solo_segments", lambda *_: [np.zeros(50_000, np.float32)])
+    with pytest.raises(FlowsepError, match="'bass' is silent in all training tracks"):
+        load_system("nmf", sources=PAIR).fit(None, Profile(name="tiny"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_spectra_are_those_of_audible_frames():
+    time = np.arange(22_050) / 22_050
+    tone = np.sin(2 * np.pi * 40 * 22_050 / 1024 * time).astype(np.float32)  # the middle of bin 40
+    spectra = random_spectra([np.zeros(22_050, np.float32), tone, tone[:100]], 50, FeatureConfig(), seed=3)
+    assert spectra.shape == (50, 513) and spectra.dtype == np.float32
+    assert (spectra.argmax(axis=1) == 40).all()
+    assert spectra[:, 40] == pytest.approx(256, rel=1e-3)  # a unit sine's share of a Hann window of 1024
+    assert len(random_spectra([tone[:100]], 50, FeatureConfig(), seed=3)) == 0
+
+
+@pytest.fixture
+def priors():
+    size = GlowConfig(steps=1, hidden=8, layers=1)
+    return {source: Prior(size, FeatureConfig(), source) for source in PAIR}
+
+
+def test_instglow_is_separate_with_the_priors_of_a_folder(priors, stems, tmp_path):
+    mixture = sum(stems.values())[:, : RATE // 2]
+    for source, prior in priors.items():
+        prior.save(tmp_path / f"{source}.safetensors")
+    options = {"iterations": 2, "wiener": True}
+    system = load_system("instglow", options, sources=PAIR, priors=tmp_path)
+    assert system.options == SeparationConfig.paper(**options)
+    found = system.separate(mixture, RATE)
+    expected = separate(mixture, {s: p.eval() for s, p in priors.items()}, SeparationConfig.paper(**options), RATE)
+    for source in PAIR:
+        np.testing.assert_array_equal(found[source], expected[source])
+    assert [path.name for path in system.checkpoints()] == ["bass.safetensors", "drums.safetensors"]
+    given = load_system("instglow", options, sources=PAIR, priors=priors)
+    np.testing.assert_array_equal(given.separate(mixture, RATE)["bass"], expected["bass"])
+    assert given.checkpoints() == []
+
+
+def test_instglow_names_the_prior_that_is_missing(priors, stems, tmp_path):
+    mixture = sum(stems.values())
+    priors["bass"].save(tmp_path / "bass.safetensors")
+    with pytest.raises(FlowsepError, match=r"drums\.safetensors: no prior of 'drums'; train it with notebooks/04"):
+        load_system("instglow", sources=PAIR, priors=tmp_path).separate(mixture, RATE)
+    with pytest.raises(FlowsepError, match="no priors given"):
+        load_system("instglow", sources=PAIR).checkpoints()
+    with pytest.raises(FlowsepError, match="no prior of 'drums'; given: bass"):
+        load_system("instglow", sources=PAIR, priors={"bass": priors["bass"]}).separate(mixture, RATE)
+
+
+def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
+    makers = {"bass": low_tones, "drums": noise_bursts}
+    monkeypatch.setattr(data, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
+    training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
+    profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
+    system = load_system("instglow", {"iterations": 1}, sources=PAIR)
+    system.fit(SimpleNamespace(), profile, tmp_path)
+    assert all(path.is_file() for path in system.checkpoints())
+    assert set(system.separate(np.ones((1, 4000), np.float32), 22_050)) == set(PAIR)
