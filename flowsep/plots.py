@@ -1,0 +1,220 @@
+"""Pictures in one style: spectrograms, waveforms, losses, scores and latents, each a matplotlib Figure.
+
+The drawing libraries are imported inside the functions, so that importing this module costs nothing.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# One colour a source. All stand out from a white and from a black page (contrast 3 or more) and from each other also
+# for eyes that lack one kind of cone; tests/test_plots.py computes both.
+SOURCE_COLORS = {
+    "vocals": "#dd5a86",
+    "bass": "#3d5cf0",
+    "drums": "#b58b25",
+    "other": "#277434",
+    "guitar": "#d95ce8",
+    "piano": "#4b9cbf",
+    "accompaniment": "#884faf",
+    "mixture": "#686a60",
+}
+
+
+def source_color(name: str) -> str:
+    """The fixed colour of a source; a name outside the table always gets the same one of its colours."""
+    return SOURCE_COLORS.get(name) or list(SOURCE_COLORS.values())[crc32(name.encode()) % len(SOURCE_COLORS)]
+
+
+def use_style() -> None:
+    """Set the seaborn theme of every notebook: thin lines, light grid, a colour-blind-safe cycle, sharp pictures."""
+    import seaborn
+
+    style = {"figure.dpi": 110, "axes.titlesize": "medium", "grid.linewidth": 0.6, "legend.frameon": False}
+    seaborn.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85, rc=style)
+
+
+def spectrogram(
+    magnitude: np.ndarray,
+    sample_rate: int,
+    hop: int,
+    *,
+    ax: "Axes | None" = None,
+    title: str = "",
+    db_range: float = 80.0,
+    reference: float | None = None,
+) -> "Figure":
+    """20 log10(magnitude / reference) dB over time and frequency, on a logarithmic frequency axis.
+
+    magnitude: (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between frames.
+    reference: the magnitude at 0 dB, by default the largest. Levels below -db_range dB get the darkest colour.
+    Raises ValueError for another shape, negative or non-finite values.
+    """
+    import librosa
+    import librosa.display
+
+    magnitude = _array(magnitude, "magnitude", 2)
+    if magnitude.min() < 0:
+        raise ValueError(f"magnitude: expected values >= 0, found {magnitude.min():.3g}")
+    figure, ax = _axes(ax, 8.0, 3.0)
+    reference = reference or float(magnitude.max()) or 1.0
+    levels = librosa.amplitude_to_db(magnitude, ref=reference, amin=1e-10 * reference, top_db=None)
+    rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
+    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+    image = librosa.display.specshow(levels, **rates, **look, ax=ax)
+    ax.set(title=title, xlabel="Time (s)", ylabel="Frequency (Hz)")
+    ax.grid(False)
+    figure.colorbar(image, ax=ax, format="%g", label="Level (dB)", pad=0.02)
+    return figure
+
+
+def spectrograms(
+    magnitudes: Mapping[str, np.ndarray], sample_rate: int, hop: int, *, db_range: float = 80.0
+) -> "Figure":
+    """Small multiples, one `spectrogram` a name, under one colour scale: 0 dB is the largest value of all."""
+    arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
+    reference = max(float(values.max()) for values in arrays.values())
+    columns = 1 if len(arrays) == 1 else 2
+    figure, grid = _grid(len(arrays), columns, 5.0, 2.5)
+    for ax, (name, values) in zip(grid, arrays.items(), strict=True):
+        spectrogram(values, sample_rate, hop, ax=ax, title=name, db_range=db_range, reference=reference)
+    return figure
+
+
+def waveforms(stems: Mapping[str, np.ndarray], sample_rate: int) -> "Figure":
+    """Envelopes of named signals, (samples,) or (channels, samples), below each other on common axes."""
+    import librosa.display
+
+    arrays = {name: np.atleast_2d(np.asarray(audio)) for name, audio in _named(stems).items()}
+    arrays = {name: _array(audio.mean(axis=0, dtype=np.float32), name, 1) for name, audio in arrays.items()}
+    figure, axes = _grid(len(arrays), 1, 8.0, 1.1)
+    for ax, (name, audio) in zip(axes, arrays.items(), strict=True):
+        librosa.display.waveshow(audio, sr=sample_rate, ax=ax, color=source_color(name), axis="time")
+        ax.set(ylabel="Amplitude", xlabel="")
+        ax.set_title(name, loc="left", pad=2)
+        ax.sharex(axes[0])
+        ax.sharey(axes[0])
+    axes[-1].set(xlabel="Time (s)", xlim=(0, max(audio.size for audio in arrays.values()) / sample_rate))
+    for ax in axes:
+        ax.label_outer()
+    return figure
+
+
+def loss_curve(frame: "pandas.DataFrame", *, ax: "Axes | None" = None, title: str = "") -> "Figure":
+    """Negative log-likelihood over training steps; columns `step`, `split` ('train' or 'valid'), `nll` in nats."""
+    import seaborn
+
+    _columns(frame, "step", "split", "nll")
+    figure, ax = _axes(ax, 7.0, 3.2)
+    seaborn.lineplot(frame, x="step", y="nll", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
+    ax.set(title=title, xlabel="Step", ylabel="NLL (nats per element)")
+    ax.legend(title=None)
+    return figure
+
+
+def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figure":
+    """Quartiles and every single score by source; columns `stem`, `system`, `value`. NaN (failed) scores are left out.
+
+    Raises ValueError if a column is missing or no score is left.
+    """
+    import seaborn
+
+    _columns(frame, "stem", "system", "value")
+    frame = frame.dropna(subset=["value"])
+    if frame.empty:
+        raise ValueError("scores: no row with a value")
+    systems = frame["system"].nunique()
+    figure, ax = _axes(None, max(6.0, 0.35 * systems * frame["stem"].nunique() + 2.5), 4.0)
+    common = {"data": frame, "x": "stem", "y": "value", "hue": "system", "ax": ax, "palette": "colorblind"}
+    seaborn.boxplot(**common, showfliers=False, linewidth=1, boxprops={"alpha": 0.45}, legend="full")
+    seaborn.stripplot(**common, dodge=True, size=3.5, jitter=0.12, legend=False)
+    ax.axhline(0, color="0.4", linewidth=0.8, zorder=0)
+    ax.set(xlabel="", ylabel=label)
+    ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def score_matrix(
+    frame: "pandas.DataFrame", *, label: str, rows: str = "clips of", columns: str = "prior", fmt: str = ".2f"
+) -> "Figure":
+    """A table as annotated heat map, each row's highest value in a frame.
+
+    For a likelihood table, where each source's clips should like their own prior best. label: what the values are,
+    with their unit. frame: numeric, one row and one column a name.
+    """
+    import seaborn
+    from matplotlib.patches import Rectangle
+
+    values = _array(frame.to_numpy(dtype=float), label, 2)
+    height, width = values.shape
+    figure, ax = _axes(None, 1.1 * width + 2.5, 0.7 * height + 1.2)
+    seaborn.heatmap(frame, annot=True, fmt=fmt, cmap="crest", linewidths=1, cbar_kws={"label": label}, ax=ax)
+    for row, column in enumerate(values.argmax(axis=1)):
+        ax.add_patch(Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor="black", linewidth=2))
+    ax.set(xlabel=columns, ylabel=rows)
+    ax.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def latents(z: np.ndarray, *, title: str = "") -> "Figure":
+    """A latent (bins, frames) as picture, and its histogram against N(0, 1), which the prior assumes."""
+    import seaborn
+
+    z = _array(z, "z", 2)
+    figure, (left, right) = _grid(2, 2, 5.0, 3.0)
+    image = left.imshow(z, aspect="auto", origin="lower", cmap="vlag", vmin=-3, vmax=3, interpolation="nearest")
+    left.set(title=title, xlabel="Frame", ylabel="Latent channel")
+    left.grid(False)
+    figure.colorbar(image, ax=left, label="z", pad=0.02)
+    seaborn.histplot(x=z.ravel(), stat="density", bins=np.linspace(-5, 5, 81), element="step", ax=right)
+    grid = np.linspace(-5, 5, 201)
+    right.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color="black", linewidth=1.2, label="N(0, 1)")
+    right.set(xlabel="z", ylabel="Density")
+    right.legend()
+    return figure
+
+
+def _axes(ax: "Axes | None", width: float, height: float) -> "tuple[Figure, Axes]":
+    """The figure of `ax`, or a new one with one axes of (width, height) inches."""
+    if ax is not None:
+        return ax.figure, ax
+    figure, axes = _grid(1, 1, width, height)
+    return figure, axes[0]
+
+
+def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """A figure with `count` axes of (width, height) inches, filled row by row; spare places stay empty."""
+    import matplotlib.pyplot as plt
+
+    rows = -(-count // columns)
+    figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
+    plt.close(figure)  # it lives on, but a notebook shows it once, as the value of its cell, and not again by itself
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _array(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != dimensions or values.size == 0:
+        raise ValueError(f"{name}: expected {dimensions} axes with at least one element, found shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: holds NaN or infinite values")
+    return values
+
+
+def _named(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    if not arrays:
+        raise ValueError("nothing to draw: expected at least one name with its array")
+    return arrays
+
+
+def _columns(frame: "pandas.DataFrame", *needed: str) -> None:
+    missing = [column for column in needed if column not in frame]
+    if missing or frame.empty:
+        raise ValueError(f"frame: expected rows with the columns {needed}, found {len(frame)} rows of {list(frame)}")

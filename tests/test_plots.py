@@ -1,0 +1,195 @@
+"""Pictures say what they show, refuse what they cannot show, and their colours can be told apart by everyone."""
+
+import itertools
+from typing import NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowsep import player, plots
+
+# seaborn 0.13.2 passes `vert` to Axes.bxp, which matplotlib 3.11 deprecates; nothing in our hands.
+pytestmark = pytest.mark.filterwarnings("ignore:vert. bool was deprecated")
+RATE, HOP = 22050, 256
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _style():
+    with matplotlib.rc_context():
+        plots.use_style()
+        yield
+
+
+def _labels(ax):
+    return ax.get_title(), ax.get_xlabel(), ax.get_ylabel()
+
+
+def _magnitude(frequency, frames=40):
+    magnitude = np.full((513, frames), 1e-3)
+    magnitude[round(frequency * 1024 / RATE)] = 1.0
+    return magnitude
+
+
+def test_spectrogram_puts_a_tone_at_its_frequency_and_the_range_at_db_range():
+    figure = plots.spectrogram(_magnitude(1000), RATE, HOP, title="tone", db_range=50)
+    mesh = figure.axes[0].collections[0]
+    levels = np.asarray(mesh.get_array()).reshape(513, 40)
+    frequency = mesh.get_coordinates()[:-1, 0, 1][levels[:, 0].argmax()]
+    assert abs(frequency - 1000) < RATE / 1024
+    np.testing.assert_allclose([levels.max(), levels.min()], [0, -60], atol=1e-4)
+    assert mesh.get_clim() == (-50, 0)
+    assert _labels(figure.axes[0]) == ("tone", "Time (s)", "Frequency (Hz)")
+    assert mesh.get_coordinates()[0, -1, 0] == pytest.approx(40 * HOP / RATE, rel=0.03)
+
+
+def test_spectrograms_share_one_scale():
+    figure = plots.spectrograms({"a": _magnitude(500), "b": 0.1 * _magnitude(500), "c": _magnitude(900)}, RATE, HOP)
+    top = [np.max(ax.collections[0].get_array()) for ax in figure.axes[:3]]
+    np.testing.assert_allclose(top, [0, -20, 0], atol=1e-4)
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+
+
+def test_a_silent_spectrogram_is_drawn_at_the_bottom():
+    assert plots.spectrogram(np.zeros((513, 4)), RATE, HOP).axes[0].collections[0].get_array().max() <= -80
+
+
+def test_waveforms_use_the_sources_colours_and_common_axes():
+    rng = np.random.default_rng(0)
+    stems = {"vocals": 0.1 * rng.standard_normal(RATE), "bass": rng.standard_normal((2, RATE))}
+    figure = plots.waveforms(stems, RATE)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["vocals", "bass"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.axes[0].get_xlim() == (0, 1)
+    assert _labels(figure.axes[1])[1:] == ("Time (s)", "Amplitude")
+    drawn = {matplotlib.colors.to_hex(item.get_facecolor()[0]) for item in figure.axes[0].collections}
+    assert plots.SOURCE_COLORS["vocals"] in drawn
+
+
+def test_loss_curve_draws_each_split():
+    steps = np.arange(5)
+    frame = pd.concat([pd.DataFrame({"step": steps, "split": s, "nll": -steps}) for s in ("train", "valid")])
+    ax = plots.loss_curve(frame.reset_index(drop=True), title="bass").axes[0]
+    assert _labels(ax) == ("bass", "Step", "NLL (nats per element)")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "valid"]
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), -steps)
+
+
+def test_score_boxes_show_every_score_that_is_a_number():
+    rows = list(itertools.product(["vocals", "drums"], ["nmf", "instglow"], [1.0, 2.0, np.nan]))
+    figure = plots.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))
+    ax = figure.axes[0]
+    points = sum(len(item.get_offsets()) for item in ax.collections)
+    assert points == 8
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["vocals", "drums"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["nmf", "instglow"]
+    assert ax.get_ylabel() == "SDR (dB)"
+
+
+def test_score_matrix_frames_the_best_of_each_row():
+    names = ["vocals", "bass"]
+    frame = pd.DataFrame([[3.0, 1.0], [2.5, 2.0]], names, names)
+    figure = plots.score_matrix(frame, label="Log-likelihood (nats per element)")
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.texts] == ["3.00", "1.00", "2.50", "2.00"]
+    assert [(int(patch.get_x()), int(patch.get_y())) for patch in ax.patches] == [(0, 0), (0, 1)]
+    assert _labels(ax)[1:] == ("prior", "clips of")
+    assert figure.axes[1].get_ylabel() == "Log-likelihood (nats per element)"
+
+
+def test_latents_show_the_values_and_the_normal_density():
+    z = np.random.default_rng(0).standard_normal((64, 100))
+    left, right = plots.latents(z, title="drums").axes[:2]
+    np.testing.assert_array_equal(left.images[0].get_array(), z)
+    x, density = right.lines[-1].get_data()
+    assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-4)
+    assert _labels(left) == ("drums", "Frame", "Latent channel")
+
+
+def test_figures_can_be_saved_and_leave_nothing_open(tmp_path):
+    figure = plots.waveforms({"x": np.ones(2000)}, 1000)
+    figure.savefig(tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+    assert plt.get_fignums() == []
+
+
+NAN = np.array([[np.nan, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: plots.spectrogram(np.ones(5), RATE, HOP), r"magnitude.*shape \(5,\)"),
+        (lambda: plots.spectrogram(-np.ones((5, 5)), RATE, HOP), "magnitude.*>= 0"),
+        (lambda: plots.spectrograms({"bass": NAN}, RATE, HOP), "bass.*NaN"),
+        (lambda: plots.spectrograms({}, RATE, HOP), "nothing to draw"),
+        (lambda: plots.waveforms({}, RATE), "nothing to draw"),
+        (lambda: plots.waveforms({"drums": NAN}, RATE), "drums.*NaN"),
+        (lambda: plots.waveforms({"drums": np.zeros((1, 0))}, RATE), "drums.*shape"),
+        (lambda: plots.loss_curve(pd.DataFrame({"step": [1], "loss": [2]})), "nll.*loss"),
+        (lambda: plots.score_boxes(pd.DataFrame({"stem": ["a"], "system": ["b"], "value": [np.nan]})), "no row"),
+        (lambda: plots.score_boxes(pd.DataFrame(columns=["stem", "system", "value"])), "0 rows"),
+        (lambda: plots.score_matrix(pd.DataFrame([[np.nan]]), label="x"), "x.*NaN"),
+        (lambda: plots.latents(np.zeros((0, 3))), r"z.*shape \(0, 3\)"),
+    ],
+)
+def test_wrong_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+    assert plt.get_fignums() == []
+
+
+# ---- colours ---------------------------------------------------------------------------------------------------------
+
+
+class Eye(NamedTuple):
+    """A matrix on linear sRGB: what an eye without one kind of cone sees (Machado, Oliveira, Fernandes 2009)."""
+
+    name: str
+    matrix: list[list[float]]
+
+
+EYES = [
+    Eye("all cones", np.eye(3).tolist()),
+    Eye("protan", [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    Eye("deutan", [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+    Eye("tritan", [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+]
+XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def _linear(color):
+    value = np.array(matplotlib.colors.to_rgb(color))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear):
+    relative = XYZ @ np.clip(linear, 0, 1) / XYZ.sum(axis=1)
+    x, y, z = np.where(relative > 216 / 24389, np.cbrt(relative), (24389 / 27 * relative + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("name", plots.SOURCE_COLORS)
+def test_colours_stand_out_by_day_and_by_night(name):
+    luminance = (XYZ @ _linear(plots.source_color(name)))[1]
+    assert 1.05 / (luminance + 0.05) >= 3
+    assert (luminance + 0.05) / 0.05 >= 3
+
+
+@pytest.mark.parametrize("eye", EYES, ids=lambda eye: eye.name)
+def test_colours_differ_for_every_eye(eye):
+    seen = {name: _lab(np.array(eye.matrix) @ _linear(color)) for name, color in plots.SOURCE_COLORS.items()}
+    distance = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(seen, 2)}
+    assert min(distance.values()) > 14, min(distance, key=distance.get)
+    assert min(d for pair, d in distance.items() if set(pair) <= {"vocals", "bass", "drums", "other"}) > 20
+
+
+def test_the_player_has_the_colours_of_the_pictures():
+    assert player.SOURCE_COLORS == plots.SOURCE_COLORS
+    for name in ("vocals", "strings", "Gesang", "<b>"):
+        assert player.source_color(name) == plots.source_color(name)
