@@ -159,8 +159,8 @@ def _root(config: DataConfig, seed: int) -> Path:
     if config.kind == "toyband" and config.root is None:
         from .toyband import ensure_band
 
-        sizes = {"seconds": config.seconds, "train": config.train_tracks, "test": config.test_tracks}
-        return Path(ensure_band(seed=seed, **{key: value for key, value in sizes.items() if value is not None}))
+        train, test = config.train_tracks or 24, config.test_tracks or 8
+        return ensure_band(seed=seed, seconds=config.seconds or 30, train=train, test=test)
     variable = "MUSDB_PATH" if config.kind in HOMES else "data.root"
     value = config.root or (os.environ.get("MUSDB_PATH") if config.kind in HOMES else None)
     root = Path(os.path.expandvars(value or "")).expanduser()
@@ -191,17 +191,14 @@ def _list_tracks(folder: Path, kind: str) -> list[Track]:
     return tracks
 
 
-def cache_folder() -> Path:
-    """Where composed and decoded data are kept: `$FLOWSEP_DATA`, by default `~/.cache/flowsep`."""
-    return Path(os.environ.get("FLOWSEP_DATA") or "~/.cache/flowsep").expanduser()
-
-
 def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureConfig) -> list[np.ndarray]:
     """Each track's stem as mono at the prior's rate: memory-mapped float32 arrays (samples,).
 
     Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled once, into the
     cache folder. Tracks without that source are left out; damaged ones are named together in one FlowsepError.
     """
+    from .toyband import cache_folder
+
     tracks = [track for track in dataset.subset(subset) if source in (*track.files, "accompaniment")]
     if not tracks:
         known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))
@@ -270,7 +267,8 @@ class CropSampler:
             )
             if _rms(crop) < self.floor:  # it is audible at the grid point, but no longer beside it
                 crop[:] = _crop(segment, start, self.length)
-        crops *= 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
+        gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
+        crops *= gains.astype(np.float32)
         if self.dequantise:
             crops += rng.random(crops.shape, np.float32) / 32768
         return crops
@@ -299,7 +297,7 @@ def _crop(segment: np.ndarray, start: int, length: int) -> np.ndarray:
 
 
 def _rms(audio: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(audio, dtype=np.float64))))
+    return float(np.sqrt(np.dot(audio, audio) / len(audio)))
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
