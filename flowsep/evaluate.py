@@ -239,8 +239,7 @@ def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> I
     sounding = {stem: pair for stem, pair in pairs.items() if all(audio.any() for audio in pair)}
     frames = {}
     if sounding:
-        references, estimates = (np.stack(audio) for audio in zip(*sounding.values(), strict=True))
-        frames = dict(zip(sounding, frame_sdr(references, estimates, rate), strict=True))
+        frames = dict(zip(sounding, frame_sdr(*zip(*sounding.values(), strict=True), rate), strict=True))
     for stem, (reference, estimate) in pairs.items():
         values = frames[stem] if stem in frames else sdr(reference, estimate, window=rate)
         silent = "the reference is silent" if not reference.any() else "there is no frame in which all sources sound"

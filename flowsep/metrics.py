@@ -5,6 +5,7 @@ the error into its kinds (ISR, SIR, SAR) and leave its sum alone. So one line do
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -34,25 +35,28 @@ def sdr(
 
 
 def frame_sdr(
-    references: np.ndarray, estimates: np.ndarray, window: int | None = None, hop: int | None = None
+    references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], window: int | None = None, hop: int | None = None
 ) -> np.ndarray:
     """SDR of several sources of one song, (sources, frames), with the frames and NaN rules of museval 4.
 
-    `references` and `estimates`: (sources, channels, samples). As in museval, a last frame that is not full is dropped
-    (audio shorter than `window` is one frame), and where any reference or estimate is silent in a frame, that is where
-    the sum of its channels is zero throughout, the frame is NaN for every source.
+    `references` and `estimates`: one (channels, samples) a source, all of one shape. As in museval, a last frame that is
+    not full is dropped (audio shorter than `window` is one frame), and where any reference or estimate is silent in a
+    frame, that is where the sum of its channels is zero throughout, the frame is NaN for every source.
 
     Raises ValueError as `sdr` does.
     """
-    references, estimates = _pair(references, estimates)
-    if references.ndim != 3:
-        raise ValueError(f"references have shape {references.shape}; expected (sources, channels, samples)")
-    frames = _frames(references.shape[-1], window, hop)
-    values = np.full((len(references), len(frames)), np.nan)
+    if len(references) != len(estimates):
+        raise ValueError(f"found {len(references)} references and {len(estimates)} estimates")
+    pairs = [_pair(*pair) for pair in zip(references, estimates, strict=True)]
+    shapes = {reference.shape for reference, _ in pairs}
+    if len(shapes) != 1 or len(min(shapes)) != 2:
+        raise ValueError(f"references have shapes {shapes}; expected the same (channels, samples) of each")
+    frames = _frames(min(shapes)[-1], window, hop)
+    values = np.full((len(pairs), len(frames)), np.nan)
     for index, frame in enumerate(frames):
-        r, e = references[..., frame], estimates[..., frame]
-        if all(source.sum(axis=0).any() for source in (*r, *e)):
-            values[:, index] = [_ratio_db(*pair) for pair in zip(r, e, strict=True)]
+        cut = [(reference[:, frame], estimate[:, frame]) for reference, estimate in pairs]
+        if all(audio.sum(axis=0).any() for pair in cut for audio in pair):
+            values[:, index] = [_ratio_db(*pair) for pair in cut]
     return values
 
 
@@ -67,7 +71,8 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     if not reference.any():
         return math.nan
     target = (estimate @ reference) / (reference @ reference) * reference
-    return _decibel(target @ target, np.sum((target - estimate) ** 2))
+    error = target - estimate
+    return _decibel(target @ target, error @ error)
 
 
 def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -93,8 +98,9 @@ def _frames(samples: int, window: int | None, hop: int | None) -> list[slice]:
 def _ratio_db(reference: np.ndarray, estimate: np.ndarray) -> float:
     """SDR of one frame; float64 from here on, a frame at a time, so that memory stays that of a frame."""
     reference = reference.astype(np.float64, copy=False)
-    signal, error = np.sum(reference**2), np.sum((reference - estimate) ** 2)
-    return _decibel(signal, error) if signal > 0 else math.nan
+    error = reference - estimate
+    signal = np.vdot(reference, reference)
+    return _decibel(signal, np.vdot(error, error)) if signal > 0 else math.nan
 
 
 def _decibel(signal: float, error: float) -> float:

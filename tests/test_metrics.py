@@ -114,5 +114,9 @@ def test_bad_audio_is_named(metric):
 def test_bad_frames_are_named():
     with pytest.raises(ValueError, match="window and hop must be at least 1"):
         sdr(np.ones(10), np.ones(10), window=0)
-    with pytest.raises(ValueError, match="expected \\(sources, channels, samples\\)"):
+    with pytest.raises(ValueError, match=r"expected the same \(channels, samples\) of each"):
         frame_sdr(np.ones((2, 10)), np.ones((2, 10)), 5)
+    with pytest.raises(ValueError, match="expected the same"):
+        frame_sdr([np.ones((2, 10)), np.ones((2, 9))], [np.ones((2, 10)), np.ones((2, 9))], 5)
+    with pytest.raises(ValueError, match="found 2 references and 1 estimates"):
+        frame_sdr(np.ones((2, 1, 10)), np.ones((1, 1, 10)), 5)
