@@ -1,0 +1,211 @@
+"""Separation: known answers, identities, any shape and rate in and out, clear errors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import flowsep
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig, sdr
+from flowsep.separate import kl_divergence, ratio_masks, separate_magnitude, separate_with_masks
+from flowsep.spectrogram import stft
+
+QUICK = SeparationConfig(iterations=3, device="cpu")
+
+
+@pytest.fixture
+def pair(tiny_prior):
+    return {"vocals": tiny_prior(0, "vocals"), "bass": tiny_prior(1, "bass")}
+
+
+def noise(*shape, seed=0):
+    return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
+
+
+def band_prior(source, low, high):
+    """A flow whose couplings are the identity: a Gaussian of scale 3 between two bins and of 0.003 elsewhere."""
+    prior = Prior(GlowConfig(steps=1, hidden=4, layers=1, kernel=1), FeatureConfig(), source)
+    norm, conv = prior.glow.layers[0], prior.glow.layers[1]
+    scale = torch.full((514,), 0.003)
+    scale[low:high] = 3.0
+    # the grouped order of channels: of each half (one frame of two) the even bins, then the odd ones
+    half = torch.cat([scale[0::2], scale[1::2]])
+    with torch.no_grad():
+        norm.logs.copy_(-torch.cat([half, half]).log().unsqueeze(1))
+        norm.bias.fill_(-0.1)  # the mode is a little above zero: at exactly zero the mixture term has no slope
+        conv.weight.copy_(torch.eye(4))
+    return prior.eval()
+
+
+def tones():
+    n = np.arange(22050)
+    low = (0.2 * np.sin(2 * np.pi * 40 * 22050 / 1024 * n / 22050)).astype(np.float32)
+    high = (0.2 * np.sin(2 * np.pi * 200 * 22050 / 1024 * n / 22050)).astype(np.float32)
+    return low, high
+
+
+@pytest.mark.parametrize("space", ["z", "x"])
+def test_two_tones_are_told_apart_by_the_priors_that_expect_them(space):
+    low, high = tones()
+    priors = {"low": band_prior("low", 0, 120), "high": band_prior("high", 120, 514)}
+    config = SeparationConfig(space=space, alpha=0.001, iterations=60, lr=0.05)
+    stems = flowsep.separate(low + high, priors, config, sample_rate=22050)
+    assert sdr(low, stems["low"]) > 20
+    assert sdr(high, stems["high"]) > 20
+
+
+def test_kl_is_zero_only_where_both_agree():
+    a = torch.rand(5, 7, generator=torch.Generator().manual_seed(0))
+    assert kl_divergence(a, a) == 0
+    assert kl_divergence(a, a + 0.1) > 0
+    expected = 2.0 * math.log(2.0 / 0.5) - 2.0 + 0.5
+    assert kl_divergence(torch.tensor([2.0]), torch.tensor([0.5])).item() == pytest.approx(expected, rel=1e-6)
+    assert torch.isfinite(kl_divergence(torch.zeros(3), torch.tensor([0.0, -1.0, 1.0])))
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("shape", [(1, 9001), (2, 9000), (9001,)])
+def test_stems_have_the_mixtures_shape_and_sum_to_it(pair, rate, shape):
+    mixture = noise(*shape)
+    stems = flowsep.separate(mixture, pair, QUICK, sample_rate=rate)
+    assert list(stems) == ["vocals", "bass"]
+    assert all(stem.shape == shape and stem.dtype == np.float32 for stem in stems.values())
+    np.testing.assert_allclose(sum(stems.values()), mixture, atol=2e-7)
+    assert all(np.abs(stem).max() > 0 for stem in stems.values())
+
+
+def test_types_come_back_as_they_went_in(pair):
+    mixture = noise(4000)
+    from_numpy = flowsep.separate(mixture.astype(np.float64), pair, QUICK, sample_rate=22050)["bass"]
+    from_torch = flowsep.separate(torch.from_numpy(mixture), pair, QUICK, sample_rate=22050)["bass"]
+    assert from_numpy.dtype == np.float64
+    assert isinstance(from_torch, torch.Tensor) and from_torch.dtype == torch.float32
+    np.testing.assert_allclose(from_numpy, from_torch.numpy(), atol=1e-6)
+
+
+def test_the_callback_sees_the_loss_fall(pair):
+    seen = []
+    config = SeparationConfig(iterations=8, chunk_seconds=0.5, overlap_seconds=0.1)
+    flowsep.separate(noise(22050), pair, config, sample_rate=22050, callback=seen.append)
+    chunks = seen[0]["chunks"]
+    assert chunks > 1
+    assert [(s["chunk"], s["iteration"]) for s in seen] == [(c, i) for c in range(chunks) for i in range(8)]
+    assert set(seen[0]["estimates"]) == set(pair)
+    for chunk in range(chunks):
+        losses = [s["loss"].item() for s in seen if s["chunk"] == chunk]
+        assert losses[-1] < losses[0]
+
+
+def test_a_callback_that_raises_cancels(pair):
+    def stop(state):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        flowsep.separate(noise(4000), pair, QUICK, sample_rate=22050, callback=stop)
+
+
+def test_chunks_leave_no_hole_and_no_bump():
+    low, high = tones()
+    priors = {"low": band_prior("low", 0, 120), "high": band_prior("high", 120, 514)}
+    for seconds in (0.2, 0.45, 5.0):
+        config = SeparationConfig(
+            space="z", alpha=0, iterations=60, lr=0.05, chunk_seconds=seconds, overlap_seconds=0.1
+        )
+        stems = flowsep.separate(low + high, priors, config, sample_rate=22050)
+        np.testing.assert_allclose(stems["low"] + stems["high"], low + high, atol=2e-7)
+        assert sdr(low, stems["low"], window=2205).min() > 15
+
+
+def test_same_seed_same_stems_and_the_seed_matters_with_noise(pair):
+    magnitude = stft(torch.from_numpy(noise(8000))).abs()
+
+    def run(seed):
+        return separate_magnitude(magnitude, pair, SeparationConfig(iterations=4, sigma=0.1, seed=seed))["bass"]
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+def test_map_pulls_the_latents_towards_the_prior(pair):
+    """With a heavy prior in z space the estimates stay near G(0), with none they explain the mixture."""
+    magnitude = 3 * stft(torch.from_numpy(noise(8000))).abs()
+    at_mode = {name: prior.decode(torch.zeros(1, 514, 32))[0][0, :513] for name, prior in pair.items()}
+    distances = []
+    for alpha in (0.0, 1e4):
+        config = SeparationConfig(space="z", alpha=alpha, iterations=30, lr=0.05, wiener=False)
+        found = separate_magnitude(magnitude[:, :32], pair, config)
+        distances.append(sum((found[name] - at_mode[name]).norm() for name in pair))
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_precision_and_the_caller_modules(pair):
+    magnitude = stft(torch.from_numpy(noise(8000))).abs()
+    single = separate_magnitude(magnitude, pair, QUICK)["bass"]
+    double = separate_magnitude(magnitude, pair, QUICK.model_copy(update={"precision": "64-true"}))["bass"]
+    half = separate_magnitude(magnitude, pair, QUICK.model_copy(update={"precision": "bf16-mixed"}))["bass"]
+    assert single.dtype == double.dtype == half.dtype == torch.float32
+    assert (single - double).norm() < 1e-2 * single.norm()
+    assert (single - half).norm() < 0.3 * single.norm()
+    assert all(p.requires_grad and p.dtype == torch.float32 for prior in pair.values() for p in prior.parameters())
+
+
+def test_masks_sum_to_one_also_in_silence():
+    masks = ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
+    torch.testing.assert_close(masks["a"] + masks["b"], torch.ones(1, 3))
+    torch.testing.assert_close(masks["a"], torch.tensor([[0.25, 0.0, 0.5]]), atol=1e-7, rtol=0)
+
+
+def test_silence_and_ten_milliseconds(pair):
+    stems = flowsep.separate(np.zeros((2, 44100), np.float32), pair, QUICK)
+    assert all(not stem.any() and stem.shape == (2, 44100) for stem in stems.values())
+    mixture = noise(2, 441)
+    stems = flowsep.separate(mixture, pair, QUICK)
+    np.testing.assert_allclose(sum(stems.values()), mixture, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        (np.zeros((2, 0), np.float32), "not empty, found shape"),
+        (np.zeros((1, 2, 3), np.float32), r"found shape \(1, 2, 3\)"),
+        (np.array([0.0, np.nan], np.float32), "NaN"),
+        (np.array([0.0, np.inf], np.float32), "infinite"),
+    ],
+)
+def test_bad_mixtures(pair, mixture, message):
+    with pytest.raises(FlowsepError, match=message):
+        flowsep.separate(mixture, pair, QUICK)
+
+
+def test_bad_settings(pair, tiny_prior):
+    with pytest.raises(FlowsepError, match="at least one"):
+        flowsep.separate(noise(4000), {}, QUICK)
+    with pytest.raises(FlowsepError, match="positive number of Hz"):
+        flowsep.separate(noise(4000), pair, QUICK, sample_rate=0)
+    other = Prior(pair["bass"].model, FeatureConfig(hop=512), "drums")
+    with pytest.raises(FlowsepError, match=r"'drums' models .*hop=512"):
+        flowsep.separate(noise(4000), pair | {"drums": other}, QUICK)
+    with pytest.raises(FlowsepError, match="device: 'warp'"):
+        flowsep.separate(noise(4000), pair, SeparationConfig(device="warp"))
+    with pytest.raises(FlowsepError, match=r"diverged.*lower `lr`"):
+        separate_magnitude(torch.ones(513, 4), pair, SeparationConfig(iterations=20, lr=1e30))
+
+
+def test_masks_of_any_system_reach_the_top_of_the_spectrum():
+    mixture = noise(2, 44100)
+
+    def halves(magnitude):
+        return {"a": 0.25 * magnitude, "b": 0.75 * magnitude}
+
+    stems = separate_with_masks(mixture, 44100, halves, names=("a", "b"))
+    np.testing.assert_allclose(stems["a"], 0.25 * mixture, atol=1e-6)
+    np.testing.assert_allclose(stems["b"], 0.75 * mixture, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_cpu_and_gpu_agree(pair):
+    magnitude = stft(torch.from_numpy(noise(22050))).abs()
+    cpu, gpu = (separate_magnitude(magnitude, pair, SeparationConfig(iterations=5, device=d)) for d in ("cpu", "cuda"))
+    for name in pair:
+        assert (cpu[name] - gpu[name]).norm() < 1e-2 * cpu[name].norm()

@@ -1,0 +1,133 @@
+"""Training: it learns, it resumes to the same weights after a kill, it stops with a reason."""
+
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
+from flowsep.train import crop_samples, learning_rate, magnitudes
+
+FEATURE = FeatureConfig()
+SIZES = {
+    "model": GlowConfig(steps=2, hidden=8, layers=1, kernel=3, dropout=0.1),
+    "feature": FEATURE,
+    "training": TrainingConfig(
+        steps=60,
+        batch=2,
+        crop_seconds=0.3,
+        lr=0.01,
+        schedule="cosine",
+        validate_every=10,
+        precision="32-true",
+        device="cpu",
+    ),
+}
+
+
+class Hum:
+    """Crops of a hum with overtones and a little noise: easy to model, other at every step."""
+
+    def __init__(self, seed=0, level=0.1):
+        self.seed, self.level = seed, level
+
+    def batch(self, step):
+        rng = np.random.default_rng([self.seed, step])
+        n = np.arange(crop_samples(SIZES["training"], FEATURE)) / FEATURE.sample_rate
+        tone = sum(np.sin(2 * np.pi * f * n + rng.uniform(0, 6, (2, 1))) for f in (220, 440, 660))
+        return (self.level * (tone + 0.1 * rng.standard_normal(tone.shape))).astype(np.float32)
+
+
+def fit(folder, **changes):
+    options = SIZES | {"source": "hum", "checkpoint": folder / "hum.safetensors", "work": folder / "work"}
+    return fit_prior(Hum(), Hum(seed=99).batch(0), **(options | {"progress": False} | changes))
+
+
+def test_it_learns_and_leaves_its_files(tmp_path):
+    prior = fit(tmp_path, provenance={"data": "a hum"})
+    curve = pd.read_csv(tmp_path / "work" / "loss.csv")
+    valid = curve[curve.split == "valid"].set_index("step").nll
+    assert list(valid.index) == list(range(0, 61, 10))
+    assert valid.min() < valid[0] - 0.05
+    assert set(curve.split) == {"train", "valid"} and curve.seconds.is_monotonic_increasing
+    assert prior.provenance["data"] == "a hum" and prior.provenance["step"] == valid.idxmin()
+    crops = torch.from_numpy(Hum(seed=99).batch(0))
+    assert prior.nll(magnitudes(crops, FEATURE)).item() == pytest.approx(valid.min(), abs=1e-4)
+    assert load_prior(tmp_path / "work" / "last.safetensors").provenance["step"] == 60
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, sys.argv[1])
+import pathlib, torch, test_train
+torch.set_num_threads(1)
+test_train.fit(pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path):
+    whole = fit(tmp_path / "whole")
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "killed")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    state = tmp_path / "killed" / "work" / "state.safetensors"
+    deadline = time.monotonic() + 60
+    while not state.is_file() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.is_file()
+    resumed = fit(tmp_path / "killed")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    curves = [pd.read_csv(tmp_path / run / "work" / "loss.csv").drop(columns="seconds") for run in ("whole", "killed")]
+    pd.testing.assert_frame_equal(*curves)
+
+
+def test_a_finished_training_is_not_run_again(tmp_path):
+    fit(tmp_path)
+    written = (tmp_path / "work" / "state.safetensors").stat().st_mtime_ns
+    fit(tmp_path)
+    assert (tmp_path / "work" / "state.safetensors").stat().st_mtime_ns == written
+
+
+def test_another_configuration_does_not_continue_a_training(tmp_path):
+    fit(tmp_path)
+    with pytest.raises(FlowsepError, match=r"began with seed = 0, now 1; remove .*work"):
+        fit(tmp_path, seed=1)
+
+
+def test_nan_stops_the_training_and_leaves_nothing_that_looks_like_a_prior(tmp_path):
+    training = SIZES["training"].model_copy(update={"lr": 1e6, "clip": 1e9})
+    with pytest.raises(FlowsepError, match=r"hum: training (loss became|diverged).*lower `training\.lr`"):
+        fit(tmp_path, training=training)
+    assert not (tmp_path / "hum.safetensors").exists()
+
+
+def test_nothing_to_validate_on(tmp_path):
+    with pytest.raises(FlowsepError, match="no audible validation crop"):
+        fit_prior(
+            Hum(), np.zeros((0, 100), np.float32), source="hum", checkpoint=tmp_path / "x", work=tmp_path, **SIZES
+        )
+
+
+def test_learning_rates():
+    paper = TrainingConfig()
+    assert learning_rate(paper, 0) == learning_rate(paper, 79_999) == 1e-4
+    assert learning_rate(paper, 160_000) == pytest.approx(9e-6)
+    cosine = TrainingConfig(steps=1000, lr=1.0, schedule="cosine")
+    rates = [learning_rate(cosine, step) for step in range(1000)]
+    assert rates[0] == pytest.approx(1 / 20) and max(rates) == rates[20] == 1.0
+    assert rates[-1] < 1e-4 and rates[20:] == sorted(rates[20:], reverse=True)
+
+
+def test_crops_give_even_frames_without_edges():
+    for seconds in (0.1, 0.5, 1.5, 3.0):
+        training = TrainingConfig(crop_seconds=seconds)
+        frames = magnitudes(torch.zeros(1, crop_samples(training, FEATURE)), FEATURE).shape[-1]
+        assert frames % 2 == 0 and math.isclose(frames * 256 / 22050, seconds, abs_tol=0.025)
