@@ -5,7 +5,7 @@ Everything is drawn from one seeded generator; times are in seconds, pitches are
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,182 +13,100 @@ from .singer import CONSONANTS, VOICES, VOWELS, Syllable, Voice
 
 FLUID, MUSESCORE, TIM = "FluidR3_GM.sf2", "MuseScore_General_Lite.sf3", "TimGM6mb.sf2"
 PEARL, ZEPPELIN = "Black_Pearl_4_LV2.sf2", "Red_Zeppelin_4_LV2.sf2"
+SPECIAL = ("unseen soundfont", "silent drums", "no vocals", "clipped mixture")  # the last songs of a test set
+LONG_PHRASE = 5  # syllables from which on a phrase counts as a melody of its own
 
-# Four bars each, written in C major or A minor and transposed; a blank parts a bar in two.
+# Four bars each, in C major or A minor, transposed later; a blank parts a bar in two.
 PROGRESSIONS = {
-    "major": (
-        "C|G|Am|F",
-        "C|Am|F|G",
-        "F|G|Em|Am",
-        "C|F|C|G7",
-        "Am|F|C|G",
-        "Dm7|G7|Cmaj7|Am7",
-        "C|Em|F|Fm",
-        "C G|Am Em|F C|F G",
-        "F|C|G|G",
-        "C|Bb|F|C",
-        "Cmaj7|Fmaj7|Dm7|Gsus4 G",
-        "C|E7|Am|F G",
-    ),
-    "minor": (
-        "Am|F|C|G",
-        "Am|G|F|E7",
-        "Am|Dm|E7|Am",
-        "Am|C|G|Dm",
-        "Am F|C G|Am F|Dm E",
-        "Am7|Dm7|Am7|Em7",
-        "Dm|Am|Bb|E7",
-        "F|G|Am|Am",
-        "Am|Em|F|C G",
-        "Am|Fmaj7|Dm7|E7",
-    ),
+    "major": "C|G|Am|F, C|Am|F|G, F|G|Em|Am, C|F|C|G7, Am|F|C|G, Dm7|G7|Cmaj7|Am7, C|Em|F|Fm, C G|Am Em|F C|F G, "
+    "F|C|G|G, C|Bb|F|C, Cmaj7|Fmaj7|Dm7|Gsus4 G, C|E7|Am|F G",
+    "minor": "Am|F|C|G, Am|G|F|E7, Am|Dm|E7|Am, Am|C|G|Dm, Am F|C G|Am F|Dm E, Am7|Dm7|Am7|Em7, Dm|Am|Bb|E7, "
+    "F|G|Am|Am, Am|Em|F|C G, Am|Fmaj7|Dm7|E7",
 }
-QUALITIES = {
-    "": (0, 4, 7),
-    "m": (0, 3, 7),
-    "7": (0, 4, 7, 10),
-    "m7": (0, 3, 7, 10),
-    "maj7": (0, 4, 7, 11),
-    "sus4": (0, 5, 7),
-}
+TRIADS = {"": (0, 4, 7), "m": (0, 3, 7), "sus4": (0, 5, 7)}
+CHORDS = TRIADS | {"7": (0, 4, 7, 10), "m7": (0, 3, 7, 10), "maj7": (0, 4, 7, 11)}
 SCALE = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-KEYS = ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+KEYS = ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
 
-# Slowest and fastest tempo, then one bar as General MIDI key: steps (12 for triplets, 16 else); X accent, x plain, o soft, g ghost.
-KICK, STICK, SNARE, CLAP, FLOOR, HAT, PEDAL, TOM, OPEN, HIGH, CRASH, RIDE = (
-    36,
-    37,
-    38,
-    39,
-    41,
-    42,
-    44,
-    45,
-    46,
-    47,
-    49,
-    51,
-)
+# Slowest and fastest tempo, then one bar in 16 steps, or 12 for triplets: X accent, x plain, o soft, g ghost note.
+DRUMS = {"kick": 36, "stick": 37, "snare": 38, "clap": 39, "floor": 41, "hat": 42, "pedal": 44, "tom": 45, "open": 46}
+DRUMS |= {"high": 47, "crash": 49, "ride": 51, "tambourine": 54}
 GROOVES = {
-    "rock": (70, 160, {KICK: "X.......x.x.....", SNARE: "....X.......X...", HAT: "x.o.x.o.x.o.x.o."}),
-    "push": (70, 130, {KICK: "X..x......x..x..", SNARE: "....X..g.g..X..g", HAT: "xoxoxoxoxoxoxoxo"}),
-    "ballad": (70, 110, {KICK: "X.........x.....", STICK: "....x.......x...", HAT: "o...o...o...o..."}),
-    "house": (
-        100,
-        140,
-        {KICK: "X...X...X...X...", CLAP: "....x.......x...", OPEN: "..x...x...x...x.", HAT: "o..oo..oo..oo..o"},
-    ),
-    "halftime": (100, 160, {KICK: "X.....x...x.....", SNARE: "........X.....g.", HAT: "x.o.x.o.x.o.x.oo"}),
-    "disco": (
-        96,
-        140,
-        {KICK: "X...x...X...x...", SNARE: "....X.......X...", HAT: "x.oox.oox.oox.oo", OPEN: "..x...x...x...x."},
-    ),
-    "bossa": (80, 150, {KICK: "x.....xox.....xo", STICK: "x..x..x...x..x..", HAT: "o.ooo.ooo.ooo.oo"}),
-    "samba": (
-        80,
-        120,
-        {KICK: "x..xx..xx..xx..x", STICK: "x.x..x.xx.x..x.x", 54: "xooxxooxxooxxoox", PEDAL: "....x.......x..."},
-    ),
-    "motown": (90, 160, {KICK: "X..xx...X..xx...", SNARE: "X...X...X...X...", 54: "..x...x...x...x."}),
-    "funk": (80, 122, {KICK: "X.x....x..x..x..", SNARE: "....X..g.g.gX..g", HAT: "x.xxx.xxx.x.x.xo"}),
-    "shuffle": (80, 160, {KICK: "X....xx.....", SNARE: "...X.....X..", HAT: "x.ox.ox.ox.o"}),
-    "swing": (90, 160, {KICK: "o..o..o..o..", RIDE: "x..x.ox..x.o", PEDAL: "...x.....x..", SNARE: ".....g..g..."}),
-    "slow": (70, 100, {KICK: "X.....x.....", SNARE: "...X.....X.g", HAT: "xooxooxooxoo"}),
-    "train": (80, 125, {KICK: "x...x...x...x...", SNARE: "ggXgggXgggXgggXg", PEDAL: "..x...x...x...x."}),
+    "rock": (70, 160, "kick X.......x.x..... snare ....X.......X... hat x.o.x.o.x.o.x.o."),
+    "push": (70, 130, "kick X..x......x..x.. snare ....X..g.g..X..g hat xoxoxoxoxoxoxoxo"),
+    "ballad": (70, 110, "kick X.........x..... stick ....x.......x... hat o...o...o...o..."),
+    "house": (100, 140, "kick X...X...X...X... clap ....x.......x... open ..x...x...x...x. hat o..oo..oo..oo..o"),
+    "halftime": (100, 160, "kick X.....x...x..... snare ........X.....g. hat x.o.x.o.x.o.x.oo"),
+    "disco": (96, 140, "kick X...x...X...x... snare ....X.......X... hat x.oox.oox.oox.oo open ..x...x...x...x."),
+    "bossa": (80, 150, "kick x.....xox.....xo stick x..x..x...x..x.. hat o.ooo.ooo.ooo.oo"),
+    "samba": (80, 120, "kick x..xx..xx..xx..x stick x.x..x.xx.x..x.x tambourine xooxxooxxooxxoox"),
+    "motown": (90, 160, "kick X..xx...X..xx... snare X...X...X...X... tambourine ..x...x...x...x."),
+    "funk": (80, 122, "kick X.x....x..x..x.. snare ....X..g.g.gX..g hat x.xxx.xxx.x.x.xo"),
+    "shuffle": (80, 160, "kick X....xx..... snare ...X.....X.. hat x.ox.ox.ox.o"),
+    "swing": (90, 160, "kick o..o..o..o.. ride x..x.ox..x.o pedal ...x.....x.. snare .....g..g..."),
+    "slow": (70, 100, "kick X.....x..... snare ...X.....X.g hat xooxooxooxoo"),
+    "train": (80, 125, "kick x...x...x...x... snare ggXgggXgggXgggXg pedal ..x...x...x...x."),
 }
-FILLS = (
-    {SNARE: "........x.xxXxXx"},
-    {SNARE: "........XX......", HIGH: "..........Xx....", TOM: "............XX..", FLOOR: "..............XX"},
-    {SNARE: "............xxxX", KICK: "X.......x......."},
-    {HIGH: "....x..x........", TOM: "........x..x....", FLOOR: "............x.xx", KICK: "X..............."},
-    {SNARE: "....X.......XxXX", OPEN: "..............x."},
+FILLS = (  # the last sixteenths of a bar, which replace the groove
+    "snare x.xxXxXx",
+    "snare XX...... high ..Xx.... tom ....XX.. floor ......XX",
+    "snare xxxX kick X...",
+    "high x..x........ tom ....x..x.... floor ........x.xx kick X...X...X...",
+    "snare X.......XxXX open ..........x. kick ..x.x.......",
 )
-HITS = {"X": 116, "x": 98, "o": 72, "g": 42}
+FORCE = {"X": 116, "x": 98, "o": 72, "g": 42}
 
 # Bass lines, 16 steps: r root, f fifth, o octave, t third, p a step towards the next root; capitals are accented.
 BASS_LINES = (
-    "R.r.r.r.r.r.r.r.",
-    "R.....r.r.....f.",
-    "R...f...r...f...",
-    "R...t...f...p...",
-    "r.o.r.o.r.o.r.o.",
-    "R..r..o...r.f.p.",
-    "R.......r...f.p.",
-    "R...............",
-    "R.rr..o...rrf.p.",
-    "R..r..f...o.f.t.",
-    "..r...r...r...rp",
+    "R.r.r.r.r.r.r.r. R.....r.r.....f. R...f...r...f... R...t...f...p... r.o.r.o.r.o.r.o. R..r..o...r.f.p. "
+    "R.......r...f.p. R............... R.rr..o...rrf.p. R..r..f...o.f.t. ..r...r...r...rp"
 )
 BASSES = (33, 33, 34, 34, 35, 32, 36, 38, 39)
 
-# Ways to accompany: (manner, one bar of 16 steps); in a strum D and U are the strokes, elsewhere letters are accents.
-STRUMS = (("strum", "D...D.U..UDU..U."), ("strum", "D..D..D.D..UD.U."), ("strum", "D.DUD.DUD.DUD.DU"))
-PICKED = (("arpeggio", "x.x.x.x.x.x.x.x."), ("arpeggio", "xxxxxxxxxxxxxxxx"), ("arpeggio", "x..x..x.x..x..x."))
-BLOCKS = (
-    ("block", "x...x...x...x..."),
-    ("block", "X..x..x...x.x..."),
-    ("block", "X.....x.x......."),
-    ("block", "..x...x...x...x."),
-)
-STABS = (
-    ("stab", "X..x............"),
-    ("stab", "......X.....x.X."),
-    ("stab", "..X..X....X....."),
-    ("stab", "X...........X.X."),
-)
-CHUGS = (("power", "XxxxXxxxXxxxXxxx"), ("power", "X.x.x.x.X.x.x.x."), ("power", "X.....x.X.....x."))
-PADS = (("pad", "x..............."), ("pad", "x.......x......."))
-LINES = (("line", "x.......x...x..."), ("line", "........x.x.x..."), ("line", "x...........x.x."))
-PLAYERS = {  # family -> programs and the manners that suit them
-    "guitar": (
-        ((24, 25, 27), STRUMS + PICKED),
-        ((26,), BLOCKS + PICKED),
-        ((28,), CHUGS[1:] + PICKED),
-        ((29, 30), CHUGS),
-    ),
-    "piano": (((0, 0, 1, 2, 4, 5), BLOCKS + PICKED + PADS[1:]), ((0, 3), BLOCKS + STABS[:2])),
-    "organ": (((16, 17, 18, 19, 21), PADS + BLOCKS),),
-    "strings": (((48, 49, 50, 51), PADS + LINES[:1]), ((45,), PICKED)),
-    "brass": (((61, 62), STABS), ((56, 60), LINES)),
-    "wind": (((65, 66, 71, 73, 68, 22, 40), LINES),),
-    "pad": (((88, 89, 90, 91, 94, 95), PADS),),
-    "mallet": (((8, 11, 12, 46), PICKED + BLOCKS),),
-    "synth": (((80, 81), PICKED + STABS),),
+# Ways to accompany, one bar of 16 steps each: D and U are strokes down and up, capitals are accented.
+MANNERS = {
+    "strum": "D...D.U..UDU..U. D..D..D.D..UD.U. D.DUD.DUD.DUD.DU",
+    "arpeggio": "x.x.x.x.x.x.x.x. xxxxxxxxxxxxxxxx x..x..x.x..x..x.",
+    "block": "x...x...x...x... X..x..x...x.x... X.....x.x....... ..x...x...x...x.",
+    "stab": "X..x............ ......X.....x.X. ..X..X....X..... X...........X.X.",
+    "power": "XxxxXxxxXxxxXxxx X.x.x.x.X.x.x.x. X.....x.X.....x.",
+    "pad": "x............... x.......x.......",
+    "line": "x.......x...x... ........x.x.x... x...........x.x.",
 }
-LEVELS = {
-    "guitar": -23,
-    "piano": -23,
-    "organ": -25,
-    "strings": -25,
-    "brass": -24,
-    "wind": -24,
-    "pad": -26,
-    "mallet": -24,
+PLAYERS = {  # family: centre of its range, level in dB, then programs with the manners that suit them
+    "guitar": (57, -23, ((24, 25, 27), "strum arpeggio"), ((26,), "block arpeggio"), ((28, 29, 30), "power")),
+    "piano": (62, -23, ((0, 0, 1, 2, 4, 5), "block arpeggio block pad"), ((0, 3), "block stab")),
+    "organ": (64, -25, ((16, 17, 18, 19, 21), "pad block")),
+    "strings": (64, -25, ((48, 49, 50, 51), "pad"), ((45,), "arpeggio")),
+    "brass": (65, -24, ((61, 62), "stab"), ((56, 60), "line")),
+    "wind": (72, -24, ((65, 66, 71, 73, 68, 22, 40), "line")),
+    "pad": (64, -26, ((88, 89, 90, 91, 94, 95), "pad")),
+    "mallet": (74, -25, ((8, 11, 12, 46), "arpeggio block")),
+    "synth": (69, -25, ((80, 81), "arpeggio stab")),
 }
+CLIMBS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 3, 2))  # orders of a chord's notes
 
-# Sung rhythms in eighths: x a syllable, - held, . rest. Odd phrases open, even ones close and leave time to breathe.
-OPENINGS = ("x-x-x-x-", "x-xxx-x-", "..xxx-x-", "xxx-x---", "x--x--x-", "..x-x-xx", "x---x-x-", ".xxxx-x-", "xxxxx-x-")
-CLOSINGS = ("x-x---..", "x-----..", "xxx---..", "x--x--..", "..xx--..", "xx-x---.", "x---....")
-
+# Sung rhythms in eighths: x a syllable, - held, . rest. The second bar of a phrase leaves time to breathe.
+OPENINGS = "x-x-x-x- x-xxx-x- ..xxx-x- xxx-x--- x--x--x- ..x-x-xx x---x-x- .xxxx-x- xxxxx-x-"
+CLOSINGS = "x-x---.. x-----.. xxx---.. x--x--.. ..xx--.. xx-x---. x---...."
 TITLES = (
-    ("Paper", "Velvet", "Hollow", "Amber", "Northern", "Quiet", "Electric", "Borrowed", "Crooked", "Salt"),
-    ("Harbour", "Lanterns", "Morning", "Satellite", "Orchard", "Avenue", "Thunder", "Letters", "Carousel", "River"),
+    ["Paper", "Velvet", "Hollow", "Amber", "Northern", "Quiet", "Electric", "Borrowed", "Crooked", "Salt"],
+    ["Harbour", "Lanterns", "Morning", "Satellite", "Orchard", "Avenue", "Thunder", "Letters", "Carousel", "River"],
 )
 
 
 @dataclass(frozen=True)
 class Part:
-    """One instrument's notes: (start s, end s, pitch, velocity), and how FluidSynth plays and places them."""
+    """One instrument: its notes as (start s, end s, pitch, velocity), and how FluidSynth plays and places them."""
 
     stem: str  # bass, drums, guitar, piano or rest
     font: str
     program: int
-    notes: list[tuple[float, float, int, int]] = field(repr=False)
-    drums: bool = False  # on the percussion channel
-    level: float = -22.0  # dB of full scale while it plays, before the song is scaled as a whole
+    notes: list[tuple[float, float, int, int]]
+    level: float  # dB of full scale while it plays, before the song is scaled as a whole
     pan: float = 0.0
-    reverb: float = 0.3
+    reverb: float = 0.1
+    percussion: bool = False  # on General MIDI's drum channel
 
 
 @dataclass(frozen=True)
@@ -200,132 +118,113 @@ class Song:
     key: str
     mode: str
     tempo: int
-    special: str | None
     groove: str
-    parts: list[Part] = field(repr=False)
-    voices: list[tuple[Voice, list[Syllable], float, float]] = field(repr=False)  # with level in dB and pan
-    phrases: frozenset[tuple] = field(repr=False)  # each phrase as (onset in eighths, interval to its first note)
-    ending: float = 0.05  # length of the fade at the end, s
+    special: str | None  # one of SPECIAL
+    parts: list[Part]
+    voices: list[tuple[Voice, list[Syllable], float, float]]  # with level in dB and pan
+    phrases: frozenset[tuple]  # sung phrases as (onset in eighths, semitones above the first note)
+    rings: bool  # ends on a last chord, not in the middle
 
 
 @dataclass(frozen=True)
 class _Bar:
     start: float
-    chords: list[tuple[int, tuple[int, ...]]]  # (root pitch class, pitch classes) in equal shares of the bar
-    after: int  # root pitch class of the bar that follows
+    chords: list[tuple[int, tuple[int, ...]]]  # (root, tones) as pitch classes, in equal shares of the bar
+    after: int  # root of the bar that follows
     section: str  # intro, verse, chorus, break or end
-    index: int  # within its section
-    fill: bool  # the last bar before another section
-    playing: frozenset[str]  # stems; the accompaniment counts by family
+    index: int  # within the section
+    closes: bool  # the last of its section
+    playing: frozenset[str]  # drums, bass, vocals and families
 
 
 def compose_band(seed: int, seconds: float, train: int, test: int) -> dict[str, list[Song]]:
-    """All songs of a band, without rendering: {"train": [...], "test": [...]}.
+    """All songs of a band as notes: {"train": [...], "test": [...]}.
 
     Training tempi are even and test tempi odd, so no (tempo, key) pair is shared; seeds differ by parity as well.
-    A phrase that training sings is not sung in the test songs: it is drawn again.
+    A phrase of five syllables or more that training sings is never sung in a test song: it is drawn again.
     """
-    songs = {"train": [compose(seed, index, None, False, seconds) for index in range(train)], "test": []}
-    known = frozenset().union(*(song.phrases for song in songs["train"]))
-    for index in range(test):
-        place = index - max(0, test - len(SPECIAL))  # the last songs, so that the first ones of many are plain
-        special = SPECIAL[place] if place >= 0 else None
-        songs["test"].append(compose(seed, index, special, True, seconds, known))
-    return songs
-
-
-LONG_PHRASE = 5  # syllables from which on a phrase counts as one of its own
-SPECIAL = ("unseen soundfont", "silent drums", "no vocals", "clipped mixture")
+    songs = [compose(seed, index, False, seconds) for index in range(train)]
+    known = frozenset().union(*(song.phrases for song in songs))
+    special = [None] * max(0, test - len(SPECIAL)) + list(SPECIAL)
+    tests = [compose(seed, index, True, seconds, special[index], known) for index in range(test)]
+    return {"train": songs, "test": tests}
 
 
 def compose(
-    seed: int, index: int, special: str | None, test: bool, seconds: float, taken: frozenset[tuple] = frozenset()
+    seed: int, index: int, test: bool, seconds: float, special: str | None = None, taken: frozenset[tuple] = frozenset()
 ) -> Song:
     """Song `index` of the training or test set, singing none of the phrases in `taken`."""
     own = (seed << 20) + 2 * index + test
     rng = np.random.default_rng(own)
-    order = index + 5 * test  # spread keys, tempi and voices evenly instead of by lot
+    order = index + 5 * test  # keys, tempi and voices are spread evenly instead of by lot
     key, mode = (7 * order + seed) % 12, ("major", "minor")[(order // 3 + order // 12) % 2]
-    tempo = 70 + 2 * int(45 * ((0.618034 * order + 0.37 * seed) % 1)) + test
+    tempo = 70 + 2 * int(45 * ((0.618034 * order + 0.37 * seed + 0.31 * test) % 1)) + test
     groove = _draw(rng, [name for name, (slow, fast, _) in GROOVES.items() if slow <= tempo <= fast])
-    families = _band(rng, index)
-    shift = key if mode == "major" else key - 9  # charts are written in C major and A minor
+    others = [str(name) for name in rng.permutation(list(PLAYERS)[2:])]
+    if index % 2 == 0:  # half of the songs can be split further, into guitar, piano and the rest
+        families = ["guitar", "piano", *others[: int(rng.random() < 0.6)]]
+    else:
+        families = [_draw(rng, ("guitar", "piano")), *others[: int(rng.integers(1, 3))]]
+    shift = key if mode == "major" else key - 9
     bars = list(_form(rng, shift, mode, tempo, seconds, families))
-    font = {"unseen soundfont": TIM}.get(special) or _draw(rng, (FLUID, FLUID, MUSESCORE))
-    parts = [_drummer(rng, bars, tempo, groove, font, special), _bassist(rng, bars, tempo, font)]
-    sides = rng.permutation([-0.5, 0.5, 0.15])
-    for family, side in zip(families, sides, strict=False):
-        parts.append(_accompanist(rng, bars, tempo, family, font, float(side) * rng.uniform(0.5, 1.2)))
-    if special == "silent drums":
-        parts = parts[1:]
+    font = TIM if special == "unseen soundfont" else _draw(rng, (FLUID, FLUID, MUSESCORE))
+    parts = [_drummer(rng, bars, tempo, groove, font), _bassist(rng, bars, tempo, font)]
+    for family, side in zip(families, rng.permutation([-0.5, 0.5, 0.15]), strict=False):
+        parts.append(_accompanist(rng, bars, tempo, family, font, side * rng.uniform(0.5, 1.2)))
     voice = VOICES[(order + order // 4) % 4]
-    singer = replace(
-        voice,
-        tract=voice.tract * rng.uniform(0.96, 1.05),
-        vibrato=rng.uniform(0.2, 0.5),
-        rate=rng.uniform(5.0, 6.3),
-        breath=rng.uniform(0.01, 0.04),
-    )
-    voices, phrases = _singers(rng, bars, tempo, shift, singer, taken)
-    first, second = TITLES
+    habits = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.04)}
+    habits |= {"vibrato": rng.uniform(0.2, 0.5), "rate": rng.uniform(5.0, 6.3)}
+    voices, phrases = _singers(rng, bars, tempo, shift, replace(voice, **habits), taken)
+    title = f"{TITLES[0][order % 10]} {TITLES[1][(3 * order + order // 10 + 5 * test) % 10]}"
     return Song(
-        name=f"Toyband{' Test' * test} {index + 1:02d} - {first[order % 10]} {second[(3 * order + order // 10) % 10]}",
+        name=f"Toyband{' Test' * test} {index + 1:02d} - {title}",
         seed=own,
         key=KEYS[key],
         mode=mode,
         tempo=tempo,
-        special=special,
         groove=groove,
-        parts=[replace(part, notes=[n for n in part.notes if n[0] < seconds]) for part in parts],
+        special=special,
+        parts=parts[1:] if special == "silent drums" else parts,
         voices=[] if special == "no vocals" else voices,
         phrases=phrases,
-        ending=1.2 if bars[-1].section == "end" else 0.05,
+        rings=bars[-1].section == "end",
     )
 
 
 def _draw(rng, options):
+    """One of a sequence, or of the words of a string."""
+    options = options.split() if isinstance(options, str) else options
     return options[int(rng.integers(len(options)))]
 
 
-def _band(rng, index):
-    """Families that accompany: guitar and piano, mostly with a third, in even songs; two or three in odd ones."""
-    rest = list(rng.permutation([name for name in PLAYERS if name not in ("guitar", "piano")]))
-    if index % 2 == 0:
-        return ["guitar", "piano", *rest[: int(rng.random() < 0.6)]]
-    return [_draw(rng, ("guitar", "piano")), *rest[: int(rng.integers(1, 3))]]
-
-
 def _form(rng, shift, mode, tempo, seconds, families) -> Iterator[_Bar]:
-    """The bars of a song: intro, verse, chorus, verse, break, ... and a last chord that rings, if time allows."""
+    """The bars of a song: intro, verse, chorus, break, verse, ... and a last chord that rings, if time allows."""
     length = 240.0 / tempo
     count = int(np.ceil(seconds / length))
     last = int(seconds / length - 0.4) if seconds / length > 6 else count
-    everyone = ["drums", "bass", "vocals", *families]
     plan = [("intro", 2)] * (seconds >= 12 and rng.random() < 0.7) + [("verse", 4 if last < 14 else 8), ("chorus", 4)]
-    plan += [("break", 2)] * (rng.random() < 0.6) + [("verse", 4), ("chorus", 8)] * 100
-    verse, chorus = (_draw(rng, PROGRESSIONS[mode]).split("|") for _ in range(2))
+    plan += [("break", 2)] * (rng.random() < 0.6) + [("verse", 4), ("chorus", 8)] * (1 + count // 12)
+    verse, chorus = (_draw(rng, PROGRESSIONS[mode].split(", ")).split("|") for _ in range(2))
+    everyone = frozenset(["drums", "bass", "vocals", *families])
     harmony, labels = [], []
     for section, bars in plan:
         resting = {
             "intro": {"vocals", _draw(rng, ("drums", "bass", families[0]))},
             "verse": {families[-1]} if rng.random() < 0.6 else set(),
-            "chorus": set(),
             "break": {"vocals", *[name for name in ("drums", "bass", families[0]) if rng.random() < 0.5]},
-        }[section]
-        for index in range(bars):
-            harmony.append((chorus if section == "chorus" else verse)[index % 4])
-            labels.append((section, index, index == bars - 1, frozenset(everyone) - resting))
-    harmony[last] = "C" if mode == "major" else "Am"
-    labels[last] = ("end", 0, False, frozenset(everyone))
+        }.get(section, set())
+        harmony += [(chorus if section == "chorus" else verse)[index % 4] for index in range(bars)]
+        labels += [(section, index, index == bars - 1, everyone - resting) for index in range(bars)]
+    harmony[last], labels[last] = "C" if mode == "major" else "Am", ("end", 0, False, everyone)
     chords = [[_chord(name, shift) for name in bar.split()] for bar in harmony[: count + 1]]
     for bar in range(min(count, last + 1)):
         yield _Bar(bar * length, chords[bar], chords[bar + 1][0][0], *labels[bar])
 
 
 def _chord(name, shift):
-    letter, accidental, quality = re.fullmatch(r"([A-G])(b?)(.*)", name).groups()
-    root = (SCALE[letter] - len(accidental) + shift) % 12
-    return root, tuple((root + step) % 12 for step in QUALITIES[quality])
+    letter, flat, quality = re.fullmatch(r"([A-G])(b?)(.*)", name).groups()
+    root = (SCALE[letter] - len(flat) + shift) % 12
+    return root, tuple((root + step) % 12 for step in CHORDS[quality])
 
 
 def _near(pitch_class, centre):
@@ -333,175 +232,161 @@ def _near(pitch_class, centre):
     return centre - 6 + (pitch_class - centre + 6) % 12
 
 
-def _played(rng, notes, late=0.0, loose=0.006, spread=6):
-    """Humanise (start, end, pitch, velocity): small errors of timing and force."""
-    result = []
-    for start, end, pitch, velocity in notes:
-        start = max(0.0, start + late + loose * float(np.clip(rng.standard_normal(), -2, 2)))
-        force = int(np.clip(velocity + spread * rng.standard_normal(), 20, 127))
-        result.append((start, max(end, start + 0.05), int(pitch), force))
-    return result
+def _steps(line, bar):
+    """(step, steps to the next, letter, root, tones) of each hit in a line of 16 steps over the bar's chords."""
+    hits = [step for step, mark in enumerate(line) if mark != "."]
+    for step, until in zip(hits, [*hits[1:], 16], strict=True):
+        yield step, until - step, line[step], *bar.chords[step * len(bar.chords) // 16]
 
 
-def _drummer(rng, bars, tempo, groove, font, special):
-    sampled = _draw(rng, (PEARL, ZEPPELIN)) if special is None and rng.random() < 0.5 else None
-    if groove in ("house", "disco"):
-        kit = _draw(rng, (24, 25, 16, 0))
-    else:
-        kit = _draw(rng, (40, 32)) if groove in ("swing", "bossa", "ballad") else _draw(rng, (0, 8, 16))
-    notes, length = [], 240.0 / tempo
-    ride = rng.random() < 0.5
+def _humanise(rng, notes, loose=0.006):
+    """Small errors of timing (standard deviation `loose` s) and of force."""
+    errors = np.clip(rng.standard_normal((len(notes), 2)), -2, 2) * (loose, 6)
+    for (start, end, pitch, force), (late, harder) in zip(notes, errors.tolist(), strict=True):
+        start = max(0.0, start + late)
+        yield start, max(end, start + 0.05), pitch, int(np.clip(force + harder, 20, 127))
+
+
+def _drummer(rng, bars, tempo, groove, font):
+    sampled = _draw(rng, (None, None, PEARL, ZEPPELIN)) if font != TIM else None
+    kits = {"house": (24, 25, 16, 0), "disco": (24, 25, 16), "swing": (40, 32), "bossa": (40, 32), "ballad": (40, 0)}
+    kit, rides = _draw(rng, kits.get(groove, (0, 8, 16))), rng.random() < 0.5
+    notes = []
     for bar in (bar for bar in bars if "drums" in bar.playing):
-        pattern = dict(GROOVES[groove][2])
-        if bar.section == "chorus" and ride and HAT in pattern:
-            pattern[RIDE] = pattern.pop(HAT)
+        hits = list(_hits(GROOVES[groove][2]))
         if bar.section == "end":
-            pattern = {KICK: "X" + "." * 15, CRASH: "X" + "." * 15}
-        elif bar.fill or (bar.index % 4 == 3 and rng.random() < 0.5):
+            hits = list(_hits("kick X crash X"))
+        elif bar.closes or (bar.index % 4 == 3 and rng.random() < 0.5):
             fill = _draw(rng, FILLS)
-            begin = min(line.find(hit) for line in fill.values() for hit in "Xx" if hit in line) / 16
-            pattern = {k: line[: int(begin * len(line))].ljust(len(line), ".") for k, line in pattern.items()}
-            pattern = {KICK: "." * 16} | pattern | {k: _overlay(pattern.get(k), line) for k, line in fill.items()}
+            begin = 1 - len(fill.split()[1]) / 16
+            hits = [hit for hit in hits if hit[1] < begin] + [
+                (d, begin + at * (1 - begin), m) for d, at, m in _hits(fill)
+            ]
         elif bar.index == 0 and bar.section != "intro":
-            pattern[CRASH] = "X" + "." * 15
-        loud = {"verse": 0.9, "intro": 0.85, "break": 0.85}.get(bar.section, 1.0)
-        for pitch, line in pattern.items():
-            for step, hit in enumerate(line):
-                if hit != "." and not (hit == "g" and rng.random() < 0.3):
-                    start = bar.start + step * length / len(line)
-                    notes.append((start, start + (2.5 if pitch in (CRASH, RIDE) else 0.3), pitch, HITS[hit] * loud))
-    notes = _played(rng, notes, loose=0.004, spread=5)
-    return Part(
-        "drums", sampled or font, 0 if sampled else kit, notes, not sampled, -21 + rng.uniform(-1, 1.5), 0.0, 0.15
-    )
+            hits += _hits("crash X")
+        loud = {"chorus": 1.0, "end": 1.0, "verse": 0.9}.get(bar.section, 0.85)
+        for drum, at, mark in hits:
+            if mark != "g" or rng.random() < 0.7:
+                drum = "ride" if drum == "hat" and rides and bar.section == "chorus" else drum
+                start = bar.start + at * 240.0 / tempo
+                notes.append(
+                    (start, start + (2.5 if drum in ("crash", "ride") else 0.3), DRUMS[drum], FORCE[mark] * loud)
+                )
+    level = -21 + rng.uniform(-1, 1.5)
+    notes = list(_humanise(rng, notes, 0.004))
+    return Part("drums", sampled or font, 0 if sampled else kit, notes, level, percussion=not sampled)
 
 
-def _overlay(line, fill):
-    """A fill over what is left of the groove's line; the finer grid of the two stays whole."""
-    if line is None or len(line) != len(fill):
-        return fill
-    return "".join(new if new != "." else old for old, new in zip(line, fill, strict=True))
+def _hits(pattern):
+    """(drum, place in 0..1, mark) of each hit in "drum line drum line ..."."""
+    words = pattern.split()
+    for drum, line in zip(words[::2], words[1::2], strict=True):
+        yield from ((drum, step / len(line), mark) for step, mark in enumerate(line) if mark != ".")
 
 
 def _bassist(rng, bars, tempo, font):
     verse, chorus = _draw(rng, BASS_LINES), _draw(rng, BASS_LINES)
-    program, step = _draw(rng, BASSES), 15.0 / tempo
-    notes = []
+    program, sixteenth, notes = _draw(rng, BASSES), 15.0 / tempo, []
     for bar in (bar for bar in bars if "bass" in bar.playing):
-        line = {"end": "R" + "." * 15, "chorus": chorus}.get(bar.section, verse)
-        hits = [i for i, mark in enumerate(line) if mark != "."]
-        for i, until in zip(hits, [*hits[1:], 16], strict=True):
-            root, tones = bar.chords[i * len(bar.chords) // 16]
+        line = {"end": "R" + 15 * ".", "chorus": chorus}.get(bar.section, verse)
+        for step, span, mark, root, tones in _steps(line, bar):
             low = _near(root, 34)
             after = _near(bar.after, low)
-            mark = line[i].lower()
+            third, fifth = ((tone - root) % 12 for tone in tones[1:3])
             towards = after + (-1 if after > low else 2 if after == low else 1)
-            pitch = {"r": low, "f": low + (tones[2] - root) % 12, "o": low + 12, "t": low + (tones[1] - root) % 12}
-            start = bar.start + i * step
-            end = bar.start + 3 * 16 * step if bar.section == "end" else start + (until - i) * step * 0.92
-            notes.append(
-                (start, min(end, start + 16 * step), pitch.get(mark, towards), 104 if line[i].isupper() else 90)
-            )
-    return Part("bass", font, program, _played(rng, notes, 0.003), level=-20 + rng.uniform(-1, 1), reverb=0.05)
+            pitch = {"r": low, "f": low + fifth, "o": low + 12, "t": low + third, "p": towards}[mark.lower()]
+            start = bar.start + step * sixteenth
+            notes.append((start, start + 0.92 * span * sixteenth, pitch, 104 if mark.isupper() else 90))
+    return Part("bass", font, program, list(_humanise(rng, notes)), -20 + rng.uniform(-1, 1), reverb=0.05)
 
 
 def _accompanist(rng, bars, tempo, family, font, pan):
-    program, manners = _draw(rng, [(p, manners) for programs, manners in PLAYERS[family] for p in programs])
-    verse, chorus = _draw(rng, manners), _draw(rng, manners)
-    centre = {"guitar": 57, "piano": 62, "wind": 72, "mallet": 74, "synth": 69, "brass": 65}.get(family, 64)
-    climb = _draw(rng, ((0, 1, 2, 3), (0, 2, 1, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 3, 2)))
-    step, notes = 15.0 / tempo, []
+    centre, level, *players = PLAYERS[family]
+    program, manners = _draw(rng, [(program, manners) for programs, manners in players for program in programs])
+    verse, chorus = ((manner, _draw(rng, MANNERS[manner])) for manner in (_draw(rng, manners) for _ in range(2)))
+    climb, sixteenth, notes = _draw(rng, CLIMBS), 15.0 / tempo, []
     for bar in (bar for bar in bars if family in bar.playing):
-        manner, line = (
-            ("pad", "x...............") if bar.section == "end" else chorus if bar.section == "chorus" else verse
-        )
-        hits = [i for i, mark in enumerate(line) if mark != "."]
-        for count, (i, until) in enumerate(zip(hits, [*hits[1:], 16], strict=True)):
-            root, tones = bar.chords[i * len(bar.chords) // 16]
+        manner, line = {"end": ("pad", "x" + 15 * "."), "chorus": chorus}.get(bar.section, verse)
+        for count, (step, span, mark, root, tones) in enumerate(_steps(line, bar)):
             chord = sorted(_near(tone, centre) for tone in tones)
             if family in ("guitar", "piano") or manner == "arpeggio":
                 chord = sorted({*chord, _near(root, centre - 12), chord[0] + 12})
-            start, span = bar.start + i * step, (until - i) * step
-            force = 100 if line[i] in "XD" else 84
+            start, length = bar.start + step * sixteenth, span * sixteenth
+            held = {"arpeggio": max(2 * length, 0.4), "stab": min(0.18, length), "pad": length}.get(
+                manner, 0.9 * length
+            )
             if manner == "arpeggio":
-                pick = climb[count % len(climb)] % len(chord)
-                notes.append((start, start + max(2 * span, 0.4), chord[pick], force))
+                chord = [chord[climb[count % len(climb)] % len(chord)]]
             elif manner == "line":
-                pitch = _near(_draw(rng, tones), chord[-1] if rng.random() < 0.5 else centre + 3)
-                notes.append((start, start + 0.95 * span, pitch, force))
+                chord = [_near(_draw(rng, tones), chord[-1] if rng.random() < 0.5 else centre + 3)]
             elif manner == "power":
-                low = _near(root, 45)
-                notes += [(start, start + 0.85 * span, low + up, force) for up in (0, 7, 12)]
-            else:
-                short = {"stab": min(0.18, span), "pad": span * (2 if bar.section == "end" else 1)}.get(
-                    manner, 0.9 * span
-                )
-                stroke = chord[::-1] if line[i] == "U" else chord
-                delay = {"strum": 0.014, "block": 0.002}.get(manner, 0.0)
-                for place, pitch in enumerate(stroke[:4] if line[i] == "U" else stroke):
-                    notes.append((start + place * delay, start + short, pitch, force - 2 * place))
-    level = LEVELS.get(family, -25) + rng.uniform(-1.5, 1.5)
+                chord = [_near(root, 45) + up for up in (0, 7, 12)]
+            elif mark == "U":
+                chord = chord[:-5:-1]  # an upstroke catches the high strings only
+            delay, force = {"strum": 0.014, "block": 0.002}.get(manner, 0.0), 100 if mark in "XD" else 84
+            for place, pitch in enumerate(chord):
+                notes.append((start + place * delay, start + held, pitch, force - 2 * place))
     stem = family if family in ("guitar", "piano") else "rest"
-    return Part(stem, font, program, _played(rng, notes), level=level, pan=pan, reverb=rng.uniform(0.2, 0.5))
+    level, reverb = level + rng.uniform(-1.5, 1.5), rng.uniform(0.2, 0.5)
+    return Part(stem, font, program, list(_humanise(rng, notes)), level, float(pan), reverb)
 
 
 def _singers(rng, bars, tempo, shift, voice, taken):
-    """The lead and, in some songs, a second voice under its choruses; also all phrases in comparable form.
+    """The lead and, in some songs, a second voice under its choruses; also all longer phrases in comparable form.
 
     Phrases span two bars. The same place in the form brings the same tune and words, unless redrawn at a whim.
     """
     eighth, lead, phrases, memory, pitch = 30.0 / tempo, [], set(), {}, voice.low + 8
-    singing = {(bar.section, bar.start): bar for bar in bars if "vocals" in bar.playing}
-    for first in (bar for bar in singing.values() if bar.index % 2 == 0):
-        second = singing.get((first.section, first.start + 8 * eighth))
-        pair, place = [first, second or first][: 1 + (second is not None)], (first.section, first.index % 4)
+    for number, first in enumerate(bars):
+        if "vocals" not in first.playing or first.index % 2:
+            continue
+        pair = [bar for bar in bars[number : number + 2] if bar.section == first.section]
+        place = (first.section, first.index % 4)
         if rng.random() < 0.3:
             memory.pop(place, None)
         while True:
-            rhythm, seed = memory.get(place) or (
-                _draw(rng, OPENINGS) + _draw(rng, CLOSINGS),
-                int(rng.integers(1 << 30)),
-            )
+            if place not in memory:
+                memory[place] = _draw(rng, OPENINGS) + _draw(rng, CLOSINGS), int(rng.integers(1 << 30))
+            rhythm, seed = memory[place]
             rhythm = "x-------" if first.section == "end" else rhythm[: 8 * len(pair)]
             tune = np.random.default_rng(seed)
             phrase = _phrase(tune, rhythm, pair, voice.low, pitch, shift)
             shape = tuple((at, sung - phrase[0][2]) for at, _, sung in phrase)
             if len(shape) < LONG_PHRASE or shape not in taken:
                 break
-            memory.pop(place, None)
-        memory[place], pitch = (rhythm, seed), phrase[-1][2]
+            del memory[place]
         phrases |= {shape} if len(shape) >= LONG_PHRASE else set()
+        pitch = phrase[-1][2]
         for count, (at, held, sung) in enumerate(phrase):
             words = (_draw(tune, list(CONSONANTS)), _draw(tune, list(VOWELS)))
             words = ("", "") if count and tune.random() < 0.12 else words  # a melisma: on with the last vowel
             start = max(0.12, first.start + at * eighth + 0.01 * rng.standard_normal())
-            force = (0.85, 1.0)[at % 4 == 0] * rng.uniform(0.85, 1.0)
-            end = first.start + (at + held) * eighth - 0.02
-            lead.append(Syllable(start, max(end, start + 0.05), sung, *words, count == 0, force))
+            end = max(start + 0.05, first.start + (at + held) * eighth - 0.02)
+            lead.append(Syllable(start, end, sung, *words, count == 0, (0.85, 1.0)[at % 4 == 0] * rng.uniform(0.85, 1)))
     voices = [(voice, lead, -19.0 + rng.uniform(-1, 1), 0.0)]
-    if rng.random() < 0.35:
+    spans = [(bar.start - 0.1, bar.start + 8 * eighth - 0.1) for bar in bars if bar.section in ("chorus", "end")]
+    echo = [note for note in lead if any(begin <= note.start < end for begin, end in spans)]
+    if echo and rng.random() < 0.35:
         scale = [(tone + shift) % 12 for tone in SCALE.values()]
-        third = {p: next(q for q in (p - 3, p - 4, p - 5) if q % 12 in scale) for p in range(20, 100)}
-        spans = [(bar.start - 0.1, bar.start + 8 * eighth - 0.1) for bar in bars if bar.section in ("chorus", "end")]
-        echo = [s for s in lead if any(begin <= s.start < end for begin, end in spans)]
-        echo = [replace(s, pitch=third[s.pitch], start=s.start + 0.015) for s in echo]
+        below = [next(p for p in range(note.pitch - 3, 0, -1) if p % 12 in scale) for note in echo]
+        echo = [replace(note, pitch=p, start=note.start + 0.015) for note, p in zip(echo, below, strict=True)]
         double = replace(voice, tract=1.04 * voice.tract, rate=0.93 * voice.rate)
-        voices += [(double, echo, -27.0, _draw(rng, (-0.5, 0.5)))] if echo else []
+        voices.append((double, echo, -27.0, _draw(rng, (-0.5, 0.5))))
     return voices, frozenset(phrases)
 
 
 def _phrase(tune, rhythm, bars, low, pitch, shift):
-    """One phrase as (onset, length, pitch) in eighths: strong beats and the end take chord tones., all moves are small."""
+    """One phrase as (onset, length, pitch), in eighths: chord tones on strong beats and at the end, small moves."""
     scale, notes = {(tone + shift) % 12 for tone in SCALE.values()}, []
     centre = low + (11 if bars[0].section == "chorus" else 7)
-    for at in (i for i, mark in enumerate(rhythm) if mark == "x"):
-        chord = bars[at // 8].chords[at % 8 * len(bars[at // 8].chords) // 8][1]
+    for at in (step for step, mark in enumerate(rhythm) if mark == "x"):
+        rest, chords = rhythm[at + 1 :], bars[at // 8].chords
+        chord = set(chords[at % 8 * len(chords) // 8][1])
         clash = {(tone + side) % 12 for tone in chord for side in (-1, 1)}
-        tones = set(chord) if at % 4 == 0 or "x" not in rhythm[at + 1 :] else set(chord) | (scale - clash)
+        tones = chord if at % 4 == 0 or "x" not in rest else chord | (scale - clash)
         near = np.array([p for p in range(low, low + 17) if p % 12 in tones])
         weight = np.exp(-np.abs(near - pitch) / 2.5 - ((near - centre) / 6.0) ** 2 - 0.7 * (near == pitch))
         weight[np.abs(near - pitch) > 7] *= 0.01  # a leap beyond a fifth only where nothing else is left
         pitch = int(tune.choice(near, p=weight / weight.sum()))
-        rest = rhythm[at + 1 :]
         notes.append((at, 1 + len(rest) - len(rest.lstrip("-")), pitch))
     return notes

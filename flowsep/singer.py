@@ -14,7 +14,7 @@ RATE = 44100
 HOP = 256  # samples from one control frame to the next: 5.8 ms, shorter than any consonant
 WINDOW = 1024  # samples; transformed in twice that length, so that the tract's response has room to ring
 FREQUENCY = np.fft.rfftfreq(2 * WINDOW, 1 / RATE)
-BREATH = FREQUENCY / (FREQUENCY + 800.0) / (1 + (FREQUENCY / 5000.0) ** 2)  # colour of aspiration before the tract
+BREATH = FREQUENCY / (FREQUENCY + 800.0) / (1 + (FREQUENCY / 8000.0) ** 2)  # colour of aspiration before the tract
 
 # First three formants in Hz of an adult man's vowels, after Peterson and Barney (1952).
 VOWELS = {
@@ -46,14 +46,14 @@ class Consonant:
 
 CONSONANTS = {
     "": Consonant(0.03, 0.6, (500, 1500, 2500)),
-    "m": Consonant(0.08, 0.35, (250, 1000, 2200)),
+    "m": Consonant(0.08, 0.35, (250, 1000, 1100)),
     "n": Consonant(0.07, 0.35, (250, 1450, 2500)),
     "l": Consonant(0.07, 0.5, (360, 1200, 2800)),
     "r": Consonant(0.08, 0.5, (320, 1100, 1500)),
     "w": Consonant(0.08, 0.45, (290, 610, 2150)),
-    "y": Consonant(0.07, 0.45, (260, 2200, 3000)),
+    "y": Consonant(0.07, 0.45, (260, 2200, 1400)),
     "v": Consonant(0.06, 0.3, (220, 1100, 2100), 0.10, (6000, 5000)),
-    "z": Consonant(0.08, 0.25, (250, 1700, 2600), 0.3, (7000, 2500)),
+    "z": Consonant(0.08, 0.25, (250, 1700, 1500), 0.3, (7000, 2500)),
     "s": Consonant(0.11, 0.0, (300, 1700, 2600), 0.55, (7200, 2500)),
     "sh": Consonant(0.11, 0.0, (300, 1900, 2500), 0.55, (3800, 1800)),
     "f": Consonant(0.09, 0.0, (250, 1100, 2100), 0.15, (7500, 6000)),
@@ -81,10 +81,10 @@ class Voice:
 
 
 VOICES = (
-    Voice("bass", 43, 0.94, 2200),
-    Voice("tenor", 48, 1.02, 3000),
-    Voice("alto", 55, 1.13, 2600),
-    Voice("soprano", 59, 1.2, 2400),
+    Voice("bass", 43, 0.94, 1600),
+    Voice("tenor", 48, 1.02, 1900),
+    Voice("alto", 55, 1.13, 2000),
+    Voice("soprano", 59, 1.2, 1800),
 )
 
 
@@ -204,10 +204,10 @@ def _pulses(f0, samples, rng):
     return (kernel - 1) * hertz / RATE, phase % 1.0  # equal power at every pitch, before the glottis
 
 
-def _resonance(centre: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """H(f) = c^2 / (c^2 - f^2 + j w f), a two-pole resonance with unit gain at 0 Hz: (frames, bins) complex."""
-    centre, width = centre[:, None], width[:, None]
-    return centre**2 / (centre**2 - FREQUENCY**2 + 1j * width * FREQUENCY)
+def _poles(centre: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """1 / H of a resonance with unit gain at 0 Hz: 1 - (f / c)^2 + j w f / c^2, of shape centre.shape + (bins,)."""
+    centre, width = np.asarray(centre)[..., None], np.asarray(width)[..., None]
+    return 1.0 - (FREQUENCY / centre) ** 2 + 1j * (width / centre**2) * FREQUENCY
 
 
 def _voicing(now, voice):
@@ -216,22 +216,24 @@ def _voicing(now, voice):
     The causal-anticausal linear model of the LF pulse (Doval, d'Alessandro and Henrich, 2003).
     """
     f0, level = now["f0"], now["voiced"][:, None]
-    open_phase = np.conj(_resonance(0.9 * f0, 0.9 * f0)) * (1j * FREQUENCY / f0[:, None])
-    tilt = 1 / (1 + 1j * FREQUENCY / (voice.bright * np.clip(level, 0.15, 1.2)))
-    return level * open_phase * tilt * _tract(now, voice)
+    open_phase = 1j * FREQUENCY / f0[:, None] / np.conj(_poles(0.9 * f0, 0.9 * f0))
+    tilt = 1.0 + 1j * FREQUENCY / (voice.bright * np.clip(level, 0.15, 1.2))
+    return level * open_phase / tilt * _tract(now, voice)
 
 
 def _tract(now, voice):
-    """Product of five formants; the first keeps above the fundamental, as trained singers tune it."""
+    """All formants up to 17 kHz: three that move, and those above them at rest, which give the voice its colour.
+
+    The first keeps above the fundamental, as trained singers tune it, and no two merge into a whistle.
+    """
     first, second, third = now["formants"].T * voice.tract
     first = np.maximum(first, 1.05 * now["f0"])
     second = np.maximum(second, first + 150.0)
-    third = np.maximum(third, second + 250.0)
-    fourth = np.full_like(first, 3150.0 * voice.tract)  # close to the third and fifth: the singer's formant
-    response = _resonance(first, 50 + 0.05 * first) * _resonance(second, 60 + 0.03 * second)
-    response *= _resonance(third, 90 + 0.02 * third)
-    response *= _resonance(fourth, 0.05 * fourth) * _resonance(1.22 * fourth, 0.07 * fourth)
-    return response * (1 + (FREQUENCY / 4500.0) ** 2) ** 4  # stands in for all formants above the fifth
+    third = np.clip(third, second + 400.0, np.maximum(2900.0 * voice.tract, second + 400.0))
+    fixed = np.array([3300.0, 4000.0, *np.arange(5000.0, 16000.0, 1050.0)]) * voice.tract
+    above = np.prod(_poles(fixed, 0.06 * fixed), axis=0)
+    below = _poles(first, 50 + 0.06 * first) * _poles(second, 60 + 0.04 * second) * _poles(third, 80 + 0.04 * third)
+    return 1.0 / (below * above)
 
 
 def _aspiration(now, voice):

@@ -7,13 +7,13 @@
 bytes. Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest says which.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from .composer import FLUID, MUSESCORE, PEARL, TIM, ZEPPELIN, Part, Song, compos
 from .files import FlowsepError, sha256, write_text
 from .singer import RATE, room, sing
 
-VERSION = 3  # of the generator: raise it with any change that changes bytes
+VERSION = 4  # of the generator: raise it with any change that changes bytes
 STEMS = ("vocals", "bass", "drums", "other")
 PACKAGES = {  # SoundFont -> Debian package
     FLUID: "fluid-soundfont-gm",
@@ -77,27 +77,33 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
         raise FlowsepError("fluidsynth: not found; install it (Debian: apt install fluidsynth; conda: fluidsynth)")
     for font in (FLUID, MUSESCORE, PEARL, ZEPPELIN, TIM):
         find_soundfont(font)
-    making = root.with_name(f".{root.name}-{uuid.uuid4().hex[:8]}")  # ours alone, so two processes cannot mix
     try:
-        for split in ("train", "test"):
-            (making / split).mkdir(parents=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = root.with_name(f".{root.name}.lock").open("w")
     except OSError as error:
-        raise FlowsepError(f"{making.parent}: cannot write there ({error.strerror}); set FLOWSEP_DATA") from error
+        raise FlowsepError(f"{root.parent}: cannot write there ({error.strerror}); set FLOWSEP_DATA") from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the band, others wait; a kill lets go of the lock
+        if not (root / "manifest.json").is_file():
+            _make(root, what, compose_band(seed, seconds, train, test), jobs, progress)
+    return root
+
+
+def _make(root, what, songs, jobs, progress):
+    """Render all songs into a hidden folder beside `root`, then rename it whole."""
+    making = root.with_name(f".{root.name}")
+    shutil.rmtree(making, ignore_errors=True)  # what a killed run left
     try:
-        songs = compose_band(seed, seconds, train, test)
+        for split in songs:
+            (making / split).mkdir(parents=True)
         work = [(song, making / split / song.name) for split in songs for song in songs[split]]
         with ThreadPoolExecutor(max(1, jobs)) as pool:  # threads do: FluidSynth is a process, numpy lets go of the lock
-            tracks = pool.map(lambda item: write_song(*item, seconds), work)
-            tracks = list(tqdm(tracks, "composing", len(work), unit="song", disable=not progress))
+            tracks = pool.map(lambda item: write_song(*item, what["seconds"]), work)
+            tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=not progress))
         write_text(making / "manifest.json", json.dumps(what | {"rate": RATE, "tracks": tracks}, indent=1))
-        try:
-            making.rename(root)
-        except OSError:
-            if not (root / "manifest.json").is_file():  # else another process was first: the same bytes
-                raise
+        making.rename(root)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return root
 
 
 def find_soundfont(name: str) -> Path:
@@ -158,8 +164,10 @@ def play(part: Part, seconds: float) -> np.ndarray:
     import pretty_midi
 
     midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=120)  # 960 ticks a second, whatever the song's tempo
-    player = pretty_midi.Instrument(part.program, is_drum=part.drums)
-    player.notes = [pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in part.notes]
+    player = pretty_midi.Instrument(part.program, is_drum=part.percussion)
+    player.notes = [
+        pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in part.notes if start < seconds
+    ]
     controls = {10: 64 + 63 * part.pan, 91: 127 * part.reverb, 93: 20}  # pan, reverb, chorus
     player.control_changes = [pretty_midi.ControlChange(number, int(value), 0) for number, value in controls.items()]
     player.control_changes.append(pretty_midi.ControlChange(91, 0, seconds))  # keeps the player running to the end
@@ -203,7 +211,7 @@ def quantise(layers: dict[str, np.ndarray], song: Song) -> dict[str, np.ndarray]
     One gain for all puts the mixture's peak at -1 dB, or 5 dB above full scale where it is meant to clip.
     `other` is the sum of its quantised layers, so that every sum is exact.
     """
-    fade = round(song.ending * RATE)
+    fade = round((1.2 if song.rings else 0.05) * RATE)  # seconds
     peak = np.abs(sum(layers.values())).max()
     gain = 10.0 ** ((5.0 if song.special == "clipped mixture" else -1.0) / 20) / peak
     other = layers["guitar"] + layers["piano"] + layers["rest"]
