@@ -1,0 +1,458 @@
+"""The stem player: what it refuses, what it leaves alone, and how it behaves under a real mouse in a real browser."""
+
+import base64
+import contextlib
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import soundfile
+from browser import open_page
+
+from flowsep.player import MP3_RATES, StemPlayer
+
+RATE = 44100
+CLICK = 0.25  # seconds: where the click trains have their first click
+NASTY = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"'&`${hurt}"
+
+
+def tone(frequency, seconds=4.0, level=0.2):
+    return level * np.sin(2 * np.pi * frequency * np.arange(int(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def clicks(rate=RATE, seconds=2.0, level=0.8):
+    audio = np.zeros(int(seconds * rate), np.float32)
+    audio[int(CLICK * rate) :: int(0.5 * rate)] = level
+    return audio
+
+
+def band(factor=1.0):
+    return {name: factor * tone(f) for name, f in {"vocals": 440, "bass": 110, "drums": 880, "other": 330}.items()}
+
+
+class Audios(HTMLParser):
+    """The attributes of every `<audio>` tag, and the names of all tags."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.found, self.tags = [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "audio":
+            self.found.append(dict(attrs))
+
+
+def audios(player):
+    return Audios(player._repr_html_()).found
+
+
+def decoded(audio):
+    return soundfile.read(io.BytesIO(base64.b64decode(audio["src"].split(",", 1)[1])), always_2d=True)
+
+
+# ---- what Python puts into the page ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("systems", "message"),
+    [
+        ({}, "no stems"),
+        ({"nmf": {}}, "no stems"),
+        ({"bass": tone(100), "drums": tone(100)[:-1]}, "'drums' has 176399 samples, 'bass' has 176400"),
+        ({"a": {"bass": tone(100)}, "b": {"bass": tone(100)[:-1]}}, "'bass' of system 'b' has 176399"),
+        ({"a": {"bass": tone(100)}, "b": {"drums": tone(100)}}, r"system 'b' has the stems \['drums'\]"),
+        ({"a": {"bass": tone(100)}, "b": tone(100)}, "systems: expected either"),
+        ({"bass": np.array([0, np.nan])}, "'bass' holds NaN"),
+        ({"bass": np.array([0, np.inf])}, "'bass' holds NaN or inf"),
+        ({"bass": np.zeros((2, 0))}, "'bass' is empty"),
+        ({"bass": np.zeros((6, 100))}, r"'bass' has the shape \(6, 100\)"),
+        ({"bass": np.zeros((1, 2, 100))}, r"'bass' has the shape \(1, 2, 100\)"),
+    ],
+)
+def test_wrong_stems_are_named(systems, message):
+    with pytest.raises(ValueError, match=message):
+        StemPlayer(systems, RATE)
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ValueError, match="format 'wma': choose one of mp3, flac"):
+        StemPlayer(band(), RATE, format="wma")
+    with pytest.raises(ValueError, match=r"44000 Hz.*flac"):
+        StemPlayer(band(), 44000)
+    assert decoded(audios(StemPlayer(band(), 44000, format="flac"))[0])[1] == 44000
+
+
+def test_levels_are_left_alone():
+    quiet = {"bass": tone(100, level=0.01), "drums": tone(200, level=0.5)}
+    player = StemPlayer(quiet, RATE, format="flac")
+    assert player.scale == 1
+    for audio, stem in zip(audios(player), quiet.values(), strict=True):
+        np.testing.assert_allclose(decoded(audio)[0][:, 0], stem, atol=2**-15)
+    assert "quieter" not in player._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("stems", "scale"),
+    [
+        ({"bass": tone(100, level=2.0), "drums": 0 * tone(100)}, 0.5),
+        ({"bass": tone(100, level=0.8), "drums": tone(100, level=0.8)}, 1 / 1.6),  # each fits, their sum would clip
+        ({"mixture": tone(100, level=0.8), "bass": tone(100, level=0.8)}, 1),  # a mixture is not heard beside its stems
+        ({"nmf": {"bass": tone(100, level=0.5)}, "irm": {"bass": tone(100, level=4.0)}}, 0.25),  # one for all systems
+    ],
+)
+def test_too_loud_stems_share_one_factor_and_the_page_says_so(stems, scale):
+    player = StemPlayer(stems, RATE, format="flac")
+    assert player.scale == pytest.approx(scale, rel=1e-4)
+    peaks = [np.abs(decoded(audio)[0]).max() for audio in audios(player)]
+    given = [np.abs(v).max() for s in stems.values() for v in (s.values() if isinstance(s, dict) else [s])]
+    np.testing.assert_allclose(peaks, np.array(given) * scale, atol=2**-14)
+    notice = re.search(r"data-note=\"([^\"]*)\"", player._repr_html_())[1]
+    assert notice == (
+        "" if scale == 1 else f"All stems are {-20 * np.log10(scale):.1f} dB quieter than the files, so none clips."
+    )
+
+
+def test_stereo_is_mixed_down_unless_kept():
+    stereo = {"bass": np.stack([tone(100), 0 * tone(100)])}
+    np.testing.assert_allclose(
+        decoded(audios(StemPlayer(stereo, RATE, format="flac"))[0])[0], stereo["bass"].mean(0)[:, None], atol=2**-15
+    )
+    np.testing.assert_allclose(
+        decoded(audios(StemPlayer(stereo, RATE, format="flac", mono=False))[0])[0], stereo["bass"].T, atol=2**-15
+    )
+
+
+@pytest.mark.parametrize("rate", MP3_RATES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_mp3_keeps_length_and_position_at_every_rate(rate, channels):
+    player = StemPlayer({"drums": np.tile(clicks(rate)[:-7], (channels, 1))}, rate, mono=False)
+    samples, found = decoded(audios(player)[0])
+    assert found == min(rate, 32000)
+    assert samples.shape == (round((2 * rate - 7) * found / rate), channels)
+    assert np.abs(samples[: found // 2, 0]).argmax() == round(int(CLICK * rate) * found / rate)
+
+
+@pytest.mark.parametrize("samples", [1, 10, 441])
+def test_tiny_and_silent_stems_make_a_page(samples):
+    audio = audios(StemPlayer({"x": np.zeros(samples)}, RATE))[0]
+    assert decoded(audio)[0].shape == (max(1, round(samples * 32000 / RATE)), 1)
+    assert set(base64.b64decode(audio["data-peaks"])) == {0}
+
+
+def test_waveforms_hold_peaks_and_rms_relative_to_the_loudest():
+    audio = audios(StemPlayer({"bass": np.full(4000, 0.5), "drums": np.full(4000, 0.25)}, RATE))
+    heights = [np.frombuffer(base64.b64decode(a["data-peaks"]), np.uint8) for a in audio]
+    assert [len(h) for h in heights] == [800, 800]
+    np.testing.assert_array_equal(heights[0], 255)
+    np.testing.assert_array_equal(heights[1], round(255 * 0.5**0.6))
+
+
+def test_names_are_never_markup():
+    player = StemPlayer({NASTY: {NASTY: tone(100)}, "b": {NASTY: tone(100)}}, RATE, title=NASTY)
+    parsed = Audios(player._repr_html_())
+    assert sorted(set(parsed.tags)) == ["audio", "figcaption", "figure", "flowsep-player", "p", "script", "strong"]
+    assert parsed.tags.count("script") == 1
+    assert [audio["data-stem"] for audio in parsed.found] == [NASTY, NASTY]
+    assert parsed.found[0]["data-system"] == NASTY
+
+
+def test_the_page_is_light_and_asks_for_nothing():
+    """Ten seconds of five stems like a band's: decaying harmonics, bursts of noise and a voice that pauses."""
+    rng = np.random.default_rng(0)
+    time = np.arange(10 * RATE) / RATE
+    decay = np.exp(-6 * (time % 0.5))
+
+    def notes(pitches, partials):
+        pitch = np.asarray(pitches)[(time / 0.5).astype(int) % len(pitches)]
+        return sum(np.sin(2 * np.pi * k * pitch * time) / k**1.5 for k in range(1, partials))
+
+    stems = {
+        "vocals": 0.2 * notes([440, 494, 523, 440], 20) * (time % 4 < 3),
+        "bass": 0.3 * notes([55, 65, 73, 49], 12) * decay**0.3,
+        "drums": 0.3 * rng.standard_normal(time.size) * decay**4,
+        "other": 0.1 * (notes([220, 262, 294, 196], 15) + notes([330, 392, 440, 294], 15)) * decay**0.5,
+    }
+    html = StemPlayer({"mixture": sum(stems.values()), **stems}, RATE)._repr_html_()
+    assert len(html) < 400_000
+    assert html.count("<script") == html.count("</script") == 1
+    assert set(re.findall(r"https?://[^\"'\s]+", html)) == {"http://www.w3.org/2000/svg"}
+
+
+# ---- in the browser --------------------------------------------------------------------------------------------------
+
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>players</title>
+<meta name="viewport" content="width=device-width"><style>:root {{ color-scheme: light dark }}</style>
+<script>
+  // What the browser's mixer was told and gave out: every start of a source, and the sound before the loudspeaker.
+  window.starts = [];
+  const start = AudioBufferSourceNode.prototype.start, connect = AudioNode.prototype.connect;
+  AudioBufferSourceNode.prototype.start = function (when, offset) {{
+    starts.push({{ when, offset, rate: this.context.sampleRate, length: this.buffer.length, context: this.context }});
+    return start.call(this, when, offset);
+  }};
+  AudioNode.prototype.connect = function (target, ...rest) {{
+    if (target === this.context.destination) {{
+      window.tap ??= new AnalyserNode(this.context, {{ fftSize: 4096 }});
+      connect.call(this, tap);
+    }}
+    return connect.call(this, target, ...rest);
+  }};
+  window.loudness = () => {{
+    const now = new Float32Array(4096);
+    tap.getFloatTimeDomainData(now);
+    return Math.sqrt(now.reduce((sum, v) => sum + v * v, 0) / now.length);
+  }};
+</script>{}</html>"""
+
+
+@contextlib.contextmanager
+def page_with(*players, **options):
+    """An open page with the players; afterwards there was no console error and no request beyond the disk."""
+    with open_page(PAGE.format("<p>text</p>".join(player._repr_html_() for player in players)), **options) as page:
+        yield page
+        assert page.console_errors == []
+        assert page.requests == []
+
+
+def at(page, expression, index=0):
+    """A JavaScript expression about `el`, the player number `index`."""
+    return page.evaluate(
+        f"(() => {{ const el = document.querySelectorAll('flowsep-player')[{index}]; return {expression} }})()"
+    )
+
+
+def wait(page, condition, index=0):
+    page.wait_for_function(
+        f"(() => {{ const el = document.querySelectorAll('flowsep-player')[{index}]; return {condition} }})()"
+    )
+
+
+@pytest.fixture(scope="module")
+def two():
+    systems = {"reference": band(), "instglow": band(0.5), "nmf": band(0.25)}
+    return StemPlayer(systems, RATE, title="First"), StemPlayer(band(), RATE, title="Second")
+
+
+@pytest.mark.browser
+def test_playing_with_a_mouse(two):
+    with page_with(*two) as page:
+        first, second = page.locator("flowsep-player").all()
+        assert page.locator("audio:visible").count() == 0
+        assert at(page, "[el.playing, el.currentTime, el.duration]") == [False, 0, 4]
+        assert page.evaluate("starts.length") == 0  # nothing decoded, no context, before the first click
+
+        first.get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.3")
+        assert at(page, "el.playing")
+        assert page.evaluate("loudness()") > 0.05
+        page.wait_for_timeout(500)
+        advanced = at(page, "el.currentTime")
+        assert 0.7 < advanced < 2.5
+
+        lane = first.locator(".lane").nth(1)
+        box = lane.bounding_box()
+        lane.click(position={"x": box["width"] / 2, "y": 10})
+        assert 1.9 < at(page, "el.currentTime") < 2.4
+        assert at(page, "el.playing")
+
+        second.get_by_role("button", name="Play").click()
+        wait(page, "el.playing && el.currentTime > 0.1", 1)
+        assert not at(page, "el.playing")
+        assert page.evaluate("new Set(starts.map((s) => s.context)).size") == 1
+
+        second.get_by_role("button", name="Pause").click()
+        held = at(page, "el.currentTime", 1)
+        page.wait_for_timeout(300)
+        assert at(page, "el.currentTime", 1) == held
+        assert page.evaluate("loudness()") < 1e-4
+
+
+@pytest.mark.browser
+def test_solo_mute_and_gain(two):
+    with page_with(two[0]) as page:
+
+        def levels():
+            return {name: round(value, 4) for name, value in at(page, "el.levels").items()}
+
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.1")
+        page.get_by_role("button", name="Repeat").click()
+        page.get_by_role("button", name="Mute bass").click()
+        assert levels() == {"vocals": 1, "bass": 0, "drums": 1, "other": 1}
+        page.get_by_role("button", name="Solo bass").click()
+        assert levels() == {"vocals": 0, "bass": 1, "drums": 0, "other": 0}
+        page.wait_for_timeout(300)
+        assert page.evaluate("loudness()") == pytest.approx(
+            0.2 / np.sqrt(2), rel=0.05
+        )  # the bass alone, as it was given
+        page.get_by_label("Gain of bass").fill("-20")
+        assert levels()["bass"] == 0.1
+        page.wait_for_timeout(300)
+        assert page.evaluate("loudness()") == pytest.approx(0.02 / np.sqrt(2), rel=0.05)
+        page.get_by_label("Gain of bass").fill("-30")
+        assert levels()["bass"] == 0
+        page.get_by_label("Gain of bass").dblclick()
+        assert levels()["bass"] == 1
+        assert page.get_by_role("button", name="Solo bass").get_attribute("aria-pressed") == "true"
+
+
+@pytest.mark.browser
+def test_a_mixture_starts_muted_and_solo_brings_it_back():
+    with page_with(StemPlayer({"mixture": sum(band().values()), **band()}, RATE)) as page:
+        assert at(page, "el.levels") == {"mixture": 0, "vocals": 1, "bass": 1, "drums": 1, "other": 1}
+        page.get_by_role("button", name="Solo mixture").click()
+        assert at(page, "el.levels") == {"mixture": 1, "vocals": 0, "bass": 0, "drums": 0, "other": 0}
+
+
+@pytest.mark.browser
+def test_systems_switch_at_the_same_playhead_on_the_same_frame(two):
+    with page_with(two[0]) as page:
+        page.get_by_role("button", name="Repeat").click()
+        at(page, "el.seek(0.123456)")
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.4")
+        for system in ("instglow", "nmf", "reference"):
+            before = at(page, "el.currentTime")
+            page.get_by_role("radio", name=system).check(force=True)
+            wait(page, f"el.system === '{system}' && starts.length >= {4 if system == 'reference' else 8}")
+            assert before <= at(page, "el.currentTime") < before + 2
+            assert at(page, "el.playing")
+        page.wait_for_timeout(400)
+        starts = page.evaluate("starts.map(({ context, ...start }) => start)")
+        assert len(starts) == 12  # three systems of four stems, each started once
+        rate, length = starts[0]["rate"], starts[0]["length"]
+        zero = np.array([(s["when"] - s["offset"]) * rate for s in starts])  # the frame at which each one's time 0 lay
+        np.testing.assert_allclose(zero, np.round(zero), atol=1e-5)
+        assert len(set(np.round(zero).astype(int) % length)) == 1
+        assert {s["length"] for s in starts} == {4 * rate}
+
+
+@pytest.mark.browser
+def test_stems_of_different_systems_cancel_to_the_frame():
+    noise = np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32) * 0.1
+    with page_with(StemPlayer({"plus": noise, "minus": -noise}, RATE, format="flac")) as page:
+        page.get_by_role("button", name="Repeat").click()
+        at(page, "el.seek(1.7)")
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.3 && el.currentTime < 1")  # the loop has passed its end
+        assert page.evaluate("loudness()") < 1e-5
+        page.get_by_role("button", name="Mute minus").click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("loudness()") == pytest.approx(0.1, rel=0.2)
+
+
+@pytest.mark.browser
+def test_the_keyboard(two):
+    with page_with(two[0]) as page:
+        page.get_by_role("slider", name="Position").focus()
+        page.keyboard.press("Space")
+        wait(page, "el.playing && el.currentTime > 0.05")
+        page.keyboard.press("Space")
+        assert not at(page, "el.playing")
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        assert at(page, "el.currentTime") == 1
+        assert page.get_by_role("slider", name="Position").get_attribute("aria-valuetext") == "1.0 of 4.0 seconds"
+        page.keyboard.press("End")
+        assert at(page, "el.currentTime") == 4
+        page.keyboard.press("2")
+        page.keyboard.press("Shift+Digit3")
+        assert page.get_by_role("button", name="Solo bass").get_attribute("aria-pressed") == "true"
+        assert page.get_by_role("button", name="Mute drums").get_attribute("aria-pressed") == "true"
+        page.keyboard.press("s")
+        assert at(page, "el.system") == "instglow"
+        page.get_by_label("Gain of bass").focus()
+        page.keyboard.press("ArrowLeft")
+        assert at(page, "el.currentTime") == 4  # the gain slider keeps its own arrows
+        assert at(page, "el.levels.bass") == pytest.approx(10 ** (-1 / 20))
+
+
+@pytest.mark.browser
+def test_it_stops_at_the_end_or_repeats():
+    with page_with(StemPlayer({"bass": tone(100, seconds=0.6)}, RATE)) as page:
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.playing")
+        wait(page, "!el.playing")
+        assert at(page, "el.currentTime") == 0
+        page.get_by_role("button", name="Repeat").click()
+        page.get_by_role("button", name="Play").click()
+        page.wait_for_timeout(1000)
+        assert at(page, "el.playing")
+        page.get_by_role("button", name="Repeat").click()
+        wait(page, "!el.playing")
+
+
+@pytest.mark.browser
+def test_mp3_decodes_sample_aligned_in_the_browser():
+    """Click trains at three levels, beside noise: each click lies where it was put, in a context of the same rate."""
+    noise = 0.01 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
+    stems = {"a": clicks(), "b": clicks(level=0.4) + noise, "c": clicks(level=0.6)}
+    with page_with(StemPlayer({"x": stems, "y": stems}, RATE)) as page:
+        found = page.evaluate(
+            """async () => Promise.all([...document.querySelectorAll("audio")].map(async (audio) => {
+              const bytes = Uint8Array.from(atob(audio.src.split(",")[1]), (c) => c.charCodeAt(0));
+              const buffer = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes.buffer);
+              const values = buffer.getChannelData(0).subarray(0, 22050);
+              let at = 0;
+              values.forEach((v, i) => { if (Math.abs(v) > Math.abs(values[at])) at = i; });
+              return { at, length: buffer.length };
+            }))"""
+        )
+    offsets = [stem["at"] - int(CLICK * RATE) for stem in found]
+    print("decoded offsets of the clicks, in frames:", offsets, "lengths:", [stem["length"] for stem in found])
+    assert offsets == [0] * 6
+    assert max(stem["length"] for stem in found) - min(stem["length"] for stem in found) == 0
+
+
+@pytest.mark.browser
+def test_without_scripts_the_plain_players_stand_there(two):
+    with page_with(two[0], java_script=False) as page:
+        assert page.locator("audio:visible").count() == 12
+        assert page.get_by_text("instglow").is_visible()
+        assert page.get_by_text("First").is_visible()
+
+
+@pytest.mark.browser
+def test_names_on_the_page_do_nothing():
+    player = StemPlayer({NASTY: {NASTY: tone(100, 0.5)}, "b": {NASTY: tone(100, 0.5)}}, RATE, title=NASTY)
+    with page_with(player) as page:
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.playing || el.currentTime === 0")
+        assert page.locator("flowsep-player .title").text_content() == NASTY
+        assert page.locator("flowsep-player .name").text_content() == NASTY
+        assert page.evaluate("window.hurt") is None
+        assert page.locator("img").count() == 0
+
+
+@pytest.mark.browser
+def test_undecodable_sound_is_said_and_the_plain_players_return():
+    html = StemPlayer({"bass": tone(100, 0.5)}, RATE)._repr_html_()
+    with open_page(re.sub(r"(audio/mpeg;base64,)[^\"]*", r"\1AAAA", html)) as page:
+        page.get_by_role("button", name="Play").click()
+        page.get_by_role("status").get_by_text("could not decode").wait_for()
+        assert page.locator("audio:visible").count() == 1
+        assert not at(page, "el.playing")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_all_of_it(two, dark):
+    long = StemPlayer({"a stem whose name is far too long for any telephone": tone(100)}, RATE, title="long" * 40)
+    with page_with(two[0], long, width=390, height=800, dark=dark) as page:
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for button in page.locator("flowsep-player button").all():
+            box = button.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+            assert min(box["width"], box["height"]) >= 24
+        page.get_by_role("button", name="Play").first.click()
+        wait(page, "el.currentTime > 0.1")
+        ink = page.evaluate(
+            "getComputedStyle(document.querySelector('flowsep-player').shadowRoot.querySelector('.now')).color"
+        )
+        assert ink == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
