@@ -39,9 +39,9 @@ def frame_sdr(
 ) -> np.ndarray:
     """SDR of several sources of one song, (sources, frames), with the frames and NaN rules of museval 4.
 
-    `references` and `estimates`: one (channels, samples) a source, all of one shape. As in museval, a last frame that is
-    not full is dropped (audio shorter than `window` is one frame), and where any reference or estimate is silent in a
-    frame, that is where the sum of its channels is zero throughout, the frame is NaN for every source.
+    `references` and `estimates`: one (channels, samples) a source, all of one shape. As in museval, a last frame that
+    is not full is dropped (audio shorter than `window` is one frame), and where any reference or estimate is silent in
+    a frame, that is where the sum of its channels is zero throughout, the frame is NaN for every source.
 
     Raises ValueError as `sdr` does.
     """

@@ -65,10 +65,10 @@ def test_equals_museval(rng, shape, window, hop):
 
 
 def test_silence_blanks_a_frame_for_all_sources_as_in_museval(rng):
-    references = rng.standard_normal((3, 2, 5000))
+    references = rng.standard_normal((2, 2, 5000))
     estimates = references + 0.2 * rng.standard_normal(references.shape)
     references[1, :, 1000:2000] = 0
-    estimates[2, :, 3000:4000] = 0
+    estimates[0, :, 3000:4000] = 0
     references[0, 1, 4000:] = -references[0, 0, 4000:]  # museval takes channels that cancel for silence
     theirs = museval.metrics.bss_eval(references.swapaxes(1, 2), estimates.swapaxes(1, 2), window=1000, hop=1000)[0]
     ours = frame_sdr(references, estimates, 1000)

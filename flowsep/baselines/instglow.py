@@ -20,23 +20,12 @@ class InstGlow(System):
     flows: dict[str, Prior] | None = None  # loaded on first use
 
     def fit(self, dataset, profile, folder):
-        """Train the priors one after the other into `folder`; a prior needs the solo stems of its source alone."""
-        from ..data import CropSampler, solo_segments, validation_crops
-        from ..train import crop_samples, fit_prior
+        """Train the priors one after the other below `folder`; a prior needs the solo stems of its source alone."""
+        from ..train import train_source
 
-        training, length = profile.training, crop_samples(profile.training, profile.feature)
         for source in self.sources:
-            train, valid = (solo_segments(dataset, subset, source, profile.feature) for subset in ("train", "valid"))
-            sampler = CropSampler(
-                train, length, batch=training.batch, gain_db=training.gain_db,
-                silence_db=training.silence_db, seed=profile.seed, source=source,
-            )  # fmt: skip
-            fit_prior(
-                sampler, validation_crops(valid, length, training.silence_db), source=source, model=profile.model,
-                feature=profile.feature, training=training, checkpoint=Path(folder) / f"{source}.safetensors",
-                work=Path(folder) / source, seed=profile.seed,
-            )  # fmt: skip
-        self.priors, self.flows = folder, None
+            train_source(dataset, source, profile, folder)
+        self.priors, self.flows = Path(folder) / "priors", None
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`."""
