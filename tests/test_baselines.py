@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from flowsep import Prior, data, separate
+from flowsep import Prior, data, separate, train
 from flowsep.baselines import SYSTEMS, System, load_system
 from flowsep.baselines.nmf import random_spectra
 from flowsep.config import FeatureConfig, GlowConfig, Profile, SeparationConfig
@@ -130,7 +130,7 @@ def test_nmf_is_deterministic_and_survives_its_file(fitted, stems, tmp_path):
         np.testing.assert_array_equal(estimate, fitted.separate(mixture, RATE)[source])
 
 
-def test_nmf_without_its_file_says_so(fitted, stems, tmp_path):
+def test_nmf_without_its_file_says_so(fitted, priors, stems, tmp_path):
     mixture = sum(stems.values())
     with pytest.raises(FlowsepError, match="not fitted"):
         load_system("nmf", sources=PAIR).separate(mixture, RATE)
@@ -138,6 +138,9 @@ def test_nmf_without_its_file_says_so(fitted, stems, tmp_path):
         load_system("nmf", sources=PAIR, folder=tmp_path / "empty").separate(mixture, RATE)
     with pytest.raises(FlowsepError, match="no dictionary of 'piano'"):
         load_system("nmf", sources=("bass", "piano"), folder=tmp_path).separate(mixture, RATE)
+    priors["bass"].save(tmp_path / "other" / "nmf.safetensors")
+    with pytest.raises(FlowsepError, match="not a file of NMF dictionaries"):
+        load_system("nmf", sources=PAIR, folder=tmp_path / "other").separate(mixture, RATE)
     file = tmp_path / "nmf.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(FlowsepError, match=r"nmf\.safetensors"):
@@ -197,10 +200,10 @@ def test_instglow_names_the_prior_that_is_missing(priors, stems, tmp_path):
 
 def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     makers = {"bass": low_tones, "drums": noise_bursts}
-    monkeypatch.setattr(data, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
+    monkeypatch.setattr(train, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
     training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
     profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
     system = load_system("instglow", {"iterations": 1}, sources=PAIR)
-    system.fit(SimpleNamespace(), profile, tmp_path)
+    system.fit(SimpleNamespace(name="band", hash="abc"), profile, tmp_path)
     assert all(path.is_file() for path in system.checkpoints())
     assert set(system.separate(np.ones((1, 4000), np.float32), 22_050)) == set(PAIR)

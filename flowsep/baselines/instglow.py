@@ -20,7 +20,7 @@ class InstGlow(System):
     flows: dict[str, Prior] | None = None  # loaded on first use
 
     def fit(self, dataset, profile, folder):
-        """Train the priors one after the other below `folder`; a prior needs the solo stems of its source alone."""
+        """Train the priors one after the other into `<folder>/priors`, each on the solo stems of its source alone."""
         from ..train import train_source
 
         for source in self.sources:

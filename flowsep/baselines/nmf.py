@@ -13,7 +13,7 @@ from ..prior import read_safetensors
 from ..separate import separate_with_masks
 from . import System
 
-FORMAT = "flowsep-nmf-1"
+FORMAT = "flowsep-nmf-1"  # key of the header, whose value is the feature that the spectra are of
 SILENCE_DB = -50.0  # frames below teach nothing
 
 
@@ -62,7 +62,7 @@ class SourceNMF(System):
                 max_iter=self.options.iterations, tol=0, random_state=profile.seed,
             ).fit(spectra)  # fmt: skip
             learnt[source] = model.components_ / model.components_.sum(axis=1, keepdims=True).clip(min=1e-12)
-        header = {"format": FORMAT, "feature": profile.feature.model_dump_json()}
+        header = {FORMAT: profile.feature.model_dump_json()}  # one key: safetensors writes several in random order
         with atomic_path(self._path(folder)) as temporary:
             save_file(learnt, temporary, metadata=header)
         self.folder, self.feature, self.dictionaries = Path(folder), profile.feature, learnt
@@ -92,11 +92,11 @@ class SourceNMF(System):
 
     def _load(self) -> None:
         header, tensors = read_safetensors(self._path(self.folder))
-        if header.get("format") != FORMAT:
+        if FORMAT not in header:
             raise FlowsepError(f"{self._path(self.folder)}: not a file of NMF dictionaries; fit nmf anew")
         if missing := set(self.sources) - set(tensors):
             raise FlowsepError(f"{self._path(self.folder)}: no dictionary of '{min(missing)}'; fit nmf anew")
-        self.feature = FeatureConfig.model_validate_json(header["feature"])
+        self.feature = FeatureConfig.model_validate_json(header[FORMAT])
         self.dictionaries = {source: tensors[source].numpy() for source in self.sources}
 
     def _path(self, folder: str | Path | None) -> Path:
