@@ -172,7 +172,7 @@ def compose(
     for family, side in zip(families, rng.permutation([-0.5, 0.5, 0.15]), strict=False):
         parts.append(_accompanist(rng, bars, tempo, family, font, side * rng.uniform(0.5, 1.2)))
     voice = VOICES[(order + order // 4) % 4]
-    habits = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.04)}
+    habits = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.03)}
     habits |= {"vibrato": rng.uniform(0.2, 0.5), "rate": rng.uniform(5.0, 6.3)}
     voices, phrases = _singers(rng, bars, tempo, shift, replace(voice, **habits), taken)
     title = f"{TITLES[0][order % 10]} {TITLES[1][(3 * order + order // 10 + 5 * test) % 10]}"

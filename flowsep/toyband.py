@@ -25,8 +25,9 @@ from .composer import FLUID, MUSESCORE, PEARL, TIM, ZEPPELIN, Part, Song, compos
 from .files import FlowsepError, sha256, write_text
 from .singer import RATE, room, sing
 
-VERSION = 4  # of the generator: raise it with any change that changes bytes
+VERSION = 5  # of the generator: raise it with any change that changes bytes
 STEMS = ("vocals", "bass", "drums", "other")
+SOUND_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
 PACKAGES = {  # SoundFont -> Debian package
     FLUID: "fluid-soundfont-gm",
     MUSESCORE: "musescore-general-soundfont-small",
@@ -116,7 +117,7 @@ def find_soundfont(name: str) -> Path:
         import pretty_midi
 
         folders.append(Path(pretty_midi.__file__).parent)
-    folders += [Path("/usr/share") / part for part in ("sounds/sf2", "sounds/sf3", "soundfonts")]
+    folders += map(Path, SOUND_FOLDERS)
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
