@@ -97,11 +97,9 @@
       this._paint();
       try {
         context ??= new AudioContext();
-        const system = this._system;
-        await Promise.all([context.resume(), this._load(system)]);
-        if (ticket !== this._ticket) return; // paused while decoding
-        if (system !== this._system) await this._load(this._system);
-        if (ticket === this._ticket) this._begin();
+        await context.resume();
+        while (!this._decoded.has(this._system)) await this._load(this._system); // another may be chosen meanwhile
+        if (ticket === this._ticket) this._begin(); // unless paused meanwhile
       } catch (error) {
         if (ticket !== this._ticket) return;
         this.pause();
@@ -147,8 +145,7 @@
         return;
       }
       if (ticket !== this._ticket || !this._voice || system !== this._system) return;
-      this._join(system);
-      this._mix();
+      this._mix(this._join(system));
     }
 
     // ---- sound --------------------------------------------------------------------------------------------------
@@ -186,15 +183,15 @@
       this._frame();
     }
 
-    /** Add a decoded system to what runs, in step with it to the audio frame. */
+    /** Add a decoded system to what runs, in step with it to the audio frame; returns the time from which it sounds. */
     _join(system) {
       const voice = this._voice;
-      if (voice.nodes.has(system) || !this._decoded.has(system)) return;
+      if (voice.nodes.has(system)) return context.currentTime;
       const when = grid(Math.max(voice.time, context.currentTime + 0.02));
       const frames = Math.round(voice.length * context.sampleRate);
       let first = Math.round((voice.position + when - voice.time) * context.sampleRate);
       if (this._loop) first %= frames;
-      if (first >= frames) return;
+      if (first >= frames) return context.currentTime;
       const levels = Object.values(this.levels);
       const nodes = this._decoded.get(system).map((buffer, i) => {
         const source = context.createBufferSource();
@@ -208,16 +205,17 @@
       });
       if (!voice.nodes.size) nodes[0].source.onended = () => voice === this._voice && this._finish();
       voice.nodes.set(system, nodes);
+      return when;
     }
 
-    /** Let every gain follow the desk: coherent cross-fade between systems, no clicks. */
-    _mix() {
+    /** Let every gain follow the desk from `time` on: coherent cross-fade between systems, no clicks. */
+    _mix(time = context?.currentTime) {
       const voice = this._voice;
       if (!voice || !voice.nodes.has(this._system)) return; // the chosen system is still being decoded
       const levels = Object.values(this.levels);
       for (const [system, nodes] of voice.nodes)
         nodes.forEach(({ gain }, i) =>
-          gain.gain.setTargetAtTime(system === this._system ? levels[i] : 0, context.currentTime, FADE));
+          gain.gain.setTargetAtTime(system === this._system ? levels[i] : 0, time, FADE));
     }
 
     _end() {
@@ -385,14 +383,21 @@
       for (const radio of this._choice.querySelectorAll("input")) radio.checked = radio.value === this._system;
     }
 
-    /** Everything else that depends on the state. */
-    _paint() {
+    /** The playhead and the clock; assistive technology hears of whole seconds while the sound runs. */
+    _tick() {
       const t = this.currentTime;
-      const levels = this.levels;
-      this._surface.style.setProperty("--at", `${(100 * t) / this._duration}%`);
-      this._time.textContent = clock(t, this._duration);
+      this._surface.style.setProperty("--at", `${((100 * t) / this._duration).toFixed(3)}%`);
+      const text = clock(t, this._duration);
+      if (text !== this._time.textContent) this._time.textContent = text;
+      if (this._playing && Math.floor(t) === Math.floor(this._ruler.ariaValueNow)) return;
       this._ruler.setAttribute("aria-valuenow", t.toFixed(1));
       this._ruler.setAttribute("aria-valuetext", `${t.toFixed(1)} of ${this._duration.toFixed(1)} seconds`);
+    }
+
+    /** Everything else that depends on the state. */
+    _paint() {
+      this._tick();
+      const levels = this.levels;
       if (this._button.dataset.playing !== String(this._playing)) {
         this._button.dataset.playing = this._playing;
         this._button.replaceChildren(icon(this._playing ? "pause" : "play"));
@@ -411,10 +416,13 @@
       }
     }
 
-    _frame() {
+    /** While it sounds, the playhead moves 30 times a second: smooth enough, and half the work of every frame. */
+    _frame(last = 0) {
       if (!this._voice) return;
-      this._paint();
-      requestAnimationFrame(() => this._frame());
+      const now = performance.now();
+      const due = now - last > 30;
+      if (due) this._tick();
+      requestAnimationFrame(() => this._frame(due ? now : last));
     }
 
     _say(text) {
@@ -517,6 +525,10 @@
     }`;
 
   if (!customElements.get(TAG)) customElements.define(TAG, StemPlayer);
-  // A second player is parsed when the class is known already: its own script, right behind it, builds it.
-  for (const player of document.querySelectorAll(TAG)) player.build();
+  // A second player is parsed when the class is known already: its own script, right behind it, builds it. JupyterLab
+  // runs the script while it still moves the outputs into the page, when not all of them are upgraded yet.
+  for (const player of document.querySelectorAll(TAG)) {
+    customElements.upgrade(player);
+    player.build();
+  }
 })();

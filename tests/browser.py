@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     "--headless",
@@ -22,36 +22,45 @@ LOCAL = ("file:", "data:", "blob:", "about:")
 
 
 @contextlib.contextmanager
+def launch() -> Iterator[Browser]:
+    """A headless Chromium with a new, empty profile. Raises AssertionError where it is not installed."""
+    chromium = shutil.which("chromium")
+    assert chromium, "browser tests need Chromium in the PATH: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
 def open_page(
     path_or_html: str | Path,
     width: int = 1440,
     height: int = 900,
     dark: bool = False,
     java_script: bool = True,
+    browser: Browser | None = None,
 ) -> Iterator[Page]:
-    """Open a file (a Path) or a piece of HTML (a str, written to a temporary file) in a fresh, offline Chromium.
+    """Open a file (a Path) or a piece of HTML (a str, written to a temporary file) offline and with nothing remembered.
 
     The page yielded carries `console_errors`, the texts of console errors and uncaught exceptions, and `requests`, the
     addresses it asked for beyond the disk (anything but file:, data: and blob:); all of those are refused. Both lists
-    grow as the page lives, and should stay empty. Raises AssertionError where Chromium is not installed.
+    grow as the page lives, and should stay empty. `browser`: one that `launch` gave, to save the second of a start.
     """
-    chromium = shutil.which("chromium")
-    assert chromium, "browser tests need Chromium in the PATH: apt-get install chromium"
     with contextlib.ExitStack() as stack:
         if isinstance(path_or_html, Path):
             path = path_or_html.resolve(strict=True)
         else:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "page.html"
             path.write_text(path_or_html, encoding="utf-8")
-        playwright = stack.enter_context(sync_playwright())
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)  # in a new, empty profile
-        stack.callback(browser.close)
+        browser = browser or stack.enter_context(launch())
         context = browser.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
             java_script_enabled=java_script,
             offline=True,
         )
+        stack.callback(context.close)
         page = context.new_page()
         page.set_default_timeout(10_000)
         page.console_errors, page.requests = [], []

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import soundfile
-from browser import open_page
+from browser import launch, open_page
 
 from flowsep.player import MP3_RATES, StemPlayer
 
@@ -209,13 +209,20 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>players</t
 </script>{}</html>"""
 
 
-@contextlib.contextmanager
-def page_with(*players, **options):
-    """An open page with the players; afterwards there was no console error and no request beyond the disk."""
-    with open_page(PAGE.format("<p>text</p>".join(player._repr_html_() for player in players)), **options) as page:
-        yield page
-        assert page.console_errors == []
-        assert page.requests == []
+@pytest.fixture(scope="module")
+def page_with():
+    """A function that opens a page with players; afterwards there was no console error and no request to any host."""
+
+    @contextlib.contextmanager
+    def opened(*players, edit=str, **options):
+        html = PAGE.format("<p>text</p>".join(player._repr_html_() for player in players))
+        with open_page(edit(html), browser=browser, **options) as page:
+            yield page
+            assert page.console_errors == []
+            assert page.requests == []
+
+    with launch() as browser:
+        yield opened
 
 
 def at(page, expression, index=0):
@@ -238,25 +245,26 @@ def two():
 
 
 @pytest.mark.browser
-def test_playing_with_a_mouse(two):
+def test_playing_with_a_mouse(two, page_with):
     with page_with(*two) as page:
         first, second = page.locator("flowsep-player").all()
         assert page.locator("audio:visible").count() == 0
         assert at(page, "[el.playing, el.currentTime, el.duration]") == [False, 0, 4]
         assert page.evaluate("starts.length") == 0  # nothing decoded, no context, before the first click
 
+        first.get_by_role("button", name="Repeat").click()  # a slow machine may take longer than the song
         first.get_by_role("button", name="Play").click()
         wait(page, "el.currentTime > 0.3")
         assert at(page, "el.playing")
         assert page.evaluate("loudness()") > 0.05
+        before = at(page, "el.currentTime")
         page.wait_for_timeout(500)
-        advanced = at(page, "el.currentTime")
-        assert 0.7 < advanced < 2.5
+        assert 0.4 < (at(page, "el.currentTime") - before) % 4 < 3
 
         lane = first.locator(".lane").nth(1)
         box = lane.bounding_box()
         lane.click(position={"x": box["width"] / 2, "y": 10})
-        assert 1.9 < at(page, "el.currentTime") < 2.4
+        assert 1.9 < at(page, "el.currentTime") < 3.5
         assert at(page, "el.playing")
 
         second.get_by_role("button", name="Play").click()
@@ -272,7 +280,7 @@ def test_playing_with_a_mouse(two):
 
 
 @pytest.mark.browser
-def test_solo_mute_and_gain(two):
+def test_solo_mute_and_gain(two, page_with):
     with page_with(two[0]) as page:
 
         def levels():
@@ -301,7 +309,7 @@ def test_solo_mute_and_gain(two):
 
 
 @pytest.mark.browser
-def test_a_mixture_starts_muted_and_solo_brings_it_back():
+def test_a_mixture_starts_muted_and_solo_brings_it_back(page_with):
     with page_with(StemPlayer({"mixture": sum(band().values()), **band()}, RATE)) as page:
         assert at(page, "el.levels") == {"mixture": 0, "vocals": 1, "bass": 1, "drums": 1, "other": 1}
         page.get_by_role("button", name="Solo mixture").click()
@@ -309,7 +317,7 @@ def test_a_mixture_starts_muted_and_solo_brings_it_back():
 
 
 @pytest.mark.browser
-def test_systems_switch_at_the_same_playhead_on_the_same_frame(two):
+def test_systems_switch_at_the_same_playhead_on_the_same_frame(two, page_with):
     with page_with(two[0]) as page:
         page.get_by_role("button", name="Repeat").click()
         at(page, "el.seek(0.123456)")
@@ -319,7 +327,7 @@ def test_systems_switch_at_the_same_playhead_on_the_same_frame(two):
             before = at(page, "el.currentTime")
             page.get_by_role("radio", name=system).check(force=True)
             wait(page, f"el.system === '{system}' && starts.length >= {4 if system == 'reference' else 8}")
-            assert before <= at(page, "el.currentTime") < before + 2
+            assert (at(page, "el.currentTime") - before) % 4 < 3
             assert at(page, "el.playing")
         page.wait_for_timeout(400)
         starts = page.evaluate("starts.map(({ context, ...start }) => start)")
@@ -332,7 +340,7 @@ def test_systems_switch_at_the_same_playhead_on_the_same_frame(two):
 
 
 @pytest.mark.browser
-def test_stems_of_different_systems_cancel_to_the_frame():
+def test_stems_of_different_systems_cancel_to_the_frame(page_with):
     noise = np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32) * 0.1
     with page_with(StemPlayer({"plus": noise, "minus": -noise}, RATE, format="flac")) as page:
         page.get_by_role("button", name="Repeat").click()
@@ -346,7 +354,7 @@ def test_stems_of_different_systems_cancel_to_the_frame():
 
 
 @pytest.mark.browser
-def test_the_keyboard(two):
+def test_the_keyboard(two, page_with):
     with page_with(two[0]) as page:
         page.get_by_role("slider", name="Position").focus()
         page.keyboard.press("Space")
@@ -374,7 +382,7 @@ def test_the_keyboard(two):
 
 
 @pytest.mark.browser
-def test_it_stops_at_the_end_or_repeats():
+def test_it_stops_at_the_end_or_repeats(page_with):
     with page_with(StemPlayer({"bass": tone(100, seconds=0.6)}, RATE)) as page:
         page.get_by_role("button", name="Play").click()
         wait(page, "el.playing")
@@ -389,7 +397,7 @@ def test_it_stops_at_the_end_or_repeats():
 
 
 @pytest.mark.browser
-def test_mp3_decodes_sample_aligned_in_the_browser():
+def test_mp3_decodes_sample_aligned_in_the_browser(page_with):
     """Click trains at three levels, beside noise: each click lies where it was put, in a context of the same rate."""
     noise = 0.01 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
     stems = {"a": clicks(), "b": clicks(level=0.4) + noise, "c": clicks(level=0.6)}
@@ -411,7 +419,7 @@ def test_mp3_decodes_sample_aligned_in_the_browser():
 
 
 @pytest.mark.browser
-def test_without_scripts_the_plain_players_stand_there(two):
+def test_without_scripts_the_plain_players_stand_there(two, page_with):
     with page_with(two[0], java_script=False) as page:
         assert page.locator("audio:visible").count() == 12
         assert page.get_by_text("instglow").is_visible()
@@ -419,11 +427,11 @@ def test_without_scripts_the_plain_players_stand_there(two):
 
 
 @pytest.mark.browser
-def test_names_on_the_page_do_nothing():
+def test_names_on_the_page_do_nothing(page_with):
     player = StemPlayer({NASTY: {NASTY: tone(100, 0.5)}, "b": {NASTY: tone(100, 0.5)}}, RATE, title=NASTY)
     with page_with(player) as page:
         page.get_by_role("button", name="Play").click()
-        wait(page, "el.playing || el.currentTime === 0")
+        wait(page, "el.currentTime > 0.05")
         assert page.locator("flowsep-player .title").text_content() == NASTY
         assert page.locator("flowsep-player .name").text_content() == NASTY
         assert page.evaluate("window.hurt") is None
@@ -431,9 +439,11 @@ def test_names_on_the_page_do_nothing():
 
 
 @pytest.mark.browser
-def test_undecodable_sound_is_said_and_the_plain_players_return():
-    html = StemPlayer({"bass": tone(100, 0.5)}, RATE)._repr_html_()
-    with open_page(re.sub(r"(audio/mpeg;base64,)[^\"]*", r"\1AAAA", html)) as page:
+def test_undecodable_sound_is_said_and_the_plain_players_return(page_with):
+    def damage(html):
+        return re.sub(r"(audio/mpeg;base64,)[^\"]*", r"\1AAAA", html)
+
+    with page_with(StemPlayer({"bass": tone(100, 0.5)}, RATE), edit=damage) as page:
         page.get_by_role("button", name="Play").click()
         page.get_by_role("status").get_by_text("could not decode").wait_for()
         assert page.locator("audio:visible").count() == 1
@@ -442,7 +452,7 @@ def test_undecodable_sound_is_said_and_the_plain_players_return():
 
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_all_of_it(two, dark):
+def test_a_phone_shows_all_of_it(two, dark, page_with):
     long = StemPlayer({"a stem whose name is far too long for any telephone": tone(100)}, RATE, title="long" * 40)
     with page_with(two[0], long, width=390, height=800, dark=dark) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
