@@ -1,6 +1,7 @@
 """A prior: a Glow with the feature that it models and the provenance of its weights, in one safetensors file."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,13 +68,11 @@ class Prior(nn.Module):
         header = {
             "format": FORMAT,
             "source": self.source,
-            "model": self.model.model_dump_json(),
-            "feature": self.feature.model_dump_json(),
-            "provenance": json.dumps(self.provenance),
+            "model": self.model.model_dump(mode="json"),
+            "feature": self.feature.model_dump(mode="json"),
+            "provenance": self.provenance,
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.glow.state_dict().items()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
+        save_safetensors(path, self.glow.state_dict(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -82,9 +81,9 @@ class Prior(nn.Module):
         if header.get("format") != FORMAT:
             raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
         try:
-            model = GlowConfig.model_validate_json(header["model"])
-            feature = FeatureConfig.model_validate_json(header["feature"])
-            prior = cls(model, feature, header["source"], json.loads(header["provenance"]))
+            model = GlowConfig.model_validate(header["model"])
+            feature = FeatureConfig.model_validate(header["feature"])
+            prior = cls(model, feature, header["source"], header["provenance"])
         except (KeyError, ValidationError, ValueError) as error:
             raise FlowsepError(f"{path}: damaged header ({error})") from error
         load_exactly(prior.glow, tensors, path)
@@ -112,13 +111,23 @@ def load_prior(path: str | Path, **options: Any) -> Prior:
     return Prior.load(path)
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """(metadata, tensors) of a safetensors file; FlowsepError if it is none (a pickle, a truncated file)."""
+def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes."""
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        # one key only: safetensors writes several in an order of its own at every call
+        save_file(plain, temporary, metadata={"flowsep": json.dumps(header)})
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(header, tensors) of a file of `save_safetensors`; FlowsepError if it is none (a pickle, a truncated file)."""
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            header = json.loads((file.metadata() or {}).get("flowsep", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
         raise FlowsepError(f"{path}: not a whole .safetensors file ({error}); nothing was loaded") from error
+    return (header if isinstance(header, dict) else {}), tensors
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .config import FeatureConfig, GlowConfig, TrainingConfig
+from .config import FeatureConfig, GlowConfig, Profile, TrainingConfig
+from .data import CropSampler, solo_segments, validation_crops
 from .files import FlowsepError, atomic_path
 from .glow import add_weight_norm, fold_weight_norm, standard_normal_log_prob
-from .prior import Prior, load_exactly, read_safetensors
+from .prior import Prior, load_exactly, read_safetensors, save_safetensors
+from .separate import choose_device
 from .spectrogram import pad_features, stft
 
 EDGE = 2  # frames cut from both ends of a crop: there the STFT sees the crop's reflection, not the recording
@@ -80,10 +81,9 @@ def fit_prior(
     checkpoint, work = Path(checkpoint), Path(work)
     if len(validation) == 0:
         raise FlowsepError(f"{source}: no audible validation crop; raise `valid_tracks` or lower `silence_db`")
-    settings = {
-        "source": source, "seed": str(seed), "model": model.model_dump_json(),
-        "feature": feature.model_dump_json(), "training": training.model_dump_json(),
-    }  # fmt: skip
+    settings = {"source": source, "seed": seed}
+    settings |= {"model": model.model_dump(mode="json"), "feature": feature.model_dump(mode="json")}
+    settings |= {"training": training.model_dump(mode="json")}
     fabric = _fabric(training)
     torch.manual_seed(seed)
     prior = Prior(model, feature, source).to(fabric.device)
@@ -178,8 +178,6 @@ def _nll(flow: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def _fabric(training: TrainingConfig) -> Fabric:
-    from .separate import choose_device
-
     device = choose_device(training.device)
     precision = training.precision
     if precision == "auto":
@@ -199,18 +197,16 @@ def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
 
 
 def _save_state(
-    path: Path, settings: dict[str, str], step: int, best: float, prior: Prior, optimizer: torch.optim.Optimizer
+    path: Path, settings: dict[str, Any], step: int, best: float, prior: Prior, optimizer: torch.optim.Optimizer
 ) -> None:
     tensors = {f"model.{name}": value for name, value in prior.glow.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    header = settings | {"step": str(step), "best": repr(best)}
-    with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, header)
+    save_safetensors(path, tensors, settings | {"step": step, "best": best})
 
 
 def _resume(
-    path: Path, settings: dict[str, str], prior: Prior, optimizer: torch.optim.Optimizer, work: Path
+    path: Path, settings: dict[str, Any], prior: Prior, optimizer: torch.optim.Optimizer, work: Path
 ) -> tuple[int, float, list[dict[str, Any]]]:
     header, tensors = read_safetensors(path)
     for key, value in settings.items():
@@ -225,7 +221,40 @@ def _resume(
             _, index, moment = name.split(".")
             moments.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    step = int(header["step"])
+    step = header["step"]
     curve = pd.read_csv(work / "loss.csv")
     rows = curve[curve.step <= step].to_dict("records")  # a kill between the two writes left a longer curve
-    return step, float(header["best"]), rows
+    return step, header["best"], rows
+
+
+def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:
+    """`fit_prior` on the solo stems of one source of a data set, all settings from the profile.
+
+    Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
+    `source` are opened: this is source-only supervision.
+    """
+    folder, training, feature = Path(folder), profile.training, profile.feature
+    length = crop_samples(training, feature)
+    segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
+    sampler = CropSampler(
+        segments["train"],
+        length,
+        batch=training.batch,
+        gain_db=training.gain_db,
+        silence_db=training.silence_db,
+        seed=profile.seed,
+        source=source,
+    )
+    return fit_prior(
+        sampler,
+        validation_crops(segments["valid"], length, training.silence_db),
+        source=source,
+        model=profile.model,
+        feature=feature,
+        training=training,
+        checkpoint=folder / "priors" / f"{source}.safetensors",
+        work=folder / "training" / source,
+        seed=profile.seed,
+        provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash},
+        progress=progress,
+    )

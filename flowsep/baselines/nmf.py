@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
-from safetensors.numpy import save_file
 
 from ..config import FeatureConfig
-from ..files import FlowsepError, atomic_path
-from ..prior import read_safetensors
+from ..files import FlowsepError
+from ..prior import read_safetensors, save_safetensors
 from ..separate import separate_with_masks
 from . import System
 
@@ -62,9 +61,8 @@ class SourceNMF(System):
                 max_iter=self.options.iterations, tol=0, random_state=profile.seed,
             ).fit(spectra)  # fmt: skip
             learnt[source] = model.components_ / model.components_.sum(axis=1, keepdims=True).clip(min=1e-12)
-        header = {FORMAT: profile.feature.model_dump_json()}  # one key: safetensors writes several in random order
-        with atomic_path(self._path(folder)) as temporary:
-            save_file(learnt, temporary, metadata=header)
+        tensors = {source: torch.from_numpy(spectra) for source, spectra in learnt.items()}
+        save_safetensors(self._path(folder), tensors, {"format": FORMAT, "feature": profile.feature.model_dump()})
         self.folder, self.feature, self.dictionaries = Path(folder), profile.feature, learnt
 
     def separate(self, mixture, sample_rate, references=None):
@@ -92,11 +90,11 @@ class SourceNMF(System):
 
     def _load(self) -> None:
         header, tensors = read_safetensors(self._path(self.folder))
-        if FORMAT not in header:
+        if header.get("format") != FORMAT:
             raise FlowsepError(f"{self._path(self.folder)}: not a file of NMF dictionaries; fit nmf anew")
         if missing := set(self.sources) - set(tensors):
             raise FlowsepError(f"{self._path(self.folder)}: no dictionary of '{min(missing)}'; fit nmf anew")
-        self.feature = FeatureConfig.model_validate_json(header[FORMAT])
+        self.feature = FeatureConfig.model_validate(header["feature"])
         self.dictionaries = {source: tensors[source].numpy() for source in self.sources}
 
     def _path(self, folder: str | Path | None) -> Path:

@@ -1,0 +1,176 @@
+# The graph of notebooks: one papermill process each, outputs declared, so that a killed run goes on where it was and a
+# changed checkpoint re-runs only what hangs on it.
+#
+#   snakemake --configfile configs/demo.yaml --cores 2 book
+#
+# A notebook that fails stays, with its traceback, under results/<profile>/logs/.
+from flowsep.config import load_profile
+from snakemake.exceptions import WorkflowError
+
+if not workflow.configfiles:
+    raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
+PROFILE = load_profile(config.get("profile", {}))
+CONFIG = workflow.configfiles[0]
+OUT = f"results/{PROFILE.name}"
+EXCERPTS = f"{OUT}/audio/references"
+LEARNT = [system for system in PROFILE.systems if system != "instglow"]
+
+wildcard_constraints:
+    source="|".join(PROFILE.sources),
+    system="|".join(PROFILE.systems),
+
+# Written beside the log first and renamed when it has run to its end: a notebook under notebooks/ is a whole one.
+RUN = (
+    "OMP_NUM_THREADS={threads} papermill {input.notebook} {log} -f " + CONFIG + " {params.more} --log-level WARNING"
+    " --no-progress-bar && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
+)
+
+rule results:
+    input:
+        f"{OUT}/notebooks/06_results.ipynb",
+
+rule data:
+    input:
+        notebook="notebooks/01_data.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/01_data.ipynb",
+        manifest=f"{OUT}/data.json",
+        excerpts=directory(EXCERPTS),
+    log:
+        f"{OUT}/logs/01_data.ipynb",
+    params:
+        more="",
+    threads: workflow.cores
+    shell:
+        RUN
+
+rule spectrograms:
+    input:
+        EXCERPTS,
+        notebook="notebooks/02_spectrograms_and_phase.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/02_spectrograms_and_phase.ipynb",
+    log:
+        f"{OUT}/logs/02_spectrograms_and_phase.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule glow:
+    input:
+        notebook="notebooks/03_glow.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/03_glow.ipynb",
+    log:
+        f"{OUT}/logs/03_glow.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule prior:
+    input:
+        f"{OUT}/data.json",
+        notebook="notebooks/04_train_prior.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/04_train_prior_{{source}}.ipynb",
+        prior=f"{OUT}/priors/{{source}}.safetensors",
+    log:
+        f"{OUT}/logs/04_train_prior_{{source}}.ipynb",
+    params:
+        more="-p source {source}",
+    priority: 10  # the longest jobs first
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule inside:
+    input:
+        expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
+        notebook="notebooks/08_inside_the_priors.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/08_inside_the_priors.ipynb",
+        table=f"{OUT}/likelihood.csv",
+    log:
+        f"{OUT}/logs/08_inside_the_priors.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+def needs(wildcards):
+    return expand(rules.prior.output.prior, source=PROFILE.sources) if wildcards.system == "instglow" else []
+
+rule separate:
+    input:
+        needs,
+        f"{OUT}/data.json",
+        EXCERPTS,
+        notebook="notebooks/05_separate.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/05_separate_{{system}}.ipynb",
+        scores=f"{OUT}/scores/{{system}}.csv",
+        excerpts=directory(f"{OUT}/audio/{{system}}"),
+    log:
+        f"{OUT}/logs/05_separate_{{system}}.ipynb",
+    params:
+        more="-p system {system}",
+    priority: 5
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule tables:
+    input:
+        expand(rules.separate.output.scores, system=PROFILE.systems),
+        "results/published.csv",
+        notebook="notebooks/06_results.ipynb",
+    output:
+        expand(f"{OUT}/table-{{convention}}.{{kind}}", convention=PROFILE.evaluation.conventions, kind=("md", "csv")),
+        notebook=f"{OUT}/notebooks/06_results.ipynb",
+    log:
+        f"{OUT}/logs/06_results.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule listen:
+    input:
+        EXCERPTS,
+        expand(rules.separate.output.excerpts, system=PROFILE.systems),
+        notebook="notebooks/07_listen.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/07_listen.ipynb",
+    log:
+        f"{OUT}/logs/07_listen.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
+rule book:
+    input:
+        rules.data.output.notebook,
+        rules.spectrograms.output.notebook,
+        rules.glow.output.notebook,
+        expand(rules.prior.output.notebook, source=PROFILE.sources),
+        rules.inside.output.notebook,
+        expand(rules.separate.output.notebook, system=PROFILE.systems),
+        rules.tables.output.notebook,
+        rules.listen.output.notebook,
+        "_config.yml",
+        "tools/build_book.py",
+        glob_wildcards("book/{page,[^/]+}.md").page and expand("book/{page}.md", page=glob_wildcards("book/{page,[^/]+}.md").page),
+        "book/_toc.yml",
+        "book/references.bib",
+    output:
+        "book/_build/html/index.html",
+    shell:
+        "python tools/build_book.py {OUT}"

@@ -1,0 +1,113 @@
+"""The steps of the graph that notebooks call: score one system on the test songs, keep what is worth hearing.
+
+Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .baselines import load_system
+from .config import Profile
+from .data import Dataset, Track, read_audio, write_audio
+from .evaluate import evaluate_system, run_provenance, write_scores
+from .files import FlowsepError, safe_name
+
+REFERENCES = "references"  # the folder of the true stems among those of the systems
+
+
+def score_system(
+    profile: Profile,
+    dataset: Dataset,
+    name: str,
+    *,
+    checkpoints: str | Path | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Fit `name` if it learns, separate and score all test songs; returns the rows, which are on disk by then.
+
+    Args:
+        name: a system of the profile.
+        checkpoints: a folder of other priors, `<source>.safetensors` each: the rows get its name as `variant`, and
+            lie beside the profile's own under `<system>@<variant>`.
+        folder: where to write; default the profile's.
+    Raises:
+        FlowsepError: a system that the profile does not list, missing priors, or that all tracks failed.
+    """
+    if name not in profile.systems:
+        raise FlowsepError(f"profile {profile.name}: no system '{name}'; its systems: {', '.join(profile.systems)}")
+    folder = Path(folder or profile.folder)
+    variant = Path(checkpoints).resolve().name if checkpoints else ""
+    label = f"{name}@{safe_name(variant)}" if variant else name
+    learnt = folder / "systems" / name
+    priors = Path(checkpoints) if checkpoints else folder / "priors"
+    system = load_system(name, profile.systems[name], sources=profile.sources, priors=priors, folder=learnt)
+    if name != "instglow":  # its priors are trained one by one, each by a notebook of its own
+        system.fit(dataset, profile, learnt)
+    tracks = dataset.subset("test")
+    heard = {track.name for track in tracks[: profile.listen_tracks]}
+
+    def keep(track: Track, estimates: Mapping[str, np.ndarray]) -> None:
+        if track.name in heard:
+            keep_excerpt(profile, track, estimates, folder / "audio" / label)
+
+    provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
+    frame = evaluate_system(
+        system,
+        tracks,
+        sources=profile.sources,
+        provenance=provenance,
+        conventions=profile.evaluation.conventions,
+        on_estimates=keep,
+        progress=progress,
+    )
+    write_scores(frame, folder / "scores" / f"{label}.csv")
+    if (frame.status == "failed").all():
+        raise FlowsepError(f"{name}: all {len(tracks)} tracks failed; the first: {frame.reason.iloc[0]}")
+    return frame
+
+
+def keep_excerpt(profile: Profile, track: Track, stems: Mapping[str, np.ndarray], folder: str | Path) -> None:
+    """Write the `listen_seconds` of `track` in which all references sound most to `<folder>/<track>/<stem>.flac`."""
+    start, stop = excerpt(track, profile.sources, profile.listen_seconds)
+    for name, audio in stems.items():
+        path = Path(folder) / safe_name(track.name) / f"{safe_name(name)}.flac"
+        write_audio(path, audio[:, start:stop], track.sample_rate)
+
+
+def excerpt(track: Track, sources: tuple[str, ...], seconds: float) -> tuple[int, int]:
+    """(start, stop) in samples, whole seconds: where the geometric mean of the references' energies is largest.
+
+    References that are silent from end to end do not count.
+    """
+    rate = track.sample_rate
+    energies = [np.square(track.stem(source)).sum(axis=0, dtype=np.float64) for source in sources]
+    samples = len(energies[0])
+    length = min(samples, round(seconds * rate))
+    sums = [np.concatenate([[0.0], np.cumsum(energy)]) for energy in energies if energy.any()]
+    starts = np.arange(0, samples - length + 1, rate)
+    score = sum((np.log(total[starts + length] - total[starts] + 1e-9) for total in sums), np.zeros(len(starts)))
+    start = int(starts[score.argmax()])
+    return start, start + length
+
+
+def load_excerpts(folder: str | Path) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], int]:
+    """All that `keep_excerpt` left below a profile's folder: ({track: {system: {stem: audio}}}, sample rate).
+
+    Raises FlowsepError where there is nothing, or files disagree in rate.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    rates = set()
+    for path in sorted((Path(folder) / "audio").glob("*/*/*.flac")):
+        audio, rate = read_audio(path)
+        rates.add(rate)
+        found.setdefault(path.parts[-2], {}).setdefault(path.parts[-3], {})[path.stem] = audio
+    if len(rates) != 1:
+        raise FlowsepError(
+            f"{Path(folder) / 'audio'}: expected excerpts of one sample rate, found {sorted(rates) or 'none'}"
+        )
+    return found, rates.pop()
