@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 
 import musdb
 import numpy as np
@@ -144,30 +145,28 @@ def test_same_seed_same_bytes(tmp_path, monkeypatch):
 
 def test_a_failure_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path))
-    write_song = toyband.write_song
 
     def fail_late(song, folder, seconds):
+        folder.mkdir()
         if folder.parent.name == "test":
             raise FlowsepError("disk full")
-        return write_song(song, folder, seconds)
 
     monkeypatch.setattr(toyband, "write_song", fail_late)
     with pytest.raises(FlowsepError, match="disk full"):
-        ensure_band(**TINY | {"seconds": 1})
+        ensure_band(**TINY)
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_two_at_once_make_it_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path))
-    made, write_song = [], toyband.write_song
-    monkeypatch.setattr(toyband, "write_song", lambda *args: made.append(args[0].name) or write_song(*args))
-    request = TINY | {"seconds": 1}
-    threads = [threading.Thread(target=ensure_band, kwargs=request) for _ in range(2)]
+    made = []
+    monkeypatch.setattr(toyband, "write_song", lambda song, *_: time.sleep(0.2) or made.append(song.name))
+    threads = [threading.Thread(target=ensure_band, kwargs=TINY) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 2 and (ensure_band(**request) / "manifest.json").is_file() and len(made) == 2
+    assert len(made) == 2 and (ensure_band(**TINY) / "manifest.json").is_file() and len(made) == 2
 
 
 def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
