@@ -46,7 +46,7 @@ SOUND_CREDITS = (  # name, origin, licence
         "Glen MacArthur and Robin Gareus, Debian package avldrums.lv2-soundfont",
         "CC BY-SA 3.0",
     ),
-    ("TimGM6mb", "Tim Brechbill, carried by the Python package pretty_midi", "GPL version 2"),
+    ("TimGM6mb", "Tim Brechbill and David Bolton, carried by the Python package pretty_midi", "GPL version 2"),
     ("Vocals", "a formant synthesiser of our own, flowsep/singer.py; no recording of a voice", "MIT, as flowsep"),
 )
 
