@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
 PROFILE = load_profile(config.get("profile", {}))
-CONFIG = workflow.configfiles[0]
+CONFIG = str(workflow.configfiles[0])
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
 LEARNT = [system for system in PROFILE.systems if system != "instglow"]

@@ -1,0 +1,168 @@
+"""The whole chain in the smoke profile: data, two tiny priors, separation, tables, the book, a reader's browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from browser import launch, open_page
+
+from flowsep import load_prior, load_profile
+from flowsep.results import aggregate, load_scores
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("_config.yml", "Snakefile", "book", "configs", "notebooks", "tools")
+
+pytestmark = pytest.mark.chain
+
+
+def snakemake(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    command = ["snakemake", "--configfile", "configs/smoke.yaml", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the project (a folder with a blank and an umlaut in its name) in which `book` has been made."""
+    tree = tmp_path_factory.mktemp("chain") / "flowsep kopie ü"
+    tree.mkdir()
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__")
+            )
+        else:
+            shutil.copy(ROOT / name, tree)
+    (tree / "results").mkdir()
+    shutil.copy(ROOT / "results" / "published.csv", tree / "results")
+    done = snakemake(tree, "book")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return tree
+
+
+@pytest.fixture(scope="module")
+def results(tree):
+    return tree / "results" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def html(tree):
+    return tree / "book" / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with launch() as browser:
+        yield browser
+
+
+def test_every_system_scored_every_song_with_its_provenance(results):
+    profile = load_profile("smoke")
+    scores = load_scores(results)
+    assert set(scores.system) == set(profile.systems)
+    assert scores.track.nunique() == profile.data.test_tracks
+    assert set(scores.status) <= {"ok", "silent"}
+    assert (scores.config_hash == profile.hash).all() and (scores.seed == profile.seed).all()
+    assert scores[scores.system == "instglow"].checkpoint.str.contains("vocals.safetensors:").all()
+    measured = scores[scores.metric == "SDR"].groupby("system").seconds.min()
+    assert (measured > 0).all()
+
+
+def test_the_tables_are_ordered_as_they_must_be(results):
+    """However little was trained: the oracle is above the mixture in every source of every convention."""
+    scores = load_scores(results)
+    for convention in ("paper", "sisec18"):
+        medians = aggregate(scores, convention).pivot(index="system", columns="stem", values="median")
+        assert (medians.loc["ideal_ratio_mask"] > medians.loc["mixture"] + 1).all()
+        table = pd.read_csv(results / f"table-{convention}.csv")
+        assert set(table.system) == set(scores.system)
+        assert "*measured here" in (results / f"table-{convention}.md").read_text()
+
+
+def test_the_priors_carry_where_they_come_from(results):
+    manifest = json.loads((results / "data.json").read_text())
+    for source in load_profile("smoke").sources:
+        prior = load_prior(results / "priors" / f"{source}.safetensors")
+        assert prior.source == source and prior.provenance["data_hash"] == manifest["hash"]
+
+
+def test_executed_notebooks_hold_no_error(results):
+    paths = sorted((results / "notebooks").glob("*.ipynb"))
+    assert len(paths) == 6 + 2 + 4  # the chapters, one training a source, one separation a system
+    for path in paths:
+        for cell in nbformat.read(path, as_version=4).cells:
+            assert all(output.output_type != "error" for output in cell.get("outputs", [])), path
+
+
+def test_a_second_run_has_nothing_to_do(tree):
+    done = snakemake(tree, "--dry-run", "book")
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_another_checkpoint_reruns_only_what_hangs_on_it(tree, results):
+    os.utime(results / "priors" / "vocals.safetensors")
+    done = snakemake(tree, "--dry-run", "book")
+    jobs = done.stdout.split("Job stats:")[1].split("\n\n")[0]
+    planned = {line.split()[0]: int(line.split()[1]) for line in jobs.splitlines()[3:] if line.strip()}
+    assert planned == {"separate": 1, "inside": 1, "tables": 1, "listen": 1, "book": 1, "total": 5}
+
+
+def test_a_failing_notebook_fails_the_run_and_is_kept_as_a_log(tree, results):
+    """An unknown source: no half chapter appears, and the traceback can be read."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    out = results / "logs" / "wrong.ipynb"
+    command = [
+        "papermill",
+        "notebooks/04_train_prior.ipynb",
+        str(out),
+        "-f",
+        "configs/smoke.yaml",
+        "-p",
+        "source",
+        "harp",
+    ]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "source 'harp' is not in profile smoke: vocals, accompaniment" in done.stderr
+    chapter = results / "notebooks" / "wrong.ipynb"
+    shutil.copy(out, chapter)
+    built = subprocess.run(
+        [sys.executable, "tools/build_book.py", "results/smoke"], cwd=tree, capture_output=True, text=True
+    )
+    chapter.unlink()
+    assert built.returncode != 0 and "wrong.ipynb: not a finished chapter: FlowsepError" in built.stderr
+
+
+@pytest.mark.browser
+def test_every_page_opens_offline_without_a_console_error(html, chromium):
+    pages = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
+    assert len(pages) > 12
+    for path in pages:
+        with open_page(path, browser=chromium) as page:
+            page.wait_for_load_state("load")
+            assert page.console_errors == [], path.name
+            assert page.requests == [], path.name
+            assert page.locator("h1").count() >= 1 or path.stem in ("genindex", "search"), path.name
+
+
+@pytest.mark.browser
+def test_a_player_plays_in_the_built_page(html, chromium):
+    with open_page(html / "chapters" / "07_listen.html", browser=chromium) as page:
+        player = page.locator("flowsep-player").first
+        player.get_by_role("button", name="Play").first.click()
+        page.wait_for_function("document.querySelector('flowsep-player').currentTime > 0.3")
+        assert player.evaluate("element => element.playing")
+        assert page.console_errors == []
+
+
+@pytest.mark.browser
+def test_pages_fit_a_phone_and_show_mathematics(html, chromium):
+    with open_page(html / "chapters" / "03_glow.html", width=390, height=844, browser=chromium) as page:
+        page.wait_for_selector("mjx-container")
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

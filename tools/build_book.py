@@ -1,0 +1,108 @@
+"""Render the book of one profile: `python tools/build_book.py results/demo`.
+
+Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status page is written from what they and the
+score files say, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.resources import files as package_files
+from pathlib import Path
+
+import nbformat
+
+from flowsep.config import find_root
+from flowsep.files import FlowsepError, write_text
+from flowsep.results import load_scores
+
+NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
+
+
+def main(results: Path) -> None:
+    root = find_root()
+    chapters = root / "book" / "chapters"
+    shutil.rmtree(chapters, ignore_errors=True)
+    chapters.mkdir(parents=True)
+    runs = []
+    for path in sorted((results / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        if problem := find_error(notebook):
+            raise FlowsepError(f"{path}: not a finished chapter: {problem}; run it again")
+        about = notebook.metadata.papermill
+        for stem, parameter in NAMED.items():
+            if path.stem.startswith(stem):
+                name_title(notebook, about.parameters[parameter])
+        runs.append({"chapter": path.stem, "seconds": about.duration, "finished": about.end_time})
+        nbformat.write(notebook, chapters / path.name)
+    write_text(chapters / "status.md", status_page(results, runs))
+    build = root / "book" / "_build"
+    shutil.rmtree(build, ignore_errors=True)
+    command = ["jupyter-book", "build", "book", "--config", "_config.yml", "--toc", "book/_toc.yml"]
+    subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
+    finish(build / "html")
+
+
+def find_error(notebook: nbformat.NotebookNode) -> str:
+    """Why an executed notebook may not be published, or ''. Jupyter Book itself renders a traceback without a word."""
+    for cell in notebook.cells:
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            return "a cell was not executed"
+        for output in cell.outputs:
+            if output.output_type == "error":
+                return f"{output.ename}: {output.evalue}"
+            if output.get("name") == "stderr":
+                return f"a cell wrote to standard error: {output.text.strip().splitlines()[-1]}"
+    if notebook.metadata.get("papermill", {}).get("exception") is not False:
+        return "papermill did not see its end"
+    return ""
+
+
+def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
+    """`# Training a prior` -> `# Training a prior: vocals`, since a cell's text knows no parameters."""
+    title = notebook.cells[0]
+    first, *rest = title.source.split("\n")
+    title.source = "\n".join([f"{first}: {name.replace('_', ' ')}", *rest])
+
+
+def status_page(results: Path, runs: list[dict]) -> str:
+    """Which commit, machine and duration produced these pages: from the score rows and papermill's own record."""
+    scores = load_scores(results)
+    lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
+    lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
+    lines += [f"| {run['chapter']} | {run['seconds']:.0f} | {run['finished'][:19]} |" for run in runs]
+    lines += [f"| **sum** | **{sum(run['seconds'] for run in runs):.0f}** | |", ""]
+    facts = ["profile", "data", "data_hash", "config_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
+    lines += ["| fact | value |", "|---|---|"]
+    for fact in facts:
+        values = ", ".join(f"`{value}`" if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
+        lines.append(f"| {fact.replace('_', ' ')} | {values} |")
+    lines += [f"| peak memory of a separation | {scores.peak_memory_mib.max():.0f} MiB |", ""]
+    lines += ["| system | separation (s) | checkpoints |", "|---|---:|---|"]
+    for system, rows in scores.groupby("system"):
+        seconds = rows.groupby(["variant", "track"]).seconds.first().sum()
+        hashes = ", ".join(f"`{item}`" for item in rows.checkpoint.iloc[0].split()) or "none"
+        lines.append(f"| {system} | {seconds:.0f} | {hashes} |")
+    return "\n".join(lines) + "\n"
+
+
+def finish(html: Path) -> None:
+    """What the builder leaves undone for a site that asks no other host: MathJax beside the pages."""
+    source = Path(str(package_files("sphinx-mathjax-offline"))) / "static" / "mathjax"
+    target = html / "_static" / "mathjax"
+    (target / "output" / "chtml").mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / "tex-chtml.js", target)
+    shutil.copytree(source / "output" / "chtml" / "fonts", target / "output" / "chtml" / "fonts", dirs_exist_ok=True)
+    (html / ".nojekyll").touch()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except (FlowsepError, subprocess.CalledProcessError) as error:
+        sys.exit(f"build_book: {error}")
+    except (IndexError, json.JSONDecodeError) as error:
+        sys.exit(f"build_book: {error}; usage: python tools/build_book.py results/<profile>")
