@@ -9,90 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .singer import CONSONANTS, VOICES, VOWELS, Syllable, Voice
+from .singer import BAND, Syllable, Voice
 
-FLUID, MUSESCORE, TIM = "FluidR3_GM.sf2", "MuseScore_General_Lite.sf3", "TimGM6mb.sf2"
-PEARL, ZEPPELIN = "Black_Pearl_4_LV2.sf2", "Red_Zeppelin_4_LV2.sf2"
 SPECIAL = ("unseen soundfont", "silent drums", "no vocals", "clipped mixture")  # the last songs of a test set
 LONG_PHRASE = 5  # syllables from which on a phrase counts as a melody of its own
-
-# Four bars each, in C major or A minor, transposed later; a blank parts a bar in two.
-PROGRESSIONS = {
-    "major": "C|G|Am|F, C|Am|F|G, F|G|Em|Am, C|F|C|G7, Am|F|C|G, Dm7|G7|Cmaj7|Am7, C|Em|F|Fm, C G|Am Em|F C|F G, "
-    "F|C|G|G, C|Bb|F|C, Cmaj7|Fmaj7|Dm7|Gsus4 G, C|E7|Am|F G",
-    "minor": "Am|F|C|G, Am|G|F|E7, Am|Dm|E7|Am, Am|C|G|Dm, Am F|C G|Am F|Dm E, Am7|Dm7|Am7|Em7, Dm|Am|Bb|E7, "
-    "F|G|Am|Am, Am|Em|F|C G, Am|Fmaj7|Dm7|E7",
-}
-TRIADS = {"": (0, 4, 7), "m": (0, 3, 7), "sus4": (0, 5, 7)}
-CHORDS = TRIADS | {"7": (0, 4, 7, 10), "m7": (0, 3, 7, 10), "maj7": (0, 4, 7, 11)}
-SCALE = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-KEYS = ["C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"]
-
-# Slowest and fastest tempo, then one bar in 16 steps, or 12 for triplets: X accent, x plain, o soft, g ghost note.
-DRUMS = {"kick": 36, "stick": 37, "snare": 38, "clap": 39, "floor": 41, "hat": 42, "pedal": 44, "tom": 45, "open": 46}
-DRUMS |= {"high": 47, "crash": 49, "ride": 51, "tambourine": 54}
-GROOVES = {
-    "rock": (70, 160, "kick X.......x.x..... snare ....X.......X... hat x.o.x.o.x.o.x.o."),
-    "push": (70, 130, "kick X..x......x..x.. snare ....X..g.g..X..g hat xoxoxoxoxoxoxoxo"),
-    "ballad": (70, 110, "kick X.........x..... stick ....x.......x... hat o...o...o...o..."),
-    "house": (100, 140, "kick X...X...X...X... clap ....x.......x... open ..x...x...x...x. hat o..oo..oo..oo..o"),
-    "halftime": (100, 160, "kick X.....x...x..... snare ........X.....g. hat x.o.x.o.x.o.x.oo"),
-    "disco": (96, 140, "kick X...x...X...x... snare ....X.......X... hat x.oox.oox.oox.oo open ..x...x...x...x."),
-    "bossa": (80, 150, "kick x.....xox.....xo stick x..x..x...x..x.. hat o.ooo.ooo.ooo.oo"),
-    "samba": (80, 120, "kick x..xx..xx..xx..x stick x.x..x.xx.x..x.x tambourine xooxxooxxooxxoox"),
-    "motown": (90, 160, "kick X..xx...X..xx... snare X...X...X...X... tambourine ..x...x...x...x."),
-    "funk": (80, 122, "kick X.x....x..x..x.. snare ....X..g.g.gX..g hat x.xxx.xxx.x.x.xo"),
-    "shuffle": (80, 160, "kick X....xx..... snare ...X.....X.. hat x.ox.ox.ox.o"),
-    "swing": (90, 160, "kick o..o..o..o.. ride x..x.ox..x.o pedal ...x.....x.. snare .....g..g..."),
-    "slow": (70, 100, "kick X.....x..... snare ...X.....X.g hat xooxooxooxoo"),
-    "train": (80, 125, "kick x...x...x...x... snare ggXgggXgggXgggXg pedal ..x...x...x...x."),
-}
-FILLS = (  # the last sixteenths of a bar, which replace the groove
-    "snare x.xxXxXx",
-    "snare XX...... high ..Xx.... tom ....XX.. floor ......XX",
-    "snare xxxX kick X...",
-    "high x..x........ tom ....x..x.... floor ........x.xx kick X...X...X...",
-    "snare X.......XxXX open ..........x. kick ..x.x.......",
-)
-FORCE = {"X": 116, "x": 98, "o": 72, "g": 42}
-
-# Bass lines, 16 steps: r root, f fifth, o octave, t third, p a step towards the next root; capitals are accented.
-BASS_LINES = (
-    "R.r.r.r.r.r.r.r. R.....r.r.....f. R...f...r...f... R...t...f...p... r.o.r.o.r.o.r.o. R..r..o...r.f.p. "
-    "R.......r...f.p. R............... R.rr..o...rrf.p. R..r..f...o.f.t. ..r...r...r...rp"
-)
-BASSES = (33, 33, 34, 34, 35, 32, 36, 38, 39)
-
-# Ways to accompany, one bar of 16 steps each: D and U are strokes down and up, capitals are accented.
-MANNERS = {
-    "strum": "D...D.U..UDU..U. D..D..D.D..UD.U. D.DUD.DUD.DUD.DU",
-    "arpeggio": "x.x.x.x.x.x.x.x. xxxxxxxxxxxxxxxx x..x..x.x..x..x.",
-    "block": "x...x...x...x... X..x..x...x.x... X.....x.x....... ..x...x...x...x.",
-    "stab": "X..x............ ......X.....x.X. ..X..X....X..... X...........X.X.",
-    "power": "XxxxXxxxXxxxXxxx X.x.x.x.X.x.x.x. X.....x.X.....x.",
-    "pad": "x............... x.......x.......",
-    "line": "x.......x...x... ........x.x.x... x...........x.x.",
-}
-PLAYERS = {  # family: centre of its range, level in dB, then programs with the manners that suit them
-    "guitar": (57, -23, ((24, 25, 27), "strum arpeggio"), ((26,), "block arpeggio"), ((28, 29, 30), "power")),
-    "piano": (62, -23, ((0, 0, 1, 2, 4, 5), "block arpeggio block pad"), ((0, 3), "block stab")),
-    "organ": (64, -25, ((16, 17, 18, 19, 21), "pad block")),
-    "strings": (64, -25, ((48, 49, 50, 51), "pad"), ((45,), "arpeggio")),
-    "brass": (65, -24, ((61, 62), "stab"), ((56, 60), "line")),
-    "wind": (72, -24, ((65, 66, 71, 73, 68, 22, 40), "line")),
-    "pad": (64, -26, ((88, 89, 90, 91, 94, 95), "pad")),
-    "mallet": (74, -25, ((8, 11, 12, 46), "arpeggio block")),
-    "synth": (69, -25, ((80, 81), "arpeggio stab")),
-}
-CLIMBS = ((0, 1, 2, 3), (0, 2, 1, 3), (0, 1, 2, 3, 2, 1), (3, 2, 1, 0), (0, 2, 3, 2))  # orders of a chord's notes
-
-# Sung rhythms in eighths: x a syllable, - held, . rest. The second bar of a phrase leaves time to breathe.
-OPENINGS = "x-x-x-x- x-xxx-x- ..xxx-x- xxx-x--- x--x--x- ..x-x-xx x---x-x- .xxxx-x- xxxxx-x-"
-CLOSINGS = "x-x---.. x-----.. xxx---.. x--x--.. ..xx--.. xx-x---. x---...."
-TITLES = (
-    ["Paper", "Velvet", "Hollow", "Amber", "Northern", "Quiet", "Electric", "Borrowed", "Crooked", "Salt"],
-    ["Harbour", "Lanterns", "Morning", "Satellite", "Orchard", "Avenue", "Thunder", "Letters", "Carousel", "River"],
-)
 
 
 @dataclass(frozen=True)
@@ -159,41 +79,33 @@ def compose(
     order = index + 5 * test  # keys, tempi and voices are spread evenly instead of by lot
     key, mode = (7 * order + seed) % 12, ("major", "minor")[(order // 3 + order // 12) % 2]
     tempo = 70 + 2 * int(45 * ((0.618034 * order + 0.37 * seed + 0.31 * test) % 1)) + test
-    groove = _draw(rng, [name for name, (slow, fast, _) in GROOVES.items() if slow <= tempo <= fast])
-    others = [str(name) for name in rng.permutation(list(PLAYERS)[2:])]
+    groove = _draw(rng, [name for name, (slow, fast, _) in BAND.grooves.items() if slow <= tempo <= fast])
+    others = [str(name) for name in rng.permutation(list(BAND.players)[2:])]
     if index % 2 == 0:  # half of the songs can be split further, into guitar, piano and the rest
         families = ["guitar", "piano", *others[: int(rng.random() < 0.6)]]
     else:
         families = [_draw(rng, ("guitar", "piano")), *others[: int(rng.integers(1, 3))]]
     shift = key if mode == "major" else key - 9
     bars = list(_form(rng, shift, mode, tempo, seconds, families))
-    font = TIM if special == "unseen soundfont" else _draw(rng, (FLUID, FLUID, MUSESCORE))
+    font = BAND.unseen_font if special == "unseen soundfont" else _draw(rng, BAND.fonts)
     parts = [_drummer(rng, bars, tempo, groove, font), _bassist(rng, bars, tempo, font)]
     for family, side in zip(families, rng.permutation([-0.5, 0.5, 0.15]), strict=False):
         parts.append(_accompanist(rng, bars, tempo, family, font, side * rng.uniform(0.5, 1.2)))
-    voice = VOICES[(order + order // 4) % 4]
+    voice = Voice(*BAND.voices[(order + order // 4) % 4])
     habits = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.03)}
     habits |= {"vibrato": rng.uniform(0.2, 0.5), "rate": rng.uniform(5.0, 6.3)}
     voices, phrases = _singers(rng, bars, tempo, shift, replace(voice, **habits), taken)
-    title = f"{TITLES[0][order % 10]} {TITLES[1][(3 * order + order // 10 + 5 * test) % 10]}"
-    return Song(
-        name=f"Toyband{' Test' * test} {index + 1:02d} - {title}",
-        seed=own,
-        key=KEYS[key],
-        mode=mode,
-        tempo=tempo,
-        groove=groove,
-        special=special,
-        parts=parts[1:] if special == "silent drums" else parts,
-        voices=[] if special == "no vocals" else voices,
-        phrases=phrases,
-        rings=bars[-1].section == "end",
-    )
+    adjectives, nouns = BAND.titles
+    title = f"{adjectives[order % 10]} {nouns[(3 * order + order // 10 + 5 * test) % 10]}"
+    name = f"Toyband{' Test' * test} {index + 1:02d} - {title}"
+    parts = parts[1:] if special == "silent drums" else parts
+    voices = [] if special == "no vocals" else voices
+    ends = bars[-1].section == "end"
+    return Song(name, own, BAND.keys[key], mode, tempo, groove, special, parts, voices, phrases, ends)
 
 
 def _draw(rng, options):
-    """One of a sequence, or of the words of a string."""
-    options = options.split() if isinstance(options, str) else options
+    """One of a sequence."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -204,7 +116,7 @@ def _form(rng, shift, mode, tempo, seconds, families) -> Iterator[_Bar]:
     last = int(seconds / length - 0.4) if seconds / length > 6 else count
     plan = [("intro", 2)] * (seconds >= 12 and rng.random() < 0.7) + [("verse", 4 if last < 14 else 8), ("chorus", 4)]
     plan += [("break", 2)] * (rng.random() < 0.6) + [("verse", 4), ("chorus", 8)] * (1 + count // 12)
-    verse, chorus = (_draw(rng, PROGRESSIONS[mode].split(", ")).split("|") for _ in range(2))
+    verse, chorus = (_draw(rng, BAND.progressions[mode]).split("|") for _ in range(2))
     everyone = frozenset(["drums", "bass", "vocals", *families])
     harmony, labels = [], []
     for section, bars in plan:
@@ -223,8 +135,8 @@ def _form(rng, shift, mode, tempo, seconds, families) -> Iterator[_Bar]:
 
 def _chord(name, shift):
     letter, flat, quality = re.fullmatch(r"([A-G])(b?)(.*)", name).groups()
-    root = (SCALE[letter] - len(flat) + shift) % 12
-    return root, tuple((root + step) % 12 for step in CHORDS[quality])
+    root = (BAND.scale[letter] - len(flat) + shift) % 12
+    return root, tuple((root + step) % 12 for step in BAND.chords[quality])
 
 
 def _near(pitch_class, centre):
@@ -248,30 +160,23 @@ def _humanise(rng, notes, loose=0.006):
 
 
 def _drummer(rng, bars, tempo, groove, font):
-    sampled = _draw(rng, (None, None, PEARL, ZEPPELIN)) if font != TIM else None
-    kits = {"house": (24, 25, 16, 0), "disco": (24, 25, 16), "swing": (40, 32), "bossa": (40, 32), "ballad": (40, 0)}
-    kit, rides = _draw(rng, kits.get(groove, (0, 8, 16))), rng.random() < 0.5
-    notes = []
+    sampled = _draw(rng, BAND.drum_fonts) if font != BAND.unseen_font else None
+    kit, rides, notes = _draw(rng, BAND.kits.get(groove, BAND.kits["any"])), rng.random() < 0.5, []
     for bar in (bar for bar in bars if "drums" in bar.playing):
-        hits = list(_hits(GROOVES[groove][2]))
-        if bar.section == "end":
-            hits = list(_hits("kick X crash X"))
-        elif bar.closes or (bar.index % 4 == 3 and rng.random() < 0.5):
-            fill = _draw(rng, FILLS)
-            begin = 1 - len(fill.split()[1]) / 16
-            hits = [hit for hit in hits if hit[1] < begin] + [
-                (d, begin + at * (1 - begin), m) for d, at, m in _hits(fill)
-            ]
-        elif bar.index == 0 and bar.section != "intro":
+        hits = list(_hits("kick X crash X" if bar.section == "end" else BAND.grooves[groove][2]))
+        if bar.section != "end" and (bar.closes or (bar.index % 4 == 3 and rng.random() < 0.5)):
+            fill = _draw(rng, BAND.fills)
+            share = len(fill.split()[1]) / 16  # of the bar
+            hits = [hit for hit in hits if hit[1] < 1 - share]
+            hits += [(drum, 1 - share + at * share, mark) for drum, at, mark in _hits(fill)]
+        elif bar.index == 0 and bar.section in ("verse", "chorus", "break"):
             hits += _hits("crash X")
         loud = {"chorus": 1.0, "end": 1.0, "verse": 0.9}.get(bar.section, 0.85)
         for drum, at, mark in hits:
             if mark != "g" or rng.random() < 0.7:
                 drum = "ride" if drum == "hat" and rides and bar.section == "chorus" else drum
-                start = bar.start + at * 240.0 / tempo
-                notes.append(
-                    (start, start + (2.5 if drum in ("crash", "ride") else 0.3), DRUMS[drum], FORCE[mark] * loud)
-                )
+                start, rings = bar.start + at * 240.0 / tempo, 2.5 if drum in ("crash", "ride") else 0.3
+                notes.append((start, start + rings, BAND.drums[drum], BAND.force[mark] * loud))
     level = -21 + rng.uniform(-1, 1.5)
     notes = list(_humanise(rng, notes, 0.004))
     return Part("drums", sampled or font, 0 if sampled else kit, notes, level, percussion=not sampled)
@@ -285,8 +190,8 @@ def _hits(pattern):
 
 
 def _bassist(rng, bars, tempo, font):
-    verse, chorus = _draw(rng, BASS_LINES), _draw(rng, BASS_LINES)
-    program, sixteenth, notes = _draw(rng, BASSES), 15.0 / tempo, []
+    verse, chorus = _draw(rng, BAND.bass_lines), _draw(rng, BAND.bass_lines)
+    program, sixteenth, notes = _draw(rng, BAND.basses), 15.0 / tempo, []
     for bar in (bar for bar in bars if "bass" in bar.playing):
         line = {"end": "R" + 15 * ".", "chorus": chorus}.get(bar.section, verse)
         for step, span, mark, root, tones in _steps(line, bar):
@@ -301,10 +206,10 @@ def _bassist(rng, bars, tempo, font):
 
 
 def _accompanist(rng, bars, tempo, family, font, pan):
-    centre, level, *players = PLAYERS[family]
+    centre, level, *players = BAND.players[family]
     program, manners = _draw(rng, [(program, manners) for programs, manners in players for program in programs])
-    verse, chorus = ((manner, _draw(rng, MANNERS[manner])) for manner in (_draw(rng, manners) for _ in range(2)))
-    climb, sixteenth, notes = _draw(rng, CLIMBS), 15.0 / tempo, []
+    verse, chorus = ((manner, _draw(rng, BAND.manners[manner])) for manner in (_draw(rng, manners) for _ in range(2)))
+    climb, sixteenth, notes = _draw(rng, BAND.climbs), 15.0 / tempo, []
     for bar in (bar for bar in bars if family in bar.playing):
         manner, line = {"end": ("pad", "x" + 15 * "."), "chorus": chorus}.get(bar.section, verse)
         for count, (step, span, mark, root, tones) in enumerate(_steps(line, bar)):
@@ -312,9 +217,7 @@ def _accompanist(rng, bars, tempo, family, font, pan):
             if family in ("guitar", "piano") or manner == "arpeggio":
                 chord = sorted({*chord, _near(root, centre - 12), chord[0] + 12})
             start, length = bar.start + step * sixteenth, span * sixteenth
-            held = {"arpeggio": max(2 * length, 0.4), "stab": min(0.18, length), "pad": length}.get(
-                manner, 0.9 * length
-            )
+            held = {"arpeggio": max(2 * length, 0.4), "stab": min(0.18, length), "pad": length}
             if manner == "arpeggio":
                 chord = [chord[climb[count % len(climb)] % len(chord)]]
             elif manner == "line":
@@ -323,9 +226,10 @@ def _accompanist(rng, bars, tempo, family, font, pan):
                 chord = [_near(root, 45) + up for up in (0, 7, 12)]
             elif mark == "U":
                 chord = chord[:-5:-1]  # an upstroke catches the high strings only
+            end = start + held.get(manner, 0.9 * length)
             delay, force = {"strum": 0.014, "block": 0.002}.get(manner, 0.0), 100 if mark in "XD" else 84
             for place, pitch in enumerate(chord):
-                notes.append((start + place * delay, start + held, pitch, force - 2 * place))
+                notes.append((start + place * delay, end, pitch, force - 2 * place))
     stem = family if family in ("guitar", "piano") else "rest"
     level, reverb = level + rng.uniform(-1.5, 1.5), rng.uniform(0.2, 0.5)
     return Part(stem, font, program, list(_humanise(rng, notes)), level, float(pan), reverb)
@@ -346,7 +250,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
             memory.pop(place, None)
         while True:
             if place not in memory:
-                memory[place] = _draw(rng, OPENINGS) + _draw(rng, CLOSINGS), int(rng.integers(1 << 30))
+                memory[place] = _draw(rng, BAND.openings) + _draw(rng, BAND.closings), int(rng.integers(1 << 30))
             rhythm, seed = memory[place]
             rhythm = "x-------" if first.section == "end" else rhythm[: 8 * len(pair)]
             tune = np.random.default_rng(seed)
@@ -358,7 +262,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
         phrases |= {shape} if len(shape) >= LONG_PHRASE else set()
         pitch = phrase[-1][2]
         for count, (at, held, sung) in enumerate(phrase):
-            words = (_draw(tune, list(CONSONANTS)), _draw(tune, list(VOWELS)))
+            words = (_draw(tune, list(BAND.consonants)), _draw(tune, list(BAND.vowels)))
             words = ("", "") if count and tune.random() < 0.12 else words  # a melisma: on with the last vowel
             start = max(0.12, first.start + at * eighth + 0.01 * rng.standard_normal())
             end = max(start + 0.05, first.start + (at + held) * eighth - 0.02)
@@ -367,7 +271,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
     spans = [(bar.start - 0.1, bar.start + 8 * eighth - 0.1) for bar in bars if bar.section in ("chorus", "end")]
     echo = [note for note in lead if any(begin <= note.start < end for begin, end in spans)]
     if echo and rng.random() < 0.35:
-        scale = [(tone + shift) % 12 for tone in SCALE.values()]
+        scale = [(tone + shift) % 12 for tone in BAND.scale.values()]
         below = [next(p for p in range(note.pitch - 3, 0, -1) if p % 12 in scale) for note in echo]
         echo = [replace(note, pitch=p, start=note.start + 0.015) for note, p in zip(echo, below, strict=True)]
         double = replace(voice, tract=1.04 * voice.tract, rate=0.93 * voice.rate)
@@ -377,7 +281,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
 
 def _phrase(tune, rhythm, bars, low, pitch, shift):
     """One phrase as (onset, length, pitch), in eighths: chord tones on strong beats and at the end, small moves."""
-    scale, notes = {(tone + shift) % 12 for tone in SCALE.values()}, []
+    scale, notes = {(tone + shift) % 12 for tone in BAND.scale.values()}, []
     centre = low + (11 if bars[0].section == "chorus" else 7)
     for at in (step for step, mark in enumerate(rhythm) if mark == "x"):
         rest, chords = rhythm[at + 1 :], bars[at // 8].chords

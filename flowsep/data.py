@@ -21,7 +21,7 @@ import soundfile as sf
 import soxr
 
 from .config import DataConfig, FeatureConfig
-from .files import FlowsepError, atomic_path, sha256
+from .files import FlowsepError, atomic_path, cache_folder, sha256
 
 SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3")
 MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
@@ -197,8 +197,6 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
     Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled once, into the
     cache folder. Tracks without that source are left out; damaged ones are named together in one FlowsepError.
     """
-    from .toyband import cache_folder
-
     tracks = [track for track in dataset.subset(subset) if source in (*track.files, "accompaniment")]
     if not tracks:
         known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))

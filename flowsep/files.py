@@ -31,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files; these are results, meant to be read
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; these are results, meant to be read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -63,3 +63,10 @@ def safe_name(name: str) -> str:
     """
     clean = re.sub(r"[^\w .\-()&+,]", "_", name, flags=re.UNICODE).strip(" .")
     return clean[:120] or "_"
+
+
+def cache_folder() -> Path:
+    """Where generated data lie: `$FLOWSEP_DATA`, or `flowsep` in `$XDG_CACHE_HOME` or ~/.cache."""
+    if chosen := os.environ.get("FLOWSEP_DATA"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowsep"

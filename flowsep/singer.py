@@ -5,8 +5,11 @@ the tract is a complex frequency response that changes from frame to frame and i
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import yaml
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import oaconvolve
 
@@ -16,17 +19,8 @@ WINDOW = 1024  # samples; transformed in twice that length, so that the tract's 
 FREQUENCY = np.fft.rfftfreq(2 * WINDOW, 1 / RATE)
 BREATH = FREQUENCY / (FREQUENCY + 1500.0) / (1 + (FREQUENCY / 8000.0) ** 2)  # colour of aspiration before the tract
 
-# First three formants in Hz of an adult man's vowels, after Peterson and Barney (1952).
-VOWELS = {
-    "a": (730, 1090, 2440),
-    "e": (530, 1840, 2480),
-    "i": (270, 2290, 3010),
-    "o": (570, 840, 2410),
-    "u": (300, 870, 2240),
-    "ae": (660, 1720, 2410),
-    "uh": (640, 1190, 2390),
-    "er": (490, 1350, 1690),
-}
+# The band's tables, of which the singer uses `vowels` and `consonants`.
+BAND = SimpleNamespace(**yaml.safe_load(Path(__file__).with_name("toyband.yaml").read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -44,27 +38,7 @@ class Consonant:
     plosive: bool = False
 
 
-CONSONANTS = {
-    "": Consonant(0.03, 0.6, (500, 1500, 2500)),
-    "m": Consonant(0.08, 0.35, (250, 1000, 1100)),
-    "n": Consonant(0.07, 0.35, (250, 1450, 2500)),
-    "l": Consonant(0.07, 0.5, (360, 1200, 2800)),
-    "r": Consonant(0.08, 0.5, (320, 1100, 1500)),
-    "w": Consonant(0.08, 0.45, (290, 610, 2150)),
-    "y": Consonant(0.07, 0.45, (260, 2200, 1400)),
-    "v": Consonant(0.06, 0.3, (220, 1100, 2100), 0.10, (6000, 5000)),
-    "z": Consonant(0.08, 0.25, (250, 1700, 1500), 0.3, (7000, 2500)),
-    "s": Consonant(0.11, 0.0, (300, 1700, 2600), 0.55, (7200, 2500)),
-    "sh": Consonant(0.11, 0.0, (300, 1900, 2500), 0.55, (3800, 1800)),
-    "f": Consonant(0.09, 0.0, (250, 1100, 2100), 0.15, (7500, 6000)),
-    "h": Consonant(0.07, 0.0, (500, 1500, 2500), 0.2, (1800, 2500)),
-    "b": Consonant(0.06, 0.12, (200, 900, 2200), 0.35, (900, 1200), True),
-    "d": Consonant(0.06, 0.12, (200, 1700, 2600), 0.45, (4200, 2500), True),
-    "g": Consonant(0.06, 0.12, (200, 2000, 2300), 0.4, (2200, 1300), True),
-    "p": Consonant(0.09, 0.0, (200, 900, 2200), 0.5, (1200, 1800), True),
-    "t": Consonant(0.09, 0.0, (200, 1700, 2600), 0.7, (5000, 3000), True),
-    "k": Consonant(0.09, 0.0, (200, 2000, 2300), 0.6, (2400, 1400), True),
-}
+CONSONANTS = {name: Consonant(*fields) for name, fields in BAND.consonants.items()}
 
 
 @dataclass(frozen=True)
@@ -78,14 +52,6 @@ class Voice:
     breath: float = 0.02
     vibrato: float = 0.35  # depth in semitones
     rate: float = 5.5  # Hz
-
-
-VOICES = (
-    Voice("bass", 43, 0.94, 1200),
-    Voice("tenor", 48, 1.02, 1400),
-    Voice("alto", 55, 1.13, 1600),
-    Voice("soprano", 59, 1.2, 1500),
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +102,7 @@ def _score(syllables, voice, frames, rng):
     """Syllables -> control tracks by name, each (frames,) or (frames, n): f0 in Hz, formants, levels, noise bands."""
     clock = np.arange(frames) * HOP / RATE
     pitch, vowel = np.full(frames, float(syllables[0].pitch)), "uh"
-    formants, band = np.tile(VOWELS[vowel], (frames, 1)).astype(float), np.full((frames, 2), 3000.0)
+    formants, band = np.tile(BAND.vowels[vowel], (frames, 1)).astype(float), np.full((frames, 2), 3000.0)
     voiced, noise, breath, depth = np.zeros((4, frames))
     for this, after in zip(syllables, [*syllables[1:], None], strict=True):
         consonant, vowel = CONSONANTS[this.consonant], this.vowel or vowel
@@ -147,7 +113,7 @@ def _score(syllables, voice, frames, rng):
         mouth, sung = (clock >= onset) & (clock < body), (clock >= body) & (clock < end)
         since = np.clip(clock - body, 0, None)
         pitch[clock >= onset] = this.pitch
-        formants[clock >= onset] = VOWELS[vowel]
+        formants[clock >= onset] = BAND.vowels[vowel]
         voiced[sung] = this.level * (1.0 - 0.25 * np.clip(since / max(end - body, 1e-3), 0, 1) ** 2)[sung]
         depth[sung] = np.clip((since - 0.22) / 0.45, 0, 1)[sung]  # vibrato grows in on long notes
         if this.breath_before:

@@ -21,41 +21,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from .composer import FLUID, MUSESCORE, PEARL, TIM, ZEPPELIN, Part, Song, compose_band
-from .files import FlowsepError, sha256, write_text
-from .singer import RATE, room, sing
+from .composer import Part, Song, compose_band
+from .files import FlowsepError, cache_folder, sha256, write_text
+from .singer import BAND, RATE, room, sing
 
 VERSION = 5  # of the generator: raise it with any change that changes bytes
 STEMS = ("vocals", "bass", "drums", "other")
 SOUND_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
-PACKAGES = {  # SoundFont -> Debian package
-    FLUID: "fluid-soundfont-gm",
-    MUSESCORE: "musescore-general-soundfont-small",
-    PEARL: "avldrums.lv2-soundfont",
-    ZEPPELIN: "avldrums.lv2-soundfont",
-}
-SOUND_CREDITS = (  # name, origin, licence
-    ("FluidR3 GM", "Frank Wen and contributors, Debian package fluid-soundfont-gm", "MIT"),
-    (
-        "MuseScore General Lite",
-        "S. Christian Collins and others after FluidR3, Debian package musescore-general-soundfont-small",
-        "MIT, parts CC0 and public domain",
-    ),
-    (
-        "AVL Drumkits Black Pearl and Red Zeppelin",
-        "Glen MacArthur and Robin Gareus, Debian package avldrums.lv2-soundfont",
-        "CC BY-SA 3.0",
-    ),
-    ("TimGM6mb", "Tim Brechbill and David Bolton, carried by the Python package pretty_midi", "GPL version 2"),
-    ("Vocals", "a formant synthesiser of our own, flowsep/singer.py; no recording of a voice", "MIT, as flowsep"),
-)
-
-
-def cache_folder() -> Path:
-    """Where generated data lie: `$FLOWSEP_DATA`, or `flowsep` in `$XDG_CACHE_HOME` or ~/.cache."""
-    if chosen := os.environ.get("FLOWSEP_DATA"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowsep"
 
 
 def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int = 2, progress: bool = True) -> Path:
@@ -76,7 +48,7 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
         return root
     if shutil.which("fluidsynth") is None:
         raise FlowsepError("fluidsynth: not found; install it (Debian: apt install fluidsynth; conda: fluidsynth)")
-    for font in (FLUID, MUSESCORE, PEARL, ZEPPELIN, TIM):
+    for font in (*BAND.packages, BAND.unseen_font):
         find_soundfont(font)
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +72,7 @@ def _make(root, what, songs, jobs, progress):
         work = [(song, making / split / song.name) for split in songs for song in songs[split]]
         with ThreadPoolExecutor(max(1, jobs)) as pool:  # threads do: FluidSynth is a process, numpy lets go of the lock
             tracks = pool.map(lambda item: write_song(*item, what["seconds"]), work)
-            tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=not progress))
+            tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=None if progress else True))
         write_text(making / "manifest.json", json.dumps(what | {"rate": RATE, "tracks": tracks}, indent=1))
         making.rename(root)
     finally:
@@ -113,7 +85,7 @@ def find_soundfont(name: str) -> Path:
     Raises FlowsepError naming the package to install; no other font is ever taken instead, sounds would differ.
     """
     folders = [Path(part) for part in os.environ.get("FLOWSEP_SOUNDFONTS", "").split(os.pathsep) if part]
-    if name == TIM:
+    if name == BAND.unseen_font:
         import pretty_midi
 
         folders.append(Path(pretty_midi.__file__).parent)
@@ -121,10 +93,9 @@ def find_soundfont(name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return folder / name
-    cure = f"install Debian's {PACKAGES[name]}" if name in PACKAGES else "reinstall the Python package pretty_midi"
-    raise FlowsepError(
-        f"{name}: SoundFont not found in {', '.join(map(str, folders))}; {cure}, or set FLOWSEP_SOUNDFONTS"
-    )
+    package = f"Debian's {BAND.packages[name]}" if name in BAND.packages else "the Python package pretty_midi"
+    places = ", ".join(map(str, folders))
+    raise FlowsepError(f"{name}: SoundFont not found in {places}; install {package}, or set FLOWSEP_SOUNDFONTS")
 
 
 def write_song(song: Song, folder: Path, seconds: float) -> dict:
@@ -142,22 +113,14 @@ def write_song(song: Song, folder: Path, seconds: float) -> dict:
     folder.mkdir()
     for name, audio in stems.items():
         soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
-    return {
-        "name": song.name,
-        "split": folder.parent.name,
-        "seed": song.seed,
-        "key": song.key,
-        "mode": song.mode,
-        "tempo": song.tempo,
-        "groove": song.groove,
-        "special": song.special,
-        "voice": song.voices[0][0].name if song.voices else None,
-        "parts": [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts],
-        "soundfonts": sorted({part.font for part in song.parts}),
-        "clipped_samples": int(np.sum(stems["mixture"] != mixture)),
-        "rests": {name: rests(stems[name]) for name in STEMS},
-        "sha256": {path.name: sha256(path) for path in sorted(folder.glob("*.wav"))},
-    }
+    told = {fact: getattr(song, fact) for fact in ("seed", "key", "mode", "tempo", "groove", "special")}
+    told["voice"] = song.voices[0][0].name if song.voices else None
+    told["parts"] = [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts]
+    told["soundfonts"] = sorted({part.font for part in song.parts})
+    told["clipped_samples"] = int(np.sum(stems["mixture"] != mixture))
+    told["rests"] = {name: rests(stems[name]) for name in STEMS}
+    told["sha256"] = {path.name: sha256(path) for path in sorted(folder.glob("*.wav"))}
+    return {"name": song.name, "split": folder.parent.name} | told
 
 
 def play(part: Part, seconds: float) -> np.ndarray:
@@ -166,9 +129,8 @@ def play(part: Part, seconds: float) -> np.ndarray:
 
     midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=120)  # 960 ticks a second, whatever the song's tempo
     player = pretty_midi.Instrument(part.program, is_drum=part.percussion)
-    player.notes = [
-        pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in part.notes if start < seconds
-    ]
+    heard = (note for note in part.notes if note[0] < seconds)
+    player.notes = [pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in heard]
     controls = {10: 64 + 63 * part.pan, 91: 127 * part.reverb, 93: 20}  # pan, reverb, chorus
     player.control_changes = [pretty_midi.ControlChange(number, int(value), 0) for number, value in controls.items()]
     player.control_changes.append(pretty_midi.ControlChange(91, 0, seconds))  # keeps the player running to the end
@@ -182,9 +144,8 @@ def play(part: Part, seconds: float) -> np.ndarray:
             command += ["-o", "synth.dynamic-sample-loading=1", "-o", "synth.lock-memory=0", "-F", sound, font, score]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode or not sound.is_file():
-                raise FlowsepError(
-                    f"fluidsynth could not render {font} ({run.stderr.strip()[-300:] or run.returncode})"
-                )
+                reason = run.stderr.strip()[-300:] or run.returncode
+                raise FlowsepError(f"fluidsynth could not render {font} ({reason})")
             audio = soundfile.read(sound, dtype="float64")[0].T
             if np.abs(audio).max() < 0.99:
                 break
@@ -213,13 +174,11 @@ def quantise(layers: dict[str, np.ndarray], song: Song) -> dict[str, np.ndarray]
     `other` is the sum of its quantised layers, so that every sum is exact.
     """
     fade = round((1.2 if song.rings else 0.05) * RATE)  # seconds
-    peak = np.abs(sum(layers.values())).max()
-    gain = 10.0 ** ((5.0 if song.special == "clipped mixture" else -1.0) / 20) / peak
     other = layers["guitar"] + layers["piano"] + layers["rest"]
-    gain = min(
-        gain, 0.99 / max(np.abs(stem).max() for stem in (layers["vocals"], layers["bass"], layers["drums"], other))
-    )
-    ramp = np.ones(layers["vocals"].shape[1])
+    loudest = max(np.abs(stem).max() for stem in (layers["vocals"], layers["bass"], layers["drums"], other))
+    gain = 10.0 ** ((5.0 if song.special == "clipped mixture" else -1.0) / 20) / np.abs(sum(layers.values())).max()
+    gain = min(gain, 0.99 / loudest)
+    ramp = np.ones(other.shape[1])
     ramp[-fade:] = np.linspace(1, 0, fade)
     whole = {name: np.rint(layer * gain * ramp * 2**15).astype(np.int32) for name, layer in layers.items()}
     accompaniment = {name: whole.pop(name) for name in ("guitar", "piano", "rest")}

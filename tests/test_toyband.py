@@ -13,11 +13,12 @@ import pytest
 import soundfile
 
 from flowsep import toyband
-from flowsep.composer import KEYS, LONG_PHRASE, SPECIAL, TIM, compose, compose_band
-from flowsep.files import FlowsepError, sha256
-from flowsep.singer import RATE, VOICES, Syllable, sing
-from flowsep.toyband import PACKAGES, STEMS, cache_folder, ensure_band, find_soundfont
+from flowsep.composer import LONG_PHRASE, SPECIAL, compose, compose_band
+from flowsep.files import FlowsepError, cache_folder, sha256
+from flowsep.singer import BAND, RATE, Syllable, Voice, sing
+from flowsep.toyband import STEMS, ensure_band, find_soundfont
 
+VOICES = [Voice(*fields) for fields in BAND.voices]
 TINY = {"seed": 7, "seconds": 4, "train": 1, "test": 1, "progress": False}
 TINY_HASH = "45dc453db394b864"  # of the tiny band's wav files, with FluidSynth 2.3.1
 
@@ -79,7 +80,7 @@ def test_awkward_songs(band, manifest):
         silent = {"silent drums": "drums", "no vocals": "vocals"}.get(name)
         assert {stem for stem in STEMS if not stems[stem].any()} == ({silent} if silent else set())
     assert special["clipped mixture"]["clipped_samples"] > 0.001 * 2 * 5 * RATE
-    assert {name for name, track in special.items() if TIM in track["soundfonts"]} == {"unseen soundfont"}
+    assert {name for name, track in special.items() if BAND.unseen_font in track["soundfonts"]} == {"unseen soundfont"}
     trained = {font for track in manifest.values() if track["split"] == "train" for font in track["soundfonts"]}
     assert not trained & set(special["unseen soundfont"]["soundfonts"])
 
@@ -106,7 +107,7 @@ def test_training_and_test_songs_share_no_seed_no_tempo_and_key_no_melody():
     melodies = [frozenset().union(*(song.phrases for song in part)) for part in (train, test)]
     assert not melodies[0] & melodies[1]
     assert min(len(melody) for melody in melodies) > 20 and all(len(p) >= LONG_PHRASE for m in melodies for p in m)
-    assert {song.key for song in train} == set(KEYS)
+    assert {song.key for song in train} == set(BAND.keys)
     assert {song.mode for song in train} == {"major", "minor"}
     assert min(song.tempo for song in train) < 80 and max(song.tempo for song in train) > 150
     assert [song.special for song in test] == [None] * 4 + list(SPECIAL)
@@ -183,7 +184,7 @@ def test_bad_requests_and_missing_tools_say_what_to_do(tmp_path, monkeypatch):
         with pytest.raises(FlowsepError, match="toyband"):
             ensure_band(**TINY | wrong)
     monkeypatch.setattr(toyband, "SOUND_FOLDERS", ())
-    for font, package in PACKAGES.items():
+    for font, package in BAND.packages.items():
         with pytest.raises(FlowsepError, match=f"{font}.*{package}.*FLOWSEP_SOUNDFONTS"):
             find_soundfont(font)
     (tmp_path / "own").mkdir()
