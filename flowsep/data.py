@@ -1,6 +1,6 @@
 """Tracks and stems of every data set, the solo material that priors train on, and audio files in and out.
 
-MUSDB18 is decoded by stempeg just as musdb does it. The tracks are listed here and not by `musdb.DB`, which probes
+MUSDB18 is decoded to the very samples that musdb gives. The tracks are listed here and not by `musdb.DB`, which probes
 every file and stops at the first broken one: here a track is checked when it is read, so a long run can go on.
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -81,7 +80,9 @@ class Track:
         if source not in self.files:
             raise FlowsepError(f"{self.subset}/{self.name}: no source '{source}'; found {', '.join(self.files)}")
         path = self.files[source]
-        audio = _read_stem_mp4(path, source) if _is_packed(path) else _read_sndfile(path)
+        # 16-bit samples of MUSDB18, as in musdb, so that scores compare
+        packed = _is_packed(path)
+        audio = _read_ffmpeg(path, STREAMS.index(source), "<i2")[0] if packed else _read_sndfile(path)
         return audio if len(audio) == channels else np.repeat(audio, channels, axis=0)  # a mono stem of a stereo song
 
     @cached_property
@@ -178,9 +179,9 @@ def _list_tracks(folder: Path, kind: str) -> list[Track]:
     visible = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     if kind == "musdb18":
         packed = [path for path in visible if _is_packed(path)]
-        return [
-            Track(p.name[: -len(".stem.mp4")], folder.name, dict.fromkeys(STREAMS, p), MUSDB_SOURCES) for p in packed
-        ]
+        names = [path.name.removesuffix(".stem.mp4") for path in packed]
+        files = [dict.fromkeys(STREAMS, path) for path in packed]
+        return [Track(name, folder.name, its, MUSDB_SOURCES) for name, its in zip(names, files, strict=True)]
     tracks = []
     for path in filter(Path.is_dir, visible):
         stems = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
@@ -260,9 +261,8 @@ class CropSampler:
         crops = np.zeros((self.size, self.length), np.float32)
         for crop, (which, start) in zip(crops, rng.choice(self.candidates, self.size), strict=True):
             segment = self.segments[which]
-            crop[:] = _crop(
-                segment, min(start + rng.integers(self.grid), max(len(segment) - self.length, 0)), self.length
-            )
+            beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
+            crop[:] = _crop(segment, beside, self.length)
             if _rms(crop) < self.floor:  # it is audible at the grid point, but no longer beside it
                 crop[:] = _crop(segment, start, self.length)
         gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
@@ -347,8 +347,7 @@ def _is_packed(path: Path) -> bool:
 def _inspect(path: Path) -> tuple[int, int, int]:
     """(sample rate, channels, samples) from a file's header, held against the size of the file."""
     if _is_packed(path):
-        info = _packed_info(path)
-        return info.sample_rate(0), info.channels(0), info.samples(0)
+        return _probe(path)
     try:
         info = sf.info(path)
     except sf.LibsndfileError as error:
@@ -376,56 +375,46 @@ def _read_sndfile(path: Path) -> np.ndarray:
     return _checked(path, audio, samples)
 
 
-def _packed_info(path: Path) -> Any:
-    import ffmpeg
-    import stempeg
-
-    try:
-        info = stempeg.Info(str(path))
-    except ffmpeg.Error as error:
-        raise FlowsepError(f"{path}: truncated or damaged ({_last_line(error.stderr)})") from error
-    if info.nb_audio_streams < len(STREAMS):
-        raise FlowsepError(f"{path}: {info.nb_audio_streams} audio streams; MUSDB18 has {len(STREAMS)}")
-    return info
-
-
-def _read_stem_mp4(path: Path, source: str) -> np.ndarray:
-    import stempeg
-
-    info, stream = _packed_info(path), STREAMS.index(source)
-    # 16-bit samples, as in musdb, so that scores compare
-    audio, _ = stempeg.read_stems(str(path), stem_id=stream, info=info, ffmpeg_format="s16le", always_3d=True)
-    return _checked(path, audio[0].T.astype(np.float32), info.samples(stream))
-
-
-def _read_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
+def _probe(path: Path) -> tuple[int, int, int]:
+    """(sample rate, channels, samples) as ffprobe finds them; 0 samples if the container may only guess its length."""
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise FlowsepError(f"{path}: libsndfile does not know this format; install ffmpeg, or convert it to wav")
-    url = f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
-    query = ["-select_streams", "a:0", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
-    probe = subprocess.run(["ffprobe", "-v", "error", *query, "-of", "json", url], capture_output=True)
-    found = json.loads(probe.stdout or "{}")
-    if probe.returncode or not found.get("streams"):
-        raise FlowsepError(f"{path}: neither libsndfile nor ffmpeg finds audio in it ({_last_line(probe.stderr)})")
+    query = ["-select_streams", "a", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
+    run = subprocess.run(["ffprobe", "-v", "error", *query, "-of", "json", _url(path)], capture_output=True)
+    found, needed = json.loads(run.stdout or "{}"), len(STREAMS) if _is_packed(path) else 1
+    if run.returncode or len(found.get("streams", [])) < needed:
+        what = f"neither libsndfile nor ffmpeg finds {needed} audio stream(s) in it"
+        raise FlowsepError(f"{path}: truncated or damaged or not audio: {what} ({_last_line(run.stderr)})")
     stream = found["streams"][0]
     rate, channels = int(stream["sample_rate"]), int(stream["channels"])
-    # other containers' durations may be guesses
-    samples = float(stream.get("duration", 0)) * rate if "mp4" in found["format"]["format_name"] else 0
     if channels > 2:
         raise FlowsepError(f"{path}: {channels} channels; downmix to stereo first")
-    decode = ["ffmpeg", "-nostdin", "-v", "error", "-i", url, "-map", "0:a:0", "-f", "f32le", "pipe:1"]
+    exact = "mp4" in found["format"]["format_name"]
+    return rate, channels, round(float(stream.get("duration", 0)) * rate) if exact else 0
+
+
+def _read_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> tuple[np.ndarray, int]:
+    """(audio, sample rate) of one audio stream, decoded to 32-bit floats ("<f4") or to 16-bit integers ("<i2")."""
+    rate, channels, samples = _probe(path)
+    layout, full_scale = {"<f4": ("f32le", 1), "<i2": ("s16le", 32768)}[sample]
+    decode = ["ffmpeg", "-nostdin", "-v", "error", "-i", _url(path), "-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
     run = subprocess.run(decode, capture_output=True)
     if run.returncode:
         raise FlowsepError(f"{path}: truncated or damaged ({_last_line(run.stderr)})")
-    return _checked(path, np.frombuffer(run.stdout, "<f4").reshape(-1, channels).T, samples), rate
+    audio = np.frombuffer(run.stdout, sample).reshape(-1, channels).T / np.float32(full_scale)
+    return _checked(path, audio, samples), rate
 
 
-def _checked(path: Path, audio: np.ndarray, samples: float) -> np.ndarray:
+def _url(path: Path) -> str:
+    return f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
+
+
+def _checked(path: Path, audio: np.ndarray, samples: int) -> np.ndarray:
     """`audio` in one block, if it is finite and holds the `samples` that were promised, but for codecs' padding."""
     if not audio.size:
         raise FlowsepError(f"{path}: holds no samples")
     if audio.shape[1] < samples - 4096:
-        raise FlowsepError(f"{path}: truncated: {audio.shape[1]} of {samples:.0f} samples could be read")
+        raise FlowsepError(f"{path}: truncated: {audio.shape[1]} of {samples} samples could be read")
     if not np.isfinite(audio).all():
         raise FlowsepError(f"{path}: holds NaN or infinite samples; export it again")
     return np.ascontiguousarray(audio)
