@@ -1,9 +1,11 @@
 """(system, track) -> tidy score rows that say where they come from; a track that fails is a row too."""
 
 import importlib.metadata
+import itertools
 import logging
 import math
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -56,29 +58,19 @@ def score_track(
     Raises:
         FlowsepError: an unknown convention, or a reference that is empty or not finite.
     """
-    for name in conventions:
-        if name not in CONVENTIONS:
-            raise FlowsepError(f"convention '{name}' is unknown; valid: {', '.join(CONVENTIONS)}")
+    if unknown := set(conventions) - set(CONVENTIONS):
+        raise FlowsepError(f"convention '{min(unknown)}' is unknown; valid: {', '.join(CONVENTIONS)}")
     problems = {stem: _problem(stem, audio, estimates) for stem, audio in references.items()}
     pairs = {stem: (audio, estimates[stem]) for stem, audio in references.items() if not problems[stem]}
-    rows = []
-    for convention in conventions:
-        rate = CONVENTIONS[convention]
-        score = _score_paper if convention == "paper" else _score_sisec18
-        rows += [{"convention": convention, "sample_rate": rate} | row for row in score(pairs, sample_rate, rate)]
+    rules = {"paper": _score_paper, "sisec18": _score_sisec18}
+    rows = [row for name in conventions for row in rules[name](pairs, sample_rate, CONVENTIONS[name])]
     return rows + failed_rows({stem: reason for stem, reason in problems.items() if reason}, conventions)
 
 
 def failed_rows(reasons: Mapping[str, str], conventions: Sequence[str]) -> list[dict[str, Any]]:
     """Score rows without a score: stem -> reason."""
-    return [
-        {"convention": convention, "sample_rate": CONVENTIONS[convention]}
-        | _row(stem, metric, [], reason)
-        | {"status": "failed"}
-        for convention in conventions
-        for stem, reason in reasons.items()
-        for metric in METRICS
-    ]
+    every = itertools.product(conventions, reasons.items(), METRICS)
+    return [_row(name, stem, metric, [], reason) | {"status": "failed"} for name, (stem, reason), metric in every]
 
 
 def run_provenance(
@@ -94,21 +86,10 @@ def run_provenance(
         variant: which set of checkpoints, when one table shows several; the profile's own is ''.
     """
     checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
-    return {
-        "profile": profile.name,
-        "system": name or system.name,
-        "variant": variant,
-        "supervision": system.supervision,
-        "kind": "measured",
-        "checkpoint": checkpoints,
-        "config_hash": profile.hash,
-        "data": dataset.name,
-        "data_hash": dataset.hash,
-        "seed": profile.seed,
-        **git_state(),
-        "versions": package_versions(),
-        "device": device_name(),
-    }
+    origin = {"profile": profile.name, "system": name or system.name, "variant": variant, "kind": "measured"}
+    origin |= {"supervision": system.supervision, "checkpoint": checkpoints, "config_hash": profile.hash}
+    origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
+    return origin | git_state() | {"versions": package_versions()}
 
 
 def evaluate_system(
@@ -164,7 +145,7 @@ def write_scores(frame: pd.DataFrame, path: str | Path) -> None:
 
     Raises FlowsepError naming a column that is missing or surplus.
     """
-    _check_columns(frame.columns, path)
+    _check_columns(frame, COLUMNS, path)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.6g", lineterminator="\n")
 
@@ -174,7 +155,35 @@ def read_scores(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
         raise FlowsepError("no score files were given")
-    return pd.concat([_read(Path(path)) for path in paths], ignore_index=True)
+    valid = {"status": STATUS, "convention": tuple(CONVENTIONS), "metric": METRICS}
+    return pd.concat([read_table(path, COLUMNS, NUMBERS, valid) for path in paths], ignore_index=True)
+
+
+def read_table(
+    path: str | Path, columns: Sequence[str], numbers: Mapping[str, type], valid: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """A CSV file of text with exactly these `columns`, the last of which is never empty.
+
+    numbers: column -> its type, int or float; valid: column -> all that it may hold. FlowsepError names the file and
+    the column of what is wrong.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a track may be called "NA"
+    except (OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
+    _check_columns(frame, columns, path)
+    if cut := int((frame[columns[-1]] == "").sum()):
+        last = f"{cut} row(s) end before column '{columns[-1]}', or column '{columns[-1]}' is empty"
+        raise FlowsepError(f"{path}: {last}; no row counts without it, so complete the file or make it anew")
+    for column, kind in numbers.items():
+        try:
+            frame[column] = pd.to_numeric(frame[column]).astype(kind)
+        except (ValueError, TypeError) as error:
+            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({error})") from error
+    for column, allowed in valid.items():
+        for found in set(frame[column]) - set(allowed):
+            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(allowed)}")
+    return frame[list(columns)]
 
 
 def git_state() -> dict[str, str]:
@@ -207,8 +216,7 @@ def device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
     return models[0] if models else platform.processor() or platform.machine()
 
 
@@ -229,9 +237,12 @@ def _score_paper(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Ite
         for piece, start in enumerate(range(0, reference.shape[-1], size)):
             r, e = reference[:, start : start + size], estimate[:, start : start + size]
             energy = float(np.sum(r**2))
+            quiet = f"reference energy {energy:.3g} is not above {ENERGY:g}"
             for metric, score in zip(METRICS, (sdr, si_sdr), strict=True):
                 values = [score(r, e) if energy > ENERGY else math.nan]
-                yield _row(stem, metric, values, f"reference energy {energy:.3g} is not above {ENERGY:g}", piece)
+                yield _row(
+                    "paper", stem, metric, values, f"reference energy {energy:.3g} is not above {ENERGY:g}", piece
+                )
 
 
 def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:
@@ -243,24 +254,23 @@ def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> I
     for stem, (reference, estimate) in pairs.items():
         values = frames[stem] if stem in frames else sdr(reference, estimate, window=rate)
         silent = "the reference is silent" if not reference.any() else "there is no frame in which all sources sound"
-        yield _row(stem, "SDR", values, silent)
-        yield _row(stem, "SI-SDR", [si_sdr(reference, estimate)], silent)
+        yield _row("sisec18", stem, "SDR", values, silent)
+        yield _row("sisec18", stem, "SI-SDR", [si_sdr(reference, estimate)], silent)
 
 
-def _row(stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
+def _row(name: str, stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
     """The median over frames; without any frame that counts the row is 'silent' for the reason given."""
     counted = np.asarray(values)[~np.isnan(values)]
-    found = {"value": float(np.median(counted)) if len(counted) else math.nan}
+    found = {"convention": name, "sample_rate": CONVENTIONS[name], "stem": stem, "metric": metric, "piece": piece}
+    found |= {"value": float(np.median(counted)) if len(counted) else math.nan}
     found |= {"n_frames": len(values), "nan_count": len(values) - len(counted)}
-    found |= {"status": "ok", "reason": ""} if len(counted) else {"status": "silent", "reason": reason}
-    return {"stem": stem, "metric": metric, "piece": piece, **found}
+    return found | ({"status": "ok", "reason": ""} if len(counted) else {"status": "silent", "reason": reason})
 
 
 def _problem(stem: str, reference: np.ndarray, estimates: Audio) -> str:
     if reference.ndim != 2 or reference.size == 0 or not np.isfinite(reference).all():
-        raise FlowsepError(
-            f"reference '{stem}' (shape {reference.shape}) is empty, not (channels, samples) or not finite"
-        )
+        found = f"reference '{stem}' (shape {reference.shape})"
+        raise FlowsepError(f"{found} is empty, not (channels, samples) or not finite")
     if stem not in estimates:
         return f"no estimate of '{stem}'"
     if estimates[stem].shape != reference.shape:
@@ -274,26 +284,7 @@ def _resample(audio: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
     return soxr.resample(np.ascontiguousarray(audio.T), sample_rate, rate).T
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a track may be called "NA"
-    except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
-    _check_columns(frame.columns, path)
-    if cut := int((frame["time"] == "").sum()):
-        raise FlowsepError(f"{path}: {cut} row(s) end before column 'time'; the file is cut short, make it anew")
-    for column in NUMBERS:
-        try:
-            frame[column] = pd.to_numeric(frame[column]).astype(NUMBERS[column])
-        except (ValueError, TypeError) as error:
-            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({error})") from error
-    for column, valid in (("status", STATUS), ("convention", tuple(CONVENTIONS)), ("metric", METRICS)):
-        for found in set(frame[column]) - set(valid):
-            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(valid)}")
-    return frame[list(COLUMNS)]
-
-
-def _check_columns(found: Iterable[str], path: str | Path) -> None:
-    for what, names in (("lacks", set(COLUMNS) - set(found)), ("has the unknown", set(found) - set(COLUMNS))):
+def _check_columns(frame: pd.DataFrame, columns: Iterable[str], path: str | Path) -> None:
+    for what, names in (("lacks", set(columns) - set(frame)), ("has the unknown", set(frame) - set(columns))):
         if names:
-            raise FlowsepError(f"{path}: {what} column '{min(names)}'; score files have {', '.join(COLUMNS)}")
+            raise FlowsepError(f"{path}: {what} column '{min(names)}'; expected {', '.join(columns)}")

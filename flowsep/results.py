@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from .evaluate import CONVENTIONS, METRICS, read_scores
+from .evaluate import CONVENTIONS, METRICS, read_scores, read_table
 from .files import FlowsepError
 
 PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
@@ -16,6 +16,8 @@ MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
 KEYS = ["profile", "data", "system", "variant", "stem"]
 SCORED = [*KEYS, "track", "metric", "convention", "piece"]
+
+Rows = pd.DataFrame | None
 
 
 def load_scores(folder: str | Path) -> pd.DataFrame:
@@ -35,22 +37,8 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
 
 def load_published(path: str | Path) -> pd.DataFrame:
     """The published numbers, a row each, with their source; FlowsepError names the column of what is wrong."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
-    if list(frame.columns) != list(PUBLISHED):
-        raise FlowsepError(f"{path}: has columns {', '.join(frame.columns)}; expected {', '.join(PUBLISHED)}")
     valid = {"convention": tuple(CONVENTIONS), "metric": METRICS, "kind": KINDS}
-    for column, allowed in valid.items():
-        for found in set(frame[column]) - set(allowed):
-            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(allowed)}")
-    if (frame["source"] == "").any():
-        raise FlowsepError(f"{path}: column 'source' is empty; a number without a source is not published here")
-    try:
-        return frame.astype({"value": float})
-    except ValueError as error:
-        raise FlowsepError(f"{path}: column 'value' holds something that is no number ({error})") from error
+    return read_table(path, PUBLISHED, {"value": float}, valid)
 
 
 def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.DataFrame:
@@ -80,12 +68,7 @@ def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.D
 
 
 def table(
-    frame: pd.DataFrame | None,
-    published: pd.DataFrame | None = None,
-    *,
-    convention: str,
-    sources: Sequence[str],
-    metric: str = "SDR",
+    frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> pd.DataFrame:
     """The table of one convention: index (block, system), columns supervision, n, each source, and their mean.
 
@@ -102,12 +85,7 @@ def table(
 
 
 def table_html(
-    frame: pd.DataFrame | None,
-    published: pd.DataFrame | None = None,
-    *,
-    convention: str,
-    sources: Sequence[str],
-    metric: str = "SDR",
+    frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
     """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped."""
     cells = _cells(frame, published, convention, sources, metric)
@@ -115,31 +93,23 @@ def table_html(
     origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
     names = ["system", *found.columns]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    lines = [
-        '<table class="flowsep-scores">',
-        f"<caption>{html.escape(_caption(convention, metric))}</caption>",
-        f"<thead><tr>{head}</tr></thead>",
-    ]
+    caption = html.escape(_caption(convention, metric))
+    lines = [f'<table class="flowsep-scores">\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>']
     for block, rows in found.groupby(level="block", sort=False):
         label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
         lines.append(f"<tbody><tr>{label}</tr>")
         for (_, system), row in rows.iterrows():
-            tds = "".join(
-                f'<td title="{html.escape(origin.get((block, system, name), ""))}">{html.escape(_text(row[name]))}</td>'
-                for name in found.columns
+            titles = [html.escape(origin.get((block, system, name), "")) for name in row.index]
+            cells = "".join(
+                f'<td title="{title}">{html.escape(_text(cell))}</td>' for title, cell in zip(titles, row, strict=True)
             )
-            lines.append(f'<tr><th scope="row">{html.escape(system)}</th>{tds}</tr>'.replace(' title=""', ""))
+            lines.append(f'<tr><th scope="row">{html.escape(system)}</th>{cells}</tr>'.replace(' title=""', ""))
         lines.append("</tbody>")
     return "\n".join([*lines, "</table>"])
 
 
 def table_markdown(
-    frame: pd.DataFrame | None,
-    published: pd.DataFrame | None = None,
-    *,
-    convention: str,
-    sources: Sequence[str],
-    metric: str = "SDR",
+    frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
     """`table` as Markdown, a heading row per block; the sources of each block's numbers follow as a list."""
     cells = _cells(frame, published, convention, sources, metric)
@@ -151,14 +121,12 @@ def table_markdown(
         lines += [_line([_plain(_text(cell)) for cell in (index[1], *row)]) for index, row in rows.iterrows()]
     lines += ["", _plain(_caption(convention, metric)) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
-    for (block, source), _ in reported.groupby(["block", "origin"], sort=False):
-        lines.append(f"- *{_plain(block)}*: {_plain(source)}")
+    origins = reported[["block", "origin"]].drop_duplicates().itertuples(index=False)
+    lines += [f"- *{_plain(block)}*: {_plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _cells(
-    frame: pd.DataFrame | None, published: pd.DataFrame | None, convention: str, sources: Sequence[str], metric: str
-) -> pd.DataFrame:
+def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
     """A row per number of the table: block, system, supervision, stem, value, n, failed, origin."""
     _check(convention)
     parts = []
@@ -190,10 +158,9 @@ def _pivot(cells: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
 
 
 def _check(convention: Any) -> None:
-    if not isinstance(convention, str) or convention not in CONVENTIONS:
-        raise FlowsepError(
-            f"a table holds one convention of {', '.join(CONVENTIONS)}, found {convention!r}; they are not comparable"
-        )
+    if convention not in tuple(CONVENTIONS):  # also of what has no hash
+        one = f"a table holds one convention of {', '.join(CONVENTIONS)}"
+        raise FlowsepError(f"{one}, found {convention!r}; they are not comparable")
 
 
 def _origin(row: dict[str, Any]) -> str:
