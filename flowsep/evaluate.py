@@ -240,9 +240,7 @@ def _score_paper(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Ite
             quiet = f"reference energy {energy:.3g} is not above {ENERGY:g}"
             for metric, score in zip(METRICS, (sdr, si_sdr), strict=True):
                 values = [score(r, e) if energy > ENERGY else math.nan]
-                yield _row(
-                    "paper", stem, metric, values, f"reference energy {energy:.3g} is not above {ENERGY:g}", piece
-                )
+                yield _row("paper", stem, metric, values, quiet, piece)
 
 
 def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:

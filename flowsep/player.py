@@ -15,18 +15,9 @@ from zlib import crc32
 import numpy as np
 import soundfile
 import soxr
+import yaml
 
-# The colours of plots.py, repeated because neither module imports the other; a test holds the two equal.
-SOURCE_COLORS = {
-    "vocals": "#dd5a86",
-    "bass": "#3d5cf0",
-    "drums": "#b58b25",
-    "other": "#277434",
-    "guitar": "#d95ce8",
-    "piano": "#4b9cbf",
-    "accompaniment": "#884faf",
-    "mixture": "#686a60",
-}
+SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
 COLUMNS = 400  # of a waveform: enough for a wide page, about 1 KB a stem
 FORMATS = {  # soundfile's options and the media type
     # Variable rate only: at low constant rates libsndfile leaves out the header that tells decoders the encoder's
@@ -91,23 +82,19 @@ class StemPlayer:
         first = next(iter(self.systems.values()), {})
         if not first:
             raise ValueError("no stems: give at least one name and its samples")
-        samples = next(iter(first.values())).shape[1]
+        known, samples = next((name, audio.shape[1]) for name, audio in first.items())
         for system, stems in self.systems.items():
             if list(stems) != list(first):
                 raise ValueError(f"system '{system}' has the stems {list(stems)}; the first system has {list(first)}")
             for name, audio in stems.items():
                 if audio.shape[1] != samples:
-                    raise ValueError(
-                        f"{_label(name, system)} has {audio.shape[1]} samples, '{next(iter(first))}' has {samples}; "
-                        "cut the stems to one length"
-                    )
+                    found = f"{_label(name, system)} has {audio.shape[1]} samples"
+                    raise ValueError(f"{found}, '{known}' has {samples}; cut the stems to one length")
         return samples
 
     def _repr_html_(self) -> str:
-        notes = []
-        if self.scale < 1:
-            notes.append(f"All stems are {-20 * math.log10(self.scale):.1f} dB quieter than the files, so none clips.")
-        title, note = escape(self.title), escape(" ".join(notes))
+        quieter = f"All stems are {-20 * math.log10(self.scale):.1f} dB quieter than the files, so none clips."
+        title, note = escape(self.title), quieter if self.scale < 1 else ""
         parts = [
             f'<flowsep-player class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true" '
             f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}">'
@@ -167,10 +154,8 @@ def _check(audio: np.ndarray, name: str, system: str, mono: bool) -> np.ndarray:
     if audio.size == 0:
         raise ValueError(f"{_label(name, system)} is empty")
     if audio.ndim != 2 or audio.shape[0] > 2:
-        raise ValueError(
-            f"{_label(name, system)} has the shape {audio.shape}; expected (samples,) or (channels, samples) "
-            "with one or two channels"
-        )
+        expected = "expected (samples,) or (channels, samples) with one or two channels"
+        raise ValueError(f"{_label(name, system)} has the shape {audio.shape}; {expected}")
     if not np.isfinite(audio).all():
         raise ValueError(f"{_label(name, system)} holds NaN or infinite samples")
     return audio.mean(axis=0, keepdims=True) if mono else audio

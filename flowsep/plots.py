@@ -4,28 +4,20 @@ The drawing libraries are imported inside the functions, so that importing this 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
+import yaml
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# One colour a source. All stand out from a white and from a black page (contrast 3 or more) and from each other also
-# for eyes that lack one kind of cone; tests/test_plots.py computes both.
-SOURCE_COLORS = {
-    "vocals": "#dd5a86",
-    "bass": "#3d5cf0",
-    "drums": "#b58b25",
-    "other": "#277434",
-    "guitar": "#d95ce8",
-    "piano": "#4b9cbf",
-    "accompaniment": "#884faf",
-    "mixture": "#686a60",
-}
+Arrays = Mapping[str, np.ndarray]
+SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
 
 
 def source_color(name: str) -> str:
@@ -75,20 +67,17 @@ def spectrogram(
     return figure
 
 
-def spectrograms(
-    magnitudes: Mapping[str, np.ndarray], sample_rate: int, hop: int, *, db_range: float = 80.0
-) -> "Figure":
+def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: float = 80.0) -> "Figure":
     """Small multiples, one `spectrogram` a name, under one colour scale: 0 dB is the largest value of all."""
     arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
     reference = max(float(values.max()) for values in arrays.values())
-    columns = 1 if len(arrays) == 1 else 2
-    figure, grid = _grid(len(arrays), columns, 5.0, 2.5)
+    figure, grid = _grid(len(arrays), min(2, len(arrays)), 5.0, 2.5)
     for ax, (name, values) in zip(grid, arrays.items(), strict=True):
         spectrogram(values, sample_rate, hop, ax=ax, title=name, db_range=db_range, reference=reference)
     return figure
 
 
-def waveforms(stems: Mapping[str, np.ndarray], sample_rate: int) -> "Figure":
+def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
     """Envelopes of named signals, (samples,) or (channels, samples), below each other on common axes."""
     import librosa.display
 
@@ -208,7 +197,7 @@ def _array(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
     return values
 
 
-def _named(arrays: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+def _named(arrays: Arrays) -> Arrays:
     if not arrays:
         raise ValueError("nothing to draw: expected at least one name with its array")
     return arrays
