@@ -72,7 +72,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
-    targets = _targets(arguments.input, arguments.out, force=arguments.force)
+    targets = {path: arguments.out / path.stem for path in arguments.input}
+    _refuse(targets, force=arguments.force)
+    _make(arguments.out, arguments.out)
     files = sorted(arguments.priors.glob("*.safetensors"))
     if not files:
         raise FlowsepError(f"{arguments.priors}: no priors (*.safetensors) in there")
@@ -87,9 +89,8 @@ def _separate(arguments: argparse.Namespace) -> int:
     return _summary(failed, len(targets), "inputs failed")
 
 
-def _targets(inputs: list[Path], out: Path, *, force: bool) -> dict[Path, Path]:
-    """Input -> output folder; refuses, before any work, two inputs of one name and stems that are there already."""
-    targets = {path: out / path.stem for path in inputs}
+def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
+    """Before any work: no two inputs of one name, and no output folder (input -> folder) that holds files already."""
     names = list(targets.values())
     for path, target in targets.items():
         if names.count(target) > 1:
@@ -98,11 +99,14 @@ def _targets(inputs: list[Path], out: Path, *, force: bool) -> dict[Path, Path]:
             raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
         if not force and target.is_dir() and any(target.iterdir()):
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
+
+
+def _make(folder: Path, place: Path) -> None:
+    """Make `folder`, or tell that `place`, at or above it, cannot be written."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FlowsepError(f"{out}: cannot write there ({error.strerror}); choose another --out") from error
-    return targets
+        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); choose another --out") from error
 
 
 def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str) -> None:
@@ -120,8 +124,7 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
 
         stems = separate(mixture, priors, config, sample_rate=rate, callback=advance)
         for source, stem in stems.items():
-            clipped = write_audio(folder / f"{source}.{suffix}", stem, rate)
-            if clipped:
+            if clipped := write_audio(folder / f"{source}.{suffix}", stem, rate):
                 _tell(f"note: {path}: {clipped} samples of {source} were clipped; --format wav keeps them")
     print(target)
 
@@ -131,12 +134,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target`; what the block wrote there becomes part of `target` if it ends well."""
     temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
     try:
-        try:
-            temporary.mkdir()
-        except OSError as error:
-            raise FlowsepError(
-                f"{target.parent}: cannot write there ({error.strerror}); choose another --out"
-            ) from error
+        _make(temporary, target.parent)
         yield temporary
         target.mkdir(exist_ok=True)
         for file in sorted(temporary.iterdir()):
