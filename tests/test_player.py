@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import io
 import re
 from html.parser import HTMLParser
@@ -215,12 +216,13 @@ def page_with():
 
     @contextlib.contextmanager
     def opened(*players, edit=str, **options):
-        html = PAGE.format("<p>text</p>".join(player._repr_html_() for player in players))
+        html = PAGE.format("<p>text</p>".join(map(rendered, players)))
         with open_page(edit(html), browser=browser, **options) as page:
             yield page
             assert page.console_errors == []
             assert page.requests == []
 
+    rendered = functools.cache(StemPlayer._repr_html_)  # encoding a player's sound takes longer than opening its page
     with launch() as browser:
         yield opened
 
