@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import FlowsepError
+from .files import FlowsepError, writable
+
+CURE = "choose another --out"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +76,8 @@ def _separate(arguments: argparse.Namespace) -> int:
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
     targets = {path: arguments.out / path.stem for path in arguments.input}
     _refuse(targets, force=arguments.force)
-    _make(arguments.out, arguments.out)
+    with writable(arguments.out, CURE):
+        arguments.out.mkdir(parents=True, exist_ok=True)
     files = sorted(arguments.priors.glob("*.safetensors"))
     if not files:
         raise FlowsepError(f"{arguments.priors}: no priors (*.safetensors) in there")
@@ -99,14 +102,6 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
         if not force and target.is_dir() and any(target.iterdir()):
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
-
-
-def _make(folder: Path, place: Path) -> None:
-    """Make `folder`, or tell that `place`, at or above it, cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); choose another --out") from error
 
 
 def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str) -> None:
@@ -134,7 +129,8 @@ def _whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target`; what the block wrote there becomes part of `target` if it ends well."""
     temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
     try:
-        _make(temporary, target.parent)
+        with writable(target.parent, CURE):
+            temporary.mkdir()
         yield temporary
         target.mkdir(exist_ok=True)
         for file in sorted(temporary.iterdir()):

@@ -14,6 +14,15 @@ class FlowsepError(ValueError):
 
 
 @contextlib.contextmanager
+def writable(place: str | Path, cure: str) -> Iterator[None]:
+    """Turn the system's refusal to make something at `place` into a FlowsepError that names it and the `cure`."""
+    try:
+        yield
+    except OSError as error:
+        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); {cure}") from error
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it to `path` if the block ends well, remove it if not.
 
@@ -22,11 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     Raises FlowsepError when the folder cannot be written.
     """
     path = Path(path)
-    try:
+    with writable(path, "choose another folder"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-    except OSError as error:
-        raise FlowsepError(f"{path}: cannot write there ({error.strerror}); choose another folder") from error
     os.close(handle)
     temporary = Path(name)
     try:

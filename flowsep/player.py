@@ -30,6 +30,7 @@ MP3_TOP_RATE = 32000  # Hz; the encoder ends at 15 kHz anyway, and faster sampli
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
 Stems = Mapping[str, np.ndarray]
+Systems = Mapping[str, Stems] | Stems
 
 
 class StemPlayer:
@@ -50,15 +51,7 @@ class StemPlayer:
     names; and for an unknown format or a sample rate that MP3 does not have.
     """
 
-    def __init__(
-        self,
-        systems: Mapping[str, Stems] | Stems,
-        sample_rate: int,
-        *,
-        title: str = "",
-        format: str = "mp3",
-        mono: bool = True,
-    ):
+    def __init__(self, systems: Systems, sample_rate: int, *, title: str = "", format: str = "mp3", mono: bool = True):
         if format not in FORMATS:
             raise ValueError(f"format '{format}': choose one of {', '.join(FORMATS)}")
         if format == "mp3" and sample_rate not in MP3_RATES:

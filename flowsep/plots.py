@@ -34,46 +34,35 @@ def use_style() -> None:
 
 
 def spectrogram(
-    magnitude: np.ndarray,
-    sample_rate: int,
-    hop: int,
-    *,
-    ax: "Axes | None" = None,
-    title: str = "",
-    db_range: float = 80.0,
-    reference: float | None = None,
+    magnitude: np.ndarray, sample_rate: int, hop: int, *, title: str = "", db_range: float = 80.0
 ) -> "Figure":
-    """20 log10(magnitude / reference) dB over time and frequency, on a logarithmic frequency axis.
+    """20 log10(magnitude / its largest value) dB over time and frequency, on a logarithmic frequency axis.
 
     magnitude: (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between frames.
-    reference: the magnitude at 0 dB, by default the largest. Levels below -db_range dB get the darkest colour.
+    Levels below -db_range dB get the darkest colour.
     Raises ValueError for another shape, negative or non-finite values.
     """
-    import librosa
-    import librosa.display
-
-    magnitude = _array(magnitude, "magnitude", 2)
-    if magnitude.min() < 0:
-        raise ValueError(f"magnitude: expected values >= 0, found {magnitude.min():.3g}")
-    figure, ax = _axes(ax, 8.0, 3.0)
-    reference = reference or float(magnitude.max()) or 1.0
-    levels = librosa.amplitude_to_db(magnitude, ref=reference, amin=1e-10 * reference, top_db=None)
-    rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
-    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
-    image = librosa.display.specshow(levels, **rates, **look, ax=ax)
-    ax.set(title=title, xlabel="Time (s)", ylabel="Frequency (Hz)")
-    ax.grid(False)
-    figure.colorbar(image, ax=ax, format="%g", label="Level (dB)", pad=0.02)
-    return figure
+    return spectrograms({title: _array(magnitude, "magnitude", 2)}, sample_rate, hop, db_range=db_range)
 
 
 def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: float = 80.0) -> "Figure":
     """Small multiples, one `spectrogram` a name, under one colour scale: 0 dB is the largest value of all."""
+    import librosa
+    import librosa.display
+
     arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
-    reference = max(float(values.max()) for values in arrays.values())
-    figure, grid = _grid(len(arrays), min(2, len(arrays)), 5.0, 2.5)
+    reference = max(float(values.max()) for values in arrays.values()) or 1.0
+    figure, grid = _grid(len(arrays), 1, 8.0, 3.0) if len(arrays) == 1 else _grid(len(arrays), 2, 5.0, 2.5)
     for ax, (name, values) in zip(grid, arrays.items(), strict=True):
-        spectrogram(values, sample_rate, hop, ax=ax, title=name, db_range=db_range, reference=reference)
+        if values.min() < 0:
+            raise ValueError(f"{name}: expected magnitudes >= 0, found {values.min():.3g}")
+        levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
+        rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
+        look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+        image = librosa.display.specshow(levels, **rates, **look, ax=ax)
+        ax.set(title=name, xlabel="Time (s)", ylabel="Frequency (Hz)")
+        ax.grid(False)
+        figure.colorbar(image, ax=ax, format="%g", label="Level (dB)", pad=0.02)
     return figure
 
 
@@ -96,12 +85,12 @@ def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
     return figure
 
 
-def loss_curve(frame: "pandas.DataFrame", *, ax: "Axes | None" = None, title: str = "") -> "Figure":
+def loss_curve(frame: "pandas.DataFrame", *, title: str = "") -> "Figure":
     """Negative log-likelihood over training steps; columns `step`, `split` ('train' or 'valid'), `nll` in nats."""
     import seaborn
 
     _columns(frame, "step", "split", "nll")
-    figure, ax = _axes(ax, 7.0, 3.2)
+    figure, (ax,) = _grid(1, 1, 7.0, 3.2)
     seaborn.lineplot(frame, x="step", y="nll", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
     ax.set(title=title, xlabel="Step", ylabel="NLL (nats per element)")
     ax.legend(title=None)
@@ -120,7 +109,7 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     if frame.empty:
         raise ValueError("scores: no row with a value")
     systems = frame["system"].nunique()
-    figure, ax = _axes(None, max(6.0, 0.35 * systems * frame["stem"].nunique() + 2.5), 4.0)
+    figure, (ax,) = _grid(1, 1, max(6.0, 0.35 * systems * frame["stem"].nunique() + 2.5), 4.0)
     common = {"data": frame, "x": "stem", "y": "value", "hue": "system", "ax": ax, "palette": "colorblind"}
     seaborn.boxplot(**common, showfliers=False, linewidth=1, boxprops={"alpha": 0.45}, legend="full")
     seaborn.stripplot(**common, dodge=True, size=3.5, jitter=0.12, legend=False)
@@ -130,9 +119,7 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     return figure
 
 
-def score_matrix(
-    frame: "pandas.DataFrame", *, label: str, rows: str = "clips of", columns: str = "prior", fmt: str = ".2f"
-) -> "Figure":
+def score_matrix(frame: "pandas.DataFrame", *, label: str, rows: str = "clips of", columns: str = "prior") -> "Figure":
     """A table as annotated heat map, each row's highest value in a frame.
 
     For a likelihood table, where each source's clips should like their own prior best. label: what the values are,
@@ -143,8 +130,8 @@ def score_matrix(
 
     values = _array(frame.to_numpy(dtype=float), label, 2)
     height, width = values.shape
-    figure, ax = _axes(None, 1.1 * width + 2.5, 0.7 * height + 1.2)
-    seaborn.heatmap(frame, annot=True, fmt=fmt, cmap="crest", linewidths=1, cbar_kws={"label": label}, ax=ax)
+    figure, (ax,) = _grid(1, 1, 1.1 * width + 2.5, 0.7 * height + 1.2)
+    seaborn.heatmap(frame, annot=True, fmt=".2f", cmap="crest", linewidths=1, cbar_kws={"label": label}, ax=ax)
     for row, column in enumerate(values.argmax(axis=1)):
         ax.add_patch(Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, fill=False, edgecolor="black", linewidth=2))
     ax.set(xlabel=columns, ylabel=rows)
@@ -168,14 +155,6 @@ def latents(z: np.ndarray, *, title: str = "") -> "Figure":
     right.set(xlabel="z", ylabel="Density")
     right.legend()
     return figure
-
-
-def _axes(ax: "Axes | None", width: float, height: float) -> "tuple[Figure, Axes]":
-    """The figure of `ax`, or a new one with one axes of (width, height) inches."""
-    if ax is not None:
-        return ax.figure, ax
-    figure, axes = _grid(1, 1, width, height)
-    return figure, axes[0]
 
 
 def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":

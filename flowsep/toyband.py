@@ -22,7 +22,7 @@ import soundfile
 from tqdm import tqdm
 
 from .composer import Part, Song, compose_band
-from .files import FlowsepError, cache_folder, sha256, write_text
+from .files import FlowsepError, cache_folder, sha256, writable, write_text
 from .singer import BAND, RATE, room, sing
 
 VERSION = 5  # of the generator: raise it with any change that changes bytes
@@ -38,10 +38,8 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
     Raises FlowsepError for arguments out of range, a missing FluidSynth or SoundFont, or an unwritable cache.
     """
     if seed < 0 or not 1 <= seconds <= 3600 or not 0 <= train <= 999 or not 0 <= test <= 999 or train + test == 0:
-        raise FlowsepError(
-            f"toyband: seed={seed}, seconds={seconds}, train={train}, test={test}: need seed >= 0, "
-            "seconds from 1 to 3600 and from 1 to 999 songs"
-        )
+        found = f"seed={seed}, seconds={seconds}, train={train}, test={test}"
+        raise FlowsepError(f"toyband: {found}: need seed >= 0, seconds from 1 to 3600 and from 1 to 999 songs")
     what = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
     root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}"
     if (root / "manifest.json").is_file():
@@ -50,11 +48,9 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
         raise FlowsepError("fluidsynth: not found; install it (Debian: apt install fluidsynth; conda: fluidsynth)")
     for font in (*BAND.packages, BAND.unseen_font):
         find_soundfont(font)
-    try:
+    with writable(root.parent, "set FLOWSEP_DATA"):
         root.parent.mkdir(parents=True, exist_ok=True)
         lock = root.with_name(f".{root.name}.lock").open("w")
-    except OSError as error:
-        raise FlowsepError(f"{root.parent}: cannot write there ({error.strerror}); set FLOWSEP_DATA") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the band, others wait; a kill lets go of the lock
         if not (root / "manifest.json").is_file():
