@@ -82,7 +82,7 @@ class Track:
         path = self.files[source]
         # 16-bit samples of MUSDB18, as in musdb, so that scores compare
         packed = _is_packed(path)
-        audio = _read_ffmpeg(path, STREAMS.index(source), "<i2")[0] if packed else _read_sndfile(path)
+        audio, _ = _read_ffmpeg(path, STREAMS.index(source), "<i2") if packed else _read_sndfile(path)
         return audio if len(audio) == channels else np.repeat(audio, channels, axis=0)  # a mono stem of a stereo song
 
     @cached_property
@@ -310,27 +310,26 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     # libsndfile guesses the length of an MP3 whose header lacks it, and may then drop half of a song
     if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
         with contextlib.suppress(_UnknownFormatError):
-            return _read_sndfile(path), sf.info(path).samplerate
+            return _read_sndfile(path)
     return _read_ffmpeg(path)
 
 
-def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int, subtype: str | None = None) -> int:
+def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> int:
     """Write (channels, samples) by suffix, whole or not at all: `.wav` (32-bit float) or `.flac` (24 bit).
 
     Returns how many samples were clipped: an integer format holds nothing beyond full scale. A WAV beyond 4 GB becomes
     RF64. Raises FlowsepError: another suffix, an unwritable folder, a full disk.
     """
-    path = Path(path)
-    container, default = {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}.get(path.suffix.lower(), ("", ""))
-    if not container:
+    path, formats = Path(path), {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}
+    if path.suffix.lower() not in formats:
         raise FlowsepError(f"{path}: cannot write '{path.suffix}'; use .wav or .flac")
-    if container == "WAV" and audio.size * 4 > 2**32 - 2**16:
-        container = "RF64"
-    clipped = 0 if (subtype or default) == "FLOAT" else int(np.count_nonzero(np.abs(audio) > 1))
+    container, subtype = formats[path.suffix.lower()]
+    container = "RF64" if container == "WAV" and audio.size * 4 > 2**32 - 2**16 else container
+    clipped = 0 if subtype == "FLOAT" else int(np.count_nonzero(np.abs(audio) > 1))
     audio = np.clip(audio, -1, 1) if clipped else audio
     with atomic_path(path) as temporary:
         try:
-            sf.write(temporary, audio.T, sample_rate, subtype or default, format=container)
+            sf.write(temporary, audio.T, sample_rate, subtype, format=container)
         except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
             raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
     return clipped
@@ -366,13 +365,13 @@ def _inspect(path: Path) -> tuple[int, int, int]:
     return info.samplerate, info.channels, info.frames
 
 
-def _read_sndfile(path: Path) -> np.ndarray:
-    samples = _inspect(path)[2]
+def _read_sndfile(path: Path) -> tuple[np.ndarray, int]:
+    rate, _, samples = _inspect(path)
     try:
         audio = sf.read(path, dtype="float32", always_2d=True)[0].T
     except sf.LibsndfileError as error:
         raise FlowsepError(f"{path}: truncated or damaged ({error.error_string})") from error
-    return _checked(path, audio, samples)
+    return _checked(path, audio, samples), rate
 
 
 def _probe(path: Path) -> tuple[int, int, int]:

@@ -145,16 +145,14 @@ def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str]
 
 
 def _pivot(cells: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
-    blocks = []
-    for block, part in cells.groupby("block", sort=False):
-        rows = []
-        for system, group in part.groupby("system", sort=False):
-            values = group.set_index("stem")["value"].astype(float).reindex(list(sources))
-            row = {"block": block, "system": system, "supervision": group["supervision"].iloc[0], "n": _count(group)}
-            rows.append(row | values.to_dict() | {MEAN: values.mean(skipna=False)})
-        blocks.append(pd.DataFrame(rows).sort_values(MEAN, ascending=False, kind="stable"))
-    empty = pd.DataFrame(columns=["block", "system", "supervision", "n", *sources, MEAN])
-    return (pd.concat(blocks) if blocks else empty).set_index(["block", "system"])
+    rows = []
+    for (block, system), group in cells.groupby(["block", "system"], sort=False):
+        values = group.set_index("stem")["value"].astype(float).reindex(list(sources))
+        row = {"block": block, "system": system, "supervision": group["supervision"].iloc[0], "n": _count(group)}
+        rows.append(row | values.to_dict() | {MEAN: values.mean(skipna=False)})
+    found = pd.DataFrame(rows, columns=["block", "system", "supervision", "n", *sources, MEAN])
+    order = [part.sort_values(MEAN, ascending=False, kind="stable") for _, part in found.groupby("block", sort=False)]
+    return pd.concat([found[:0], *order]).set_index(["block", "system"])
 
 
 def _check(convention: Any) -> None:
