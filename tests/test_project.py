@@ -143,3 +143,12 @@ def test_the_code_names_no_place_of_its_own():
         if Path(name).suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".sh", ".js", ".lock", ""}:
             found = forbidden.search((ROOT / name).read_text(encoding="utf-8"))
             assert not found or name == "tests/test_project.py", f"{name}: {found[0]}"
+
+
+def test_the_readme_shows_the_table_that_the_demo_wrote(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from readme_table import MARKED, renewed
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert MARKED.search(readme)
+    assert renewed(readme) == readme, "run python tools/readme_table.py"

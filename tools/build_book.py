@@ -5,6 +5,7 @@ score files say, and Jupyter Book builds `book/_build/html` with warnings as err
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from flowsep.config import find_root
 from flowsep.files import FlowsepError, write_text
 from flowsep.results import load_scores
 
+THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
 
@@ -34,12 +36,15 @@ def main(results: Path) -> None:
         for stem, parameter in NAMED.items():
             if path.stem.startswith(stem):
                 name_title(notebook, about.parameters[parameter])
+        for cell in notebook.cells:  # what papermill injected is the profile's file, word for word
+            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                cell.metadata.tags.append("hide-input")
         runs.append({"chapter": path.stem, "seconds": about.duration, "finished": about.end_time})
         nbformat.write(notebook, chapters / path.name)
     write_text(chapters / "status.md", status_page(results, runs))
     build = root / "book" / "_build"
     shutil.rmtree(build, ignore_errors=True)
-    command = ["jupyter-book", "build", "book", "--config", "_config.yml", "--toc", "book/_toc.yml"]
+    command = ["jupyter-book", "build", "book", "--path-output", "book", "--config", "_config.yml"]
     subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
     finish(build / "html")
 
@@ -56,7 +61,7 @@ def find_error(notebook: nbformat.NotebookNode) -> str:
                 return f"{output.ename}: {output.evalue}"
             if output.get("name") == "stderr":
                 return f"a cell wrote to standard error: {output.text.strip().splitlines()[-1]}"
-    if notebook.metadata.get("papermill", {}).get("exception") is not False:
+    if not notebook.metadata.get("papermill", {}).get("end_time"):
         return "papermill did not see its end"
     return ""
 
@@ -90,12 +95,18 @@ def status_page(results: Path, runs: list[dict]) -> str:
 
 
 def finish(html: Path) -> None:
-    """What the builder leaves undone for a site that asks no other host: MathJax beside the pages."""
+    """What the builder leaves undone for a site that asks no other host: MathJax beside the pages, no live kernels.
+
+    Jupyter Book loads sphinx-thebe whether it is wanted or not, twice on each page, which the browser reports as error.
+    """
     source = Path(str(package_files("sphinx-mathjax-offline"))) / "static" / "mathjax"
     target = html / "_static" / "mathjax"
     (target / "output" / "chtml").mkdir(parents=True, exist_ok=True)
     shutil.copy(source / "tex-chtml.js", target)
     shutil.copytree(source / "output" / "chtml" / "fonts", target / "output" / "chtml" / "fonts", dirs_exist_ok=True)
+    for page in html.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(THEBE.sub("", text), encoding="utf-8")
     (html / ".nojekyll").touch()
 
 
