@@ -77,6 +77,7 @@ class TrainingConfig(_Model):
     schedule: Literal["step", "cosine"] = "step"  # step: the paper's x0.3 every 80,000; cosine: warm-up, then to zero
     clip: PositiveFloat = 4.0  # norm of the gradient
     gain_db: float = Field(0.0, ge=0)  # crops are scaled by a uniform gain in [-gain_db, gain_db]
+    speed: float = Field(0.0, ge=0, lt=1)  # crops are played up to 1 + speed times faster or slower
     silence_db: float = -50.0  # crops whose level lies below are left out (dB of full scale)
     validate_every: PositiveInt = 2_000
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32

@@ -6,6 +6,7 @@ every file and stops at the first broken one: here a track is checked when it is
 
 import contextlib
 import hashlib
+import math
 import json
 import os
 import shutil
@@ -221,7 +222,7 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
 
 
 class CropSampler:
-    """Batch k = g * crop + u / 32768: audible crops drawn uniformly, random gain g, dequantisation noise u in [0, 1).
+    """Batch k = g * crop(f t) + u / 32768: audible crops drawn uniformly, with random gain g and speed f, and noise u.
 
     A batch depends on (seed, step) alone, so that a resumed training sees what an uninterrupted one does.
 
@@ -229,8 +230,9 @@ class CropSampler:
         segments: arrays (samples,); one shorter than a crop is padded with zeros.
         length, batch: samples of a crop, crops of a batch.
         gain_db: g lies within +-gain_db dB.
+        speed: f lies between 1 / (1 + speed) and 1 + speed: other keys and voices than the songs have.
         silence_db: crops whose RMS is below are left out (dB of full scale).
-        dequantise: add u, one 16-bit step (paper, section "Prior").
+        dequantise: add u in [0, 1), one 16-bit step (paper, section "Prior").
         source: named in the FlowsepError when no crop is audible.
     """
 
@@ -241,6 +243,7 @@ class CropSampler:
         *,
         batch: int,
         gain_db: float = 0.0,
+        speed: float = 0.0,
         silence_db: float = -50.0,
         seed: int = 0,
         dequantise: bool = True,
@@ -248,6 +251,7 @@ class CropSampler:
     ):
         self.segments, self.length, self.size, self.seed = segments, length, batch, seed
         self.gain_db, self.floor, self.dequantise = gain_db, 10 ** (silence_db / 20), dequantise
+        self.speed = speed
         self.grid = min(GRID, length)
         starts = [self._audible_starts(segment) for segment in segments]
         which = np.repeat(np.arange(len(starts)), [len(its) for its in starts])
@@ -262,14 +266,21 @@ class CropSampler:
         for crop, (which, start) in zip(crops, rng.choice(self.candidates, self.size), strict=True):
             segment = self.segments[which]
             beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
-            crop[:] = _crop(segment, beside, self.length)
-            if _rms(crop) < self.floor:  # it is audible at the grid point, but no longer beside it
-                crop[:] = _crop(segment, start, self.length)
+            if _rms(_crop(segment, beside, self.length)) < self.floor:
+                beside = start  # it is audible at the grid point, but no longer beside it
+            crop[:] = self._faster(segment, beside, (1 + self.speed) ** rng.uniform(-1, 1))
         gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
         crops *= gains.astype(np.float32)
         if self.dequantise:
             crops += rng.random(crops.shape, np.float32) / 32768
         return crops
+
+    def _faster(self, segment: np.ndarray, start: int, factor: float) -> np.ndarray:
+        """A crop played `factor` times as fast, so that it needs as many more samples."""
+        if not self.speed:
+            return _crop(segment, start, self.length)
+        piece = _crop(segment, start, math.ceil(self.length * factor))
+        return _crop(soxr.resample(piece, factor, 1, "MQ"), 0, self.length)
 
     def _audible_starts(self, segment: np.ndarray) -> np.ndarray:
         """Grid points whose crop is audible by a running sum of energy (over the whole blocks within the crop)."""

@@ -241,6 +241,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         length,
         batch=training.batch,
         gain_db=training.gain_db,
+        speed=training.speed,
         silence_db=training.silence_db,
         seed=profile.seed,
         source=source,
