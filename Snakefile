@@ -4,13 +4,15 @@
 #   snakemake --configfile configs/demo.yaml --cores 2 book
 #
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
+import shlex
+
 from flowsep.config import load_profile
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
 PROFILE = load_profile(config.get("profile", {}))
-CONFIG = str(workflow.configfiles[0])
+CONFIG = shlex.quote(str(workflow.configfiles[0]))
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
 LEARNT = [system for system in PROFILE.systems if system != "instglow"]
