@@ -6,8 +6,8 @@ every file and stops at the first broken one: here a track is checked when it is
 
 import contextlib
 import hashlib
-import math
 import json
+import math
 import os
 import shutil
 import subprocess
