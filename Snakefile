@@ -122,7 +122,8 @@ rule separate:
     params:
         more="-p system {system}",
     priority: 5
-    threads: PROFILE.threads
+    # the flow computes far longer than all others together, so it gets the machine to itself
+    threads: lambda wildcards: workflow.cores if wildcards.system == "instglow" else PROFILE.threads
     shell:
         RUN
 
