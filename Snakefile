@@ -5,7 +5,9 @@
 #
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
 import shlex
+from pathlib import Path
 
+from flowsep.baselines import load_system
 from flowsep.config import load_profile
 from snakemake.exceptions import WorkflowError
 
@@ -15,7 +17,8 @@ PROFILE = load_profile(config.get("profile", {}))
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
-LEARNT = [system for system in PROFILE.systems if system != "instglow"]
+for name, options in PROFILE.systems.items():
+    load_system(name, options, sources=PROFILE.sources)  # an unknown system or option stops before any work
 
 wildcard_constraints:
     source="|".join(PROFILE.sources),
@@ -170,9 +173,8 @@ rule book:
         rules.listen.output.notebook,
         "_config.yml",
         "tools/build_book.py",
-        glob_wildcards("book/{page,[^/]+}.md").page and expand("book/{page}.md", page=glob_wildcards("book/{page,[^/]+}.md").page),
-        "book/_toc.yml",
-        "book/references.bib",
+        sorted(map(str, Path("book").glob("*.*"))),
+        sorted(map(str, Path("book/_static").glob("*"))),
     output:
         "book/_build/html/index.html",
     shell:
