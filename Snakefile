@@ -51,7 +51,7 @@ rule data:
 
 rule spectrograms:
     input:
-        EXCERPTS,
+        f"{OUT}/data.json",
         notebook="notebooks/02_spectrograms_and_phase.ipynb",
     output:
         notebook=f"{OUT}/notebooks/02_spectrograms_and_phase.ipynb",
@@ -114,7 +114,6 @@ rule separate:
     input:
         needs,
         f"{OUT}/data.json",
-        EXCERPTS,
         notebook="notebooks/05_separate.ipynb",
     output:
         notebook=f"{OUT}/notebooks/05_separate_{{system}}.ipynb",

@@ -106,8 +106,12 @@ def load_excerpts(folder: str | Path) -> tuple[dict[str, dict[str, dict[str, np.
         audio, rate = read_audio(path)
         rates.add(rate)
         found.setdefault(path.parts[-2], {}).setdefault(path.parts[-3], {})[path.stem] = audio
-    if len(rates) != 1:
+    if not rates:
         raise FlowsepError(
-            f"{Path(folder) / 'audio'}: expected excerpts of one sample rate, found {sorted(rates) or 'none'}"
+            f"{Path(folder) / 'audio'}: no excerpts yet; run notebooks/01_data.ipynb and 05_separate.ipynb"
+        )
+    if len(rates) > 1:
+        raise FlowsepError(
+            f"{Path(folder) / 'audio'}: excerpts of several sample rates ({sorted(rates)}); remove one set"
         )
     return found, rates.pop()

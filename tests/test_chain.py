@@ -18,13 +18,14 @@ from flowsep.results import aggregate, load_scores
 ROOT = Path(__file__).parent.parent
 COPIED = ("_config.yml", "Snakefile", "book", "configs", "notebooks", "tools")
 
+ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
 pytestmark = pytest.mark.chain
 
 
 def snakemake(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     command = ["snakemake", "--configfile", "configs/smoke.yaml", "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,6 @@ def test_another_checkpoint_reruns_only_what_hangs_on_it(tree, results):
 
 def test_a_failing_notebook_fails_the_run_and_is_kept_as_a_log(tree, results):
     """An unknown source: no half chapter appears, and the traceback can be read."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     out = results / "logs" / "wrong.ipynb"
     command = [
         "papermill",
@@ -129,7 +129,7 @@ def test_a_failing_notebook_fails_the_run_and_is_kept_as_a_log(tree, results):
         "source",
         "harp",
     ]
-    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode != 0
     assert "source 'harp' is not in profile smoke: vocals, accompaniment" in done.stderr
     chapter = results / "notebooks" / "wrong.ipynb"
@@ -139,6 +139,25 @@ def test_a_failing_notebook_fails_the_run_and_is_kept_as_a_log(tree, results):
     )
     chapter.unlink()
     assert built.returncode != 0 and "wrong.ipynb: not a finished chapter: FlowsepError" in built.stderr
+
+
+def test_other_checkpoints_give_a_table_beside_the_old(tree, results, tmp_path):
+    mine = tmp_path / "mine <b>"
+    shutil.copytree(results / "priors", mine)
+    for notebook in ("06_results", "07_listen"):
+        command = ["papermill", f"notebooks/{notebook}.ipynb", str(tmp_path / f"{notebook}.ipynb")]
+        command += ["-f", "configs/smoke.yaml", "-p", "checkpoints", str(mine)]
+        done = subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    try:
+        page = (tmp_path / "06_results.ipynb").read_text()
+        assert "instglow [mine &lt;b&gt;]" in page and "mine <b>" not in page.replace(str(mine), "")
+        assert "instglow@mine" in (tmp_path / "07_listen.ipynb").read_text()
+        medians = aggregate(load_scores(results), "sisec18").pivot(index="variant", columns="stem", values="median")
+        assert medians.loc["mine <b>"].notna().all()
+    finally:  # the tests below open the book of the profile itself
+        for path in results.glob("*/instglow@*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.mark.browser
