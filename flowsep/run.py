@@ -25,7 +25,6 @@ def score_system(
     name: str,
     *,
     checkpoints: str | Path | None = None,
-    folder: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fit `name` if it learns, separate and score all test songs; returns the rows, which are on disk by then.
@@ -34,13 +33,12 @@ def score_system(
         name: a system of the profile.
         checkpoints: a folder of other priors, `<source>.safetensors` each: the rows get its name as `variant`, and
             lie beside the profile's own under `<system>@<variant>`.
-        folder: where to write; default the profile's.
     Raises:
         FlowsepError: a system that the profile does not list, missing priors, or that all tracks failed.
     """
     if name not in profile.systems:
         raise FlowsepError(f"profile {profile.name}: no system '{name}'; its systems: {', '.join(profile.systems)}")
-    folder = Path(folder or profile.folder)
+    folder = profile.folder
     variant = Path(checkpoints).resolve().name if checkpoints else ""
     label = f"{name}@{safe_name(variant)}" if variant else name
     learnt = folder / "systems" / name

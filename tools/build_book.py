@@ -4,7 +4,6 @@ Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status 
 score files say, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
 """
 
-import json
 import re
 import shutil
 import subprocess
@@ -115,5 +114,5 @@ if __name__ == "__main__":
         main(Path(sys.argv[1]))
     except (FlowsepError, subprocess.CalledProcessError) as error:
         sys.exit(f"build_book: {error}")
-    except (IndexError, json.JSONDecodeError) as error:
-        sys.exit(f"build_book: {error}; usage: python tools/build_book.py results/<profile>")
+    except IndexError:
+        sys.exit("usage: python tools/build_book.py results/<profile>")
