@@ -65,6 +65,7 @@ class GlowConfig(_Model):
     groups: PositiveInt = 4
     dropout: float = Field(0.05, ge=0, lt=1)
     sigmoid_scale: bool = False
+    order: Literal["grouped", "plain"] = "grouped"  # of the channels inside; plain: as in the research code
 
 
 class TrainingConfig(_Model):
@@ -91,6 +92,8 @@ class SeparationConfig(_Model):
     alpha: float = Field(0.01, ge=0)
     iterations: PositiveInt = 60
     lr: PositiveFloat = 0.03
+    lr_decay: float = Field(1.0, gt=0, le=1)  # the learning rate is multiplied by it ...
+    lr_every: PositiveInt = 800  # ... after each so many iterations
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
@@ -108,6 +111,7 @@ class SeparationConfig(_Model):
             "alpha": 0.0,
             "iterations": 150,
             "lr": 0.01,
+            "lr_decay": 0.2,
             "sigma": 0.0,
             "wiener": False,
             "nonnegative": False,

@@ -24,8 +24,7 @@ class ActNorm(nn.Module):
         return torch.addcmul(self.bias, torch.exp(self.logs), x), self._logdet(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        scale = torch.exp(-self.logs)
-        return torch.addcmul(-self.bias * scale, scale, z), -self._logdet(z)
+        return (z - self.bias) * torch.exp(-self.logs), -self._logdet(z)
 
     def _logdet(self, x: Tensor) -> Tensor:
         return (self.logs.sum() * x.shape[-1]).expand(x.shape[0])
@@ -42,11 +41,13 @@ class ActNorm(nn.Module):
 class InvertibleConv(nn.Module):
     """Channels in `groups` groups of C / groups, mixed by one matrix W; log-det = log|det W| * C / groups * frames.
 
-    Channels come in grouped order (see `grouped_order`), so that a group is a block and nothing is moved in memory.
+    Channels come in grouped order (see `grouped_order`), so that a group is a block and nothing is moved in memory, or
+    in `plain` order, and are then brought into the other and back.
     """
 
-    def __init__(self, channels: int, groups: int = 4):
+    def __init__(self, channels: int, groups: int = 4, *, plain: bool = False):
         super().__init__()
+        self.plain = plain
         if groups % 2 or channels % groups:
             raise ValueError(f"groups must be even and divide the {channels} channels, found {groups}")
         weight = torch.linalg.qr(torch.randn(groups, groups))[0]
@@ -57,12 +58,18 @@ class InvertibleConv(nn.Module):
         return self._mix(self.weight, x), self._logdet(x)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self._mix(torch.linalg.inv(self.weight.double()).to(z.dtype), z), -self._logdet(z)
+        return self._mix(torch.linalg.inv(self.weight), z), -self._logdet(z)
 
     def _mix(self, weight: Tensor, x: Tensor) -> Tensor:
         # bmm rather than matmul, which would copy x to make one tall product of it: four times slower on a CPU
-        groups = x.reshape(x.shape[0], len(weight), -1)
-        return torch.bmm(weight.expand(len(groups), -1, -1), groups).view(x.shape)
+        shape = x.shape
+        if self.plain:
+            x = x.view(shape[0], 2, -1, len(weight) // 2, shape[2]).transpose(2, 3)
+        x = x.reshape(shape[0], len(weight), -1)
+        x = torch.bmm(weight.expand(len(x), -1, -1), x)
+        if self.plain:
+            x = x.view(shape[0], 2, len(weight) // 2, -1, shape[2]).transpose(2, 3)
+        return x.reshape(shape)
 
     def _logdet(self, x: Tensor) -> Tensor:
         each = x.shape[1] // len(self.weight) * x.shape[2]
@@ -143,7 +150,9 @@ class Glow(nn.Module):
 
     Args (see `flowsep.config.GlowConfig` for the paper's values):
         bins: channels of the feature, frequency bins with padding.
-        squeeze: frames folded into one; channel = offset * bins + bin, then put in grouped order.
+        squeeze: frames folded into one; channel = offset * bins + bin.
+        order: of the channels inside: 'plain', just so, as in the research code, whose results it gives to the last
+            bit, or 'grouped' (see `grouped_order`), a quarter faster: the same function, other rounding.
         steps, hidden, layers, kernel, dilation_rate, dropout, sigmoid_scale: see the layers.
     Shape:
         (batch, bins, frames) <-> (batch, bins, frames); frames a multiple of `squeeze`.
@@ -153,16 +162,17 @@ class Glow(nn.Module):
 
     def __init__(
         self, *, bins: int, squeeze: int, steps: int, hidden: int, layers: int, kernel: int,
-        dilation_rate: int, groups: int, dropout: float, sigmoid_scale: bool,
+        dilation_rate: int, groups: int, dropout: float, sigmoid_scale: bool, order: str = "grouped",
     ):  # fmt: skip
         super().__init__()
-        self.bins, self.squeeze, self.groups = bins, squeeze, groups
+        self.bins, self.squeeze = bins, squeeze
+        self.blocks = groups // 2 if order == "grouped" else 1  # of each half of the channels, on the way in and out
         channels = bins * squeeze
         net = {"hidden": hidden, "layers": layers, "kernel": kernel, "dilation_rate": dilation_rate, "dropout": dropout}
         self.layers = nn.ModuleList()
         for _ in range(steps):
             self.layers.append(ActNorm(channels))
-            self.layers.append(InvertibleConv(channels, groups))
+            self.layers.append(InvertibleConv(channels, groups, plain=order == "plain"))
             self.layers.append(AffineCoupling(channels, sigmoid_scale=sigmoid_scale, **net))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,12 +207,12 @@ class Glow(nn.Module):
                 f"expected (batch, {self.bins} bins, frames divisible by {self.squeeze}), found {tuple(x.shape)}"
             )
         x = x.view(batch, bins, frames // self.squeeze, self.squeeze).permute(0, 3, 1, 2)
-        x = x.reshape(batch, 2, -1, self.groups // 2, frames // self.squeeze).transpose(2, 3)
+        x = x.reshape(batch, 2, -1, self.blocks, frames // self.squeeze).transpose(2, 3)
         return x.reshape(batch, self.squeeze * bins, frames // self.squeeze)
 
     def _unfold(self, x: Tensor) -> Tensor:
         batch, _, frames = x.shape
-        x = x.view(batch, 2, self.groups // 2, -1, frames).transpose(2, 3)
+        x = x.view(batch, 2, self.blocks, -1, frames).transpose(2, 3)
         x = x.reshape(batch, self.squeeze, self.bins, frames).permute(0, 2, 3, 1)
         return x.reshape(batch, self.bins, frames * self.squeeze)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .config import FeatureConfig, GlowConfig
 from .files import FlowsepError, sha256
-from .glow import Glow, grouped_order
+from .glow import Glow
 from .prior import Prior, load_exactly
 
 
@@ -41,7 +41,7 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
     provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
     prior = Prior(model, feature, source or folder.resolve().name, provenance)
-    load_exactly(prior.glow, _regroup(_translate(content["model"], path), prior.glow), path)
+    load_exactly(prior.glow, _translate(content["model"], prior.glow, path), path)
     return prior.eval()
 
 
@@ -74,6 +74,7 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
             groups=model.get("n_split", 4),
             dropout=model.get("p_dropout_dec", 0.0),
             sigmoid_scale=model.get("sigmoid_scale", False),
+            order="plain",
         )
         feature = FeatureConfig(sample_rate=data["sampling_rate"], n_fft=data["filter_length"], hop=data["hop_length"])
     except KeyError as error:
@@ -103,46 +104,40 @@ def _checkpoint(folder: Path, epoch: int | None) -> Path:
     return found[epoch]
 
 
-def _translate(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Research-code names -> ours: `decoder.flows.<3k + j>` is layer 3k + j; g v / |v| becomes a plain weight."""
-    state = {name.removeprefix("module."): value for name, value in state.items()}  # saved by DataParallel
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        match = re.fullmatch(r"decoder\.flows\.(\d+)\.(.+)", name)
-        if not match or not isinstance(value, Tensor):
-            raise FlowsepError(f"{path}: unknown weight '{name}'")
-        layer, rest, value = match[1], match[2], value.float()
-        if rest in ("logs", "bias"):  # of ActNorm, stored as (1, C, 1)
-            renamed[f"layers.{layer}.{rest}"] = value.squeeze(0)
-        elif rest == "weight":
-            renamed[f"layers.{layer}.{rest}"] = value
+def _translate(state: dict[str, Tensor], glow: Glow, path: Path) -> dict[str, Tensor]:
+    """Every weight of `glow` under the research code's name, g v / |v| made one; errors say the names in the file."""
+    left = {name.removeprefix("module."): value for name, value in state.items()}  # saved by DataParallel
+    if conditional := [name for name in left if "cond" in name]:
+        raise FlowsepError(f"{path}: '{conditional[0]}' belongs to a conditional model, which is not supported")
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        value = left.pop(name, None)
+        if not isinstance(value, Tensor):
+            raise FlowsepError(f"{path}: missing weight '{name}'; does its config.json belong to it?")
+        if value.shape != shape:
+            found = f"'{name}' is {tuple(value.shape)}, expected {tuple(shape)}"
+            raise FlowsepError(f"{path}: misshaped weight {found}; does its config.json belong to it?")
+        return value.float()  # some are saved in half precision
+
+    translated = {}
+    for name, ours in glow.state_dict().items():
+        theirs = _their_name(name)
+        if theirs.endswith((".logs", ".bias")) and ".net." not in name:  # of ActNorm
+            translated[name] = take(theirs, (1, *ours.shape)).squeeze(0)
+        elif ours.ndim == 3 and ".end." not in theirs:
+            length = take(f"{theirs}_g", (len(ours), 1, 1))
+            translated[name] = torch._weight_norm(take(f"{theirs}_v", ours.shape), length, 0)  # torch's own rounding
         else:
-            rest = rest.replace("wn.in_layers.", "gates.").replace("wn.res_skip_layers.", "res_skips.")
-            renamed[f"layers.{layer}.net.{rest}"] = value
-    for name in [name for name in renamed if name.endswith(".weight_v")]:
-        base = name.removesuffix("_v")
-        if base + "_g" not in renamed:
-            raise FlowsepError(f"{path}: missing weight {base}_g")
-        direction, length = renamed.pop(name), renamed.pop(base + "_g")
-        renamed[base] = length * direction / direction.flatten(1).norm(dim=1).view(-1, 1, 1)
-    return renamed
+            translated[name] = take(theirs, ours.shape)
+    if left:
+        raise FlowsepError(f"{path}: surplus weight '{min(left)}'; does its config.json belong to it?")
+    return translated
 
 
-def _regroup(state: dict[str, Tensor], glow: Glow) -> dict[str, Tensor]:
-    """Bring the channels of plain checkpoints into the grouped order that our layers keep throughout."""
-    order = grouped_order(glow.bins * glow.squeeze, glow.groups)
-    half = order[: len(order) // 2]
-    ends = torch.cat([half, half + len(half)])  # the shifts of one half, then its log-scales
-    moved = {
-        "logs": (0, order),
-        "bias": (0, order),
-        "net.start.weight": (1, half),
-        "net.end.weight": (0, ends),
-        "net.end.bias": (0, ends),
-    }
-    regrouped = {}
-    for name, value in state.items():
-        axis, index = moved.get(name.split(".", 2)[-1], (0, None))
-        fits = index is not None and value.ndim > axis and value.shape[axis] == len(index)
-        regrouped[name] = value.index_select(axis, index) if fits else value  # load_exactly names a misfit
-    return regrouped
+def _their_name(name: str) -> str:
+    """`layers.<3k + j>` of ours is `decoder.flows.<3k + j>` of the research code."""
+    for ours, theirs in (
+        ("layers.", "decoder.flows."), ("net.gates.", "wn.in_layers."), ("net.res_skips.", "wn.res_skip_layers."),
+    ):  # fmt: skip
+        name = name.replace(ours, theirs)
+    return name.replace(".net.", ".")

@@ -25,9 +25,11 @@ Callback = Callable[[dict[str, Any]], None]
 
 
 def kl_divergence(target: Tensor, estimate: Tensor) -> Tensor:
-    """KL(a; b) = mean(a log(a / b) - a + b), both floored at 1e-8; zero only where they agree. Shape: any -> scalar."""
-    target, estimate = target.clamp_min(FLOOR), estimate.clamp_min(FLOOR)
-    return (target * (target / estimate).log() - target + estimate).mean()
+    """KL(a; b) = mean(a log(a / (b + e) + e) - a + b) with e = 1e-8, as the research code has it. Shape: any -> scalar.
+
+    Neither may be negative; it is zero, but for terms of the size of e, only where they agree.
+    """
+    return (target * (target / (estimate + FLOOR) + FLOOR).log() - target + estimate).mean()
 
 
 def separate_magnitude(
@@ -41,8 +43,9 @@ def separate_magnitude(
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
     With `config.wiener` the estimates become max(G_i, 0) / sum_j max(G_j, 0) * |x|, or G_i / |sum_j G_j| * |x| where
     `config.nonnegative` is off, as in the research code. As there, too, the estimates are those that the last loss was
-    computed from, and the padded bin is masked out of the sum but counted in the mean. Nothing is cut into chunks
-    here: `separate` does that.
+    computed from, and the padded bin is masked out of the sum but counted in the mean: with `SeparationConfig.paper()`
+    and priors of the research code the result is the research code's own, on the same processor to the last bit.
+    Nothing is cut into chunks here: `separate` does that.
 
     Args:
         magnitude: linear magnitude spectrogram of the mixture, audio in [-1, 1].
@@ -64,9 +67,9 @@ def separate_magnitude(
     device, dtype = choose_device(config.device), _dtype(config)
     flows = {name: _placed(prior, device, dtype) for name, prior in priors.items()}
     bins, frames = magnitude.shape
-    first = next(iter(flows.values())).model
-    target = pad_features(magnitude.to(device, dtype), first.bins, _common_squeeze(priors))
-    audible = (torch.arange(first.bins, device=device) < 513).to(dtype).unsqueeze(1)
+    first = next(iter(flows.values()))
+    target = pad_features(magnitude.to(device, dtype), first.model.bins, _common_squeeze(priors))
+    audible = (torch.arange(first.model.bins, device=device) <= first.feature.n_fft // 2).to(dtype).unsqueeze(1)
 
     shape = (1, *target.shape)
     generator = torch.Generator().manual_seed(config.seed)
@@ -77,12 +80,15 @@ def separate_magnitude(
     optimizer = torch.optim.Adam(latents.values(), lr=config.lr)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed")
     for iteration in range(config.iterations):
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * config.lr_decay ** (iteration // config.lr_every)
         with autocast:
             decoded = {name: flows[name].decode(z) for name, z in latents.items()}
         estimates = {name: x[0].to(dtype) for name, (x, _) in decoded.items()}
         total = torch.stack(list(estimates.values())).sum(dim=0).abs()
-        # The paper adds its floor to the target anew at every iteration; at 1e-8 a step that is kept for parity.
-        loss = kl_divergence(audible * (target + FLOOR * (iteration + 1)), audible * total)
+        # The research code adds its floor to the target anew at every iteration, in the padded bin as well.
+        target = target + FLOOR
+        loss = kl_divergence(target, audible * total)
         if config.alpha > 0:
             loss = loss + config.alpha * _regulariser(config.space, latents, decoded)
         if callback is not None:
@@ -99,7 +105,8 @@ def separate_magnitude(
     found = {name: x.detach()[:bins, :frames] for name, x in estimates.items()}
     if config.wiener:
         gains = ratio_masks(found) if config.nonnegative else signed_ratios(found)
-        found = {name: gain * magnitude.to(device, dtype) for name, gain in gains.items()}
+        mixture = magnitude.to(device, dtype) if config.nonnegative else target[:bins, :frames]
+        found = {name: gain * mixture for name, gain in gains.items()}
     return {name: x.to(magnitude.device, magnitude.dtype) for name, x in found.items()}
 
 
@@ -110,8 +117,8 @@ def ratio_masks(magnitudes: Magnitudes) -> Magnitudes:
 
 
 def signed_ratios(magnitudes: Magnitudes) -> Magnitudes:
-    """G_i / |sum_j G_j|, the research code's mask: unbounded where estimates of opposite sign cancel."""
-    total = torch.stack(list(magnitudes.values())).sum(dim=0).abs().clamp_min(FLOOR)
+    """G_i / (|sum_j G_j| + 1e-8), the research code's mask: hardly bounded where estimates of opposite sign cancel."""
+    total = torch.stack(list(magnitudes.values())).sum(dim=0).abs() + FLOOR
     return {name: x / total for name, x in magnitudes.items()}
 
 
@@ -235,31 +242,33 @@ def _in_chunks(
     feature: FeatureConfig,
     callback: Callback | None,
 ) -> Magnitudes:
-    """`separate_magnitude` on chunks of equal length, overlapping by a linear cross-fade of the estimates."""
+    """`separate_magnitude` on chunks of equal length, overlapping by a linear cross-fade of the estimates.
+
+    Without overlap the chunks are pieces of exactly `chunk_seconds`, the last one shorter, as in the paper.
+    """
     frames = magnitude.shape[-1]
     second = feature.sample_rate / feature.hop
     longest = max(2, round(config.chunk_seconds * second))
     overlap = min(round(config.overlap_seconds * second), longest // 2) if frames > longest else 0
     chunks = max(1, math.ceil((frames - overlap) / (longest - overlap)))
-    length = math.ceil((frames + (chunks - 1) * overlap) / chunks)
-    padded = pad_features(magnitude, magnitude.shape[-2], multiple=1)
-    padded = torch.nn.functional.pad(padded, (0, chunks * (length - overlap) + overlap - frames))
+    length = math.ceil((frames + (chunks - 1) * overlap) / chunks) if overlap else longest
+    missing = chunks * (length - overlap) + overlap - frames if overlap else 0
+    padded = torch.nn.functional.pad(magnitude, (0, missing))
     rise = (torch.arange(overlap, dtype=magnitude.dtype) + 0.5) / max(overlap, 1)
     out = {name: torch.zeros_like(padded) for name in priors}
     for chunk in range(chunks):
         start = chunk * (length - overlap)
-        fade = torch.ones(length, dtype=magnitude.dtype)
+        piece = padded[:, start : start + length]
+        fade = torch.ones(piece.shape[-1], dtype=magnitude.dtype)
         if chunk > 0:
             fade[:overlap] = rise
-        if chunk < chunks - 1:
-            fade[length - overlap :] = 1 - rise
+        if overlap and chunk < chunks - 1:
+            fade[-overlap:] = 1 - rise
 
         def report(state: dict[str, Any], chunk: int = chunk) -> None:
             callback(state | {"chunk": chunk, "chunks": chunks})
 
-        found = separate_magnitude(
-            padded[:, start : start + length], priors, config, report if callback is not None else None
-        )
+        found = separate_magnitude(piece, priors, config, report if callback is not None else None)
         for name, estimate in found.items():
             out[name][:, start : start + length] += fade * estimate
     return {name: estimate[:, :frames] for name, estimate in out.items()}

@@ -73,13 +73,23 @@ def test_half_precision_and_data_parallel_checkpoints_are_accepted(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {k: v for k, v in s.items() if k != "decoder.flows.0.logs"}, r"missing weight layers\.0\.logs"),
-        (lambda s: s | {"emb.weight": torch.zeros(2)}, r"unknown weight 'emb\.weight'"),
-        (lambda s: s | {"decoder.flows.99.logs": torch.zeros(1, 2, 1)}, r"surplus weight layers\.99\.logs"),
-        (lambda s: s | {"decoder.flows.1.weight": torch.eye(2)}, r"misshaped weight 'layers\.1\.weight' is \(2, 2\)"),
+        (
+            lambda s: {k: v for k, v in s.items() if k != "decoder.flows.0.logs"},
+            r"missing weight 'decoder\.flows\.0\.logs'",
+        ),
+        (lambda s: s | {"emb.weight": torch.zeros(2)}, r"surplus weight 'emb\.weight'"),
+        (lambda s: s | {"decoder.flows.99.logs": torch.zeros(1, 2, 1)}, r"surplus weight 'decoder\.flows\.99\.logs'"),
+        (
+            lambda s: s | {"decoder.flows.1.weight": torch.eye(2)},
+            r"misshaped weight 'decoder\.flows\.1\.weight' is \(2, 2\), expected \(4, 4\)",
+        ),
+        (
+            lambda s: s | {"decoder.flows.2.wn.cond_layer.bias": torch.zeros(2)},
+            r"cond_layer\.bias' belongs to a conditional",
+        ),
         (
             lambda s: {k: v for k, v in s.items() if k != "decoder.flows.2.start.weight_g"},
-            r"missing weight layers\.2\.net\.start\.weight_g",
+            r"missing weight 'decoder\.flows\.2\.start\.weight_g'",
         ),
     ],
 )

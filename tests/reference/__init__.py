@@ -1,0 +1,1 @@
+"""Plain implementations to hold the package against."""
