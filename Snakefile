@@ -129,6 +129,21 @@ rule separate:
     shell:
         RUN
 
+rule ablations:
+    input:
+        expand(rules.prior.output.prior, source=PROFILE.sources),
+        notebook="notebooks/11_ablations.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/11_ablations.ipynb",
+    log:
+        f"{OUT}/logs/11_ablations.ipynb",
+    params:
+        # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
+        more="",
+    threads: workflow.cores
+    shell:
+        RUN
+
 rule tables:
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
@@ -170,6 +185,7 @@ rule book:
         expand(rules.separate.output.notebook, system=PROFILE.systems),
         rules.tables.output.notebook,
         rules.listen.output.notebook,
+        rules.ablations.output.notebook if PROFILE.ablation else [],
         "_config.yml",
         "tools/build_book.py",
         sorted(map(str, Path("book").glob("*.*"))),

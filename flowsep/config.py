@@ -125,6 +125,16 @@ class EvaluationConfig(_Model):
     conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
 
 
+class AblationConfig(_Model):
+    """What `notebooks/11_ablations.ipynb` varies, on validation songs."""
+
+    tracks: PositiveInt = 2  # validation songs
+    seconds: PositiveFloat = 6.0  # of each
+    iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
+    # study -> option of the separator (space, alpha, lr, sigma, seed) or `priors`, their number -> values
+    studies: dict[str, dict[str, list[Any]]]
+
+
 class Profile(_Model):
     """One complete experiment: what `configs/<name>.yaml` says."""
 
@@ -137,6 +147,7 @@ class Profile(_Model):
     training: TrainingConfig = TrainingConfig()
     systems: dict[str, dict[str, Any]] = {"instglow": {}}  # name in the table -> options of that system
     evaluation: EvaluationConfig = EvaluationConfig()
+    ablation: AblationConfig | None = None  # None: no such chapter
     listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
