@@ -34,11 +34,18 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("separate", help="separate songs into stems with trained priors")
     command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="audio that libsndfile or ffmpeg reads")
-    command.add_argument("--priors", required=True, type=Path, metavar="DIR", help="folder with <source>.safetensors")
+    command.add_argument(
+        "--priors",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="<source>.safetensors or <source>/ of the research code",
+    )
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
     options = command.add_argument_group("separation", "defaults: flowsep.config.SeparationConfig")
+    options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
     options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
     options.add_argument("--space", choices=("z", "x"), help="where the prior is evaluated")
@@ -58,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("convert", help="turn a checkpoint of the research code into a prior")
     command.add_argument("folder", type=Path, metavar="FOLDER", help="with config.json and G_<epoch>.pth")
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
+    command.add_argument("--epoch", type=int, metavar="N", help="take G_<N>.pth instead of the newest")
+    command.add_argument("--source", metavar="NAME", help="name of the source; default: the folder's")
     command.set_defaults(run=_convert)
     return parser
 
@@ -66,11 +75,12 @@ def _separate(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
     from .config import SeparationConfig
-    from .prior import load_prior
+    from .prior import find_priors, load_prior
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
     try:
-        config = SeparationConfig(**{key: value for key, value in given.items() if value is not None})
+        make = SeparationConfig.paper if arguments.paper else SeparationConfig
+        config = make(**{key: value for key, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
@@ -78,10 +88,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    files = sorted(arguments.priors.glob("*.safetensors"))
-    if not files:
-        raise FlowsepError(f"{arguments.priors}: no priors (*.safetensors) in there")
-    priors = {file.stem: load_prior(file) for file in files}
+    priors = {name: load_prior(path) for name, path in find_priors(arguments.priors).items()}
     failed = []
     for path, target in targets.items():
         try:
@@ -176,7 +183,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix != ".safetensors":
         raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")
-    load_research_prior(arguments.folder).save(arguments.out)
+    load_research_prior(arguments.folder, epoch=arguments.epoch, source=arguments.source).save(arguments.out)
     print(arguments.out)
     return 0
 

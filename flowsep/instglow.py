@@ -31,7 +31,7 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
     folder = Path(folder)
     settings = _read_settings(folder / "config.json")
     model, feature = _architecture(settings, folder / "config.json")
-    path = _checkpoint(folder, epoch)
+    path = checkpoint_file(folder, epoch)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
@@ -85,7 +85,8 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
     return glow, feature
 
 
-def _checkpoint(folder: Path, epoch: int | None) -> Path:
+def checkpoint_file(folder: Path, epoch: int | None = None) -> Path:
+    """`G_<epoch>.pth` of a research-code folder, the newest for None; FlowsepError if there is none or two of one."""
     found = {}
     for path in sorted(folder.glob("G_*.pth")):
         match = re.fullmatch(r"G_(\d+)\.pth", path.name)

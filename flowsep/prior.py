@@ -111,6 +111,21 @@ def load_prior(path: str | Path, **options: Any) -> Prior:
     return Prior.load(path)
 
 
+def find_priors(folder: str | Path) -> dict[str, Path]:
+    """{source: what `load_prior` takes} of all `<source>.safetensors` and research-code folders `<source>/` there.
+
+    Raises FlowsepError where there is none, or both of one name.
+    """
+    folder = Path(folder)
+    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    if both := set(files) & set(folders):
+        raise FlowsepError(f"{folder}: two priors of '{min(both)}', a file and a folder; move one of them away")
+    if not files and not folders:
+        raise FlowsepError(f"{folder}: no priors there, neither <source>.safetensors nor <source>/config.json")
+    return files | folders
+
+
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -1,11 +1,13 @@
 """Systems behind one call: registry, shapes, and what each must reach on sources that are easy to tell apart."""
 
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flowsep import Prior, data, separate, train
+from flowsep import Prior, data, load_prior, separate, train
 from flowsep.baselines import SYSTEMS, System, load_system
 from flowsep.baselines.nmf import random_spectra
 from flowsep.config import FeatureConfig, GlowConfig, Profile, SeparationConfig
@@ -187,10 +189,25 @@ def test_instglow_is_separate_with_the_priors_of_a_folder(priors, stems, tmp_pat
     assert given.checkpoints() == []
 
 
+def test_instglow_takes_research_checkpoints_as_they_are(stems, tmp_path):
+    fixture = Path(__file__).parent / "fixtures" / "instglow_small_sep"
+    folder = tmp_path / "released"
+    for source, name in zip(PAIR, ("source0", "source1"), strict=True):
+        shutil.copytree(fixture / name, folder / source)
+    mixture = sum(stems.values())[:, : RATE // 4]
+    system = load_system("instglow", {"iterations": 2, "wiener": True}, sources=PAIR, priors=folder)
+    expected = separate(mixture, {s: load_prior(folder / s) for s in PAIR}, system.options, RATE)
+    np.testing.assert_array_equal(system.separate(mixture, RATE)["bass"], expected["bass"])
+    assert [path.name for path in system.checkpoints()] == ["G_1000.pth", "G_1000.pth"]
+    Prior(GlowConfig(), FeatureConfig(), "bass").save(folder / "bass.safetensors")
+    with pytest.raises(FlowsepError, match="two priors of 'bass', a file and a folder"):
+        system.checkpoints()
+
+
 def test_instglow_names_the_prior_that_is_missing(priors, stems, tmp_path):
     mixture = sum(stems.values())
     priors["bass"].save(tmp_path / "bass.safetensors")
-    with pytest.raises(FlowsepError, match=r"drums\.safetensors: no prior of 'drums'; train it with notebooks/04"):
+    with pytest.raises(FlowsepError, match=r"no prior of 'drums' \(there: bass\); train it with notebooks/04"):
         load_system("instglow", sources=PAIR, priors=tmp_path).separate(mixture, RATE)
     with pytest.raises(FlowsepError, match="no priors given"):
         load_system("instglow", sources=PAIR).checkpoints()

@@ -13,7 +13,7 @@ from helpers import RATE, make_stems, write_hq_tree
 
 from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
-from flowsep.prior import Prior
+from flowsep.prior import Prior, load_prior
 
 separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
 ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'
@@ -85,9 +85,11 @@ def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
     options = ["--alpha=0", "--space=z", "--no-wiener", "--device=cpu", "--seed=9"]
     assert separate(song, priors, tmp_path / "a", *options) == 0
     assert separate(song, priors, tmp_path / "b") == 0
+    assert separate(song, priors, tmp_path / "c", "--paper") == 0
     first = {"iterations": 2, "alpha": 0.0, "space": "z", "wiener": False, "device": "cpu", "seed": 9}
     assert {key: getattr(seen[0], key) for key in first} == first
     assert seen[1] == type(seen[1])(iterations=2)  # what is not given stays at its default
+    assert seen[2] == type(seen[2]).paper(iterations=2)
 
 
 def test_existing_output_needs_force(priors, song, tmp_path, capsys):
@@ -112,7 +114,7 @@ def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
     for arguments, message in [
         (([song, other], priors, out), "another input has the same name"),
         ((song, tmp_path / "nowhere", out), "nowhere: no priors"),
-        ((song, tmp_path / "in", out), "in: no priors (*.safetensors) in there"),
+        ((song, tmp_path / "in", out), "in: no priors there, neither <source>.safetensors nor"),
         ((song, priors, out, "--iterations=0"), "--iterations 0: Input should be greater than 0"),
         ((song, priors, out, "--alpha=-1"), "--alpha -1.0: Input should be greater than or equal to 0"),
         ((song, priors, song), "song.wav: cannot write there"),  # a file where the folder should be
@@ -197,6 +199,11 @@ def test_convert_a_research_checkpoint(tmp_path, capsys):
     assert main(["convert", str(checkpoint), str(tmp_path / "drums.safetensors")]) == 0
     assert main(["info", str(tmp_path / "drums.safetensors")]) == 0
     assert '"format": "research code"' in capsys.readouterr().out
+    options = ["--epoch", "1000", "--source", "snare"]
+    assert main(["convert", str(checkpoint), str(tmp_path / "b.safetensors"), *options]) == 0
+    assert load_prior(tmp_path / "b.safetensors").source == "snare"
+    assert main(["convert", str(checkpoint), str(tmp_path / "c.safetensors"), "--epoch", "3"]) == 2
+    assert "no epoch 3; epochs there: 1000" in capsys.readouterr().err
 
 
 def test_convert_refuses_what_is_no_checkpoint(tmp_path, capsys):

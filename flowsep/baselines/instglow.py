@@ -5,13 +5,17 @@ from pathlib import Path
 
 from ..config import SeparationConfig
 from ..files import FlowsepError
-from ..prior import Prior, load_prior
+from ..instglow import checkpoint_file
+from ..prior import Prior, find_priors, load_prior
 from ..separate import separate
 from . import System
 
 
 class InstGlow(System):
-    """`flowsep.separate` with the priors in a folder; the options are `SeparationConfig`'s, by default the paper's."""
+    """`flowsep.separate` with the priors in a folder; the options are `SeparationConfig`'s, by default the paper's.
+
+    The priors are `<source>.safetensors` files or folders `<source>/` of the research code.
+    """
 
     name = "instglow"
     supervision = "solo"
@@ -36,7 +40,10 @@ class InstGlow(System):
 
     def checkpoints(self):
         """The priors' files; none for priors that were handed over in memory."""
-        return [] if isinstance(self.priors, Mapping) else [self._path(source) for source in self.sources]
+        if isinstance(self.priors, Mapping):
+            return []
+        paths = [self._path(source) for source in self.sources]
+        return [checkpoint_file(path) if path.is_dir() else path for path in paths]
 
     def _given(self, source: str) -> Prior:
         if source not in self.priors:
@@ -46,7 +53,10 @@ class InstGlow(System):
     def _path(self, source: str) -> Path:
         if self.priors is None:
             raise FlowsepError("instglow: no priors given; name the folder that holds <source>.safetensors")
-        path = Path(self.priors) / f"{source}.safetensors"
-        if not path.is_file():
-            raise FlowsepError(f"{path}: no prior of '{source}'; train it with notebooks/04_train_prior.ipynb")
-        return path
+        found = find_priors(self.priors)
+        if source not in found:
+            there = ", ".join(found)
+            raise FlowsepError(
+                f"{self.priors}: no prior of '{source}' (there: {there}); train it with notebooks/04_train_prior.ipynb"
+            )
+        return found[source]
