@@ -148,6 +148,7 @@ rule tables:
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
         "results/published.csv",
+        "results/sisec18_test_medians.csv",
         notebook="notebooks/06_results.ipynb",
     output:
         expand(f"{OUT}/table-{{convention}}.{{kind}}", convention=PROFILE.evaluation.conventions, kind=("md", "csv")),

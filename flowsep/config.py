@@ -120,9 +120,19 @@ class SeparationConfig(_Model):
 
 
 class EvaluationConfig(_Model):
-    """Which conventions of SDR are computed (they never share a table)."""
+    """Which conventions of SDR are computed (they never share a table), and which metrics beside it."""
 
     conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
+    # SIR, ISR and SAR run museval, which takes longer than the audio lasts (see `metrics.bss_eval`)
+    metrics: tuple[Literal["SDR", "SI-SDR", "SIR", "ISR", "SAR"], ...] = ("SDR", "SI-SDR")
+
+    @model_validator(mode="after")
+    def _no_empty_table(self) -> Self:
+        if "SDR" not in self.metrics:
+            raise ValueError("metrics must hold SDR, which every table shows first")
+        if "SIR" in self.metrics and "sisec18" not in self.conventions:
+            raise ValueError("metric SIR needs convention sisec18; the paper's scores each source alone")
+        return self
 
 
 class AblationConfig(_Model):

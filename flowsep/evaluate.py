@@ -20,12 +20,14 @@ import pandas as pd
 import soxr
 
 from .files import FlowsepError, atomic_path, sha256
-from .metrics import frame_sdr, sdr, si_sdr
+from .metrics import bss_eval, frame_sdr, sdr, si_sdr
 
 CONVENTIONS = {"paper": 22_050, "sisec18": 44_100}  # name -> sample rate at which it scores
 PIECE_SECONDS = 60  # paper: length of one frame
 ENERGY = 20.0  # paper: pieces whose reference energy sum(x^2) is not above are left out
-METRICS = ("SDR", "SI-SDR")
+METRICS = ("SDR", "SI-SDR", "SIR", "ISR", "SAR")
+MUSEVAL = METRICS[2:]  # museval's, on request
+ALONE = ("paper", "SIR")  # does not exist: nothing interferes with a source that is scored alone
 STATUS = ("ok", "silent", "failed")
 FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
 
@@ -40,37 +42,50 @@ log = logging.getLogger(__name__)
 
 
 def score_track(
-    references: Audio, estimates: Audio, sample_rate: int, conventions: Sequence[str] = tuple(CONVENTIONS)
+    references: Audio,
+    estimates: Audio,
+    sample_rate: int,
+    conventions: Sequence[str] = tuple(CONVENTIONS),
+    metrics: Sequence[str] = METRICS[:2],
 ) -> list[dict[str, Any]]:
-    """SDR and SI-SDR of one song: a row for each stem, metric, convention and, under *paper*, piece.
+    """The scores of one song: a row for each stem, metric, convention and, under *paper*, piece.
 
     *paper*: mean of the channels, resampled to 22,050 Hz, pieces of 60 s (the last one shorter), one frame a piece,
     each source alone; pieces with reference energy sum(x^2) <= 20 are 'silent'. *sisec18*: resampled to 44,100 Hz, the
     median over frames of 1 s that museval counts (`metrics.frame_sdr`); SI-SDR over the whole track. A source silent
     from end to end, which museval refuses, is 'silent' (0 dB if only its estimate is) and blanks no other source.
 
+    museval's SIR, ISR and SAR (`metrics.bss_eval`) follow the same rules: its frames of 1 s under *sisec18*; under
+    *paper* each source is alone, so that there is no SIR, and the SAR counts what leaks from the others as artefacts.
+
     Args:
         references, estimates: stem -> (channels, samples), full scale = 1; estimates that are missing, of another
             shape or not finite give rows with status 'failed' and the reason.
         sample_rate: of all of them, Hz.
+        metrics: of `METRICS`.
     Returns:
-        dictionaries with stem, metric, convention, piece, sample_rate, value (dB), n_frames, nan_count, status, reason.
+        dictionaries with stem, metric, convention, piece, sample_rate, value (dB), n_frames, nan_count, status, reason,
+        and frames, the array whose median without NaN is the value, which goes into no score file.
     Raises:
-        FlowsepError: an unknown convention, or a reference that is empty or not finite.
+        FlowsepError: an unknown convention or metric, or a reference that is empty or not finite.
     """
-    if unknown := set(conventions) - set(CONVENTIONS):
-        raise FlowsepError(f"convention '{min(unknown)}' is unknown; valid: {', '.join(CONVENTIONS)}")
+    for kind, given, valid in (("convention", conventions, CONVENTIONS), ("metric", metrics, METRICS)):
+        if unknown := set(given) - set(valid):
+            raise FlowsepError(f"{kind} '{min(unknown)}' is unknown; valid: {', '.join(valid)}")
     problems = {stem: _problem(stem, audio, estimates) for stem, audio in references.items()}
     pairs = {stem: (audio, estimates[stem]) for stem, audio in references.items() if not problems[stem]}
     rules = {"paper": _score_paper, "sisec18": _score_sisec18}
-    rows = [row for name in conventions for row in rules[name](pairs, sample_rate, CONVENTIONS[name])]
-    return rows + failed_rows({stem: reason for stem, reason in problems.items() if reason}, conventions)
+    rows = [row for name in conventions for row in rules[name](pairs, sample_rate, CONVENTIONS[name], metrics)]
+    return rows + failed_rows({stem: reason for stem, reason in problems.items() if reason}, conventions, metrics)
 
 
-def failed_rows(reasons: Mapping[str, str], conventions: Sequence[str]) -> list[dict[str, Any]]:
+def failed_rows(
+    reasons: Mapping[str, str], conventions: Sequence[str], metrics: Sequence[str] = METRICS[:2]
+) -> list[dict[str, Any]]:
     """Score rows without a score: stem -> reason."""
-    every = itertools.product(conventions, reasons.items(), METRICS)
-    return [_row(name, stem, metric, [], reason) | {"status": "failed"} for name, (stem, reason), metric in every]
+    every = itertools.product(conventions, reasons.items(), metrics)
+    rows = [_row(name, stem, metric, [], reason) | {"status": "failed"} for name, (stem, reason), metric in every]
+    return [row for row in rows if (row["convention"], row["metric"]) != ALONE]
 
 
 def run_provenance(
@@ -99,7 +114,9 @@ def evaluate_system(
     sources: Sequence[str],
     provenance: Mapping[str, Any],
     conventions: Sequence[str] = tuple(CONVENTIONS),
+    metrics: Sequence[str] = METRICS[:2],
     on_estimates: Callable[[Any, dict[str, np.ndarray]], None] | None = None,
+    on_scores: Callable[[Any, list[dict[str, Any]]], None] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Separate and score every track; one that cannot be read, separated or scored becomes rows with status 'failed'.
@@ -109,6 +126,7 @@ def evaluate_system(
         tracks: objects with `name`, `sample_rate`, `mixture()` and `stem(source)`, both (channels, samples).
         provenance: of `run_provenance`.
         on_estimates: called with (track, estimates) after each track, to keep what is worth hearing.
+        on_scores: called with (track, rows of `score_track`) after each track, to keep the single frames.
     Returns:
         a frame with the columns `COLUMNS`; ValueError, OSError and RuntimeError fail a track, anything else is a bug
         and is raised. The log says at the end which tracks failed.
@@ -125,16 +143,18 @@ def evaluate_system(
             shown = references if system.needs_references else None
             estimates = system.separate(mixture, track.sample_rate, references=shown)
             seconds = time.perf_counter() - start
-            scores = score_track(references, estimates, track.sample_rate, conventions)
+            scores = score_track(references, estimates, track.sample_rate, conventions, metrics)
         except FAILURES as error:
             reason = f"{type(error).__name__}: {error}"
-            scores, estimates = failed_rows(dict.fromkeys(sources, reason), conventions), None
+            scores, estimates = failed_rows(dict.fromkeys(sources, reason), conventions, metrics), None
         failed += sorted({f"{track.name}: {row['reason']}" for row in scores if row["status"] == "failed"})
         measured = {"track": track.name, "seconds": round(seconds, 3), "peak_memory_mib": peak_memory()}
         measured["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         rows += [{**provenance, **score, **measured} for score in scores]
         if on_estimates is not None and estimates is not None:
             on_estimates(track, estimates)
+        if on_scores is not None:
+            on_scores(track, scores)
     if failed:
         log.warning("%s: %d failed:\n  %s", provenance["system"], len(failed), "\n  ".join(failed))
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -229,7 +249,9 @@ def peak_memory() -> float:
     return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
 
 
-def _score_paper(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:
+def _score_paper(
+    pairs: Mapping[str, tuple], sample_rate: int, rate: int, metrics: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     size = PIECE_SECONDS * rate
     for stem, pair in pairs.items():
         mono = [audio.mean(axis=0, dtype=np.float64, keepdims=True) for audio in pair]
@@ -237,31 +259,52 @@ def _score_paper(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Ite
         for piece, start in enumerate(range(0, reference.shape[-1], size)):
             r, e = reference[:, start : start + size], estimate[:, start : start + size]
             energy = float(np.sum(r**2))
-            quiet = f"reference energy {energy:.3g} is not above {ENERGY:g}"
-            for metric, score in zip(METRICS, (sdr, si_sdr), strict=True):
-                values = [score(r, e) if energy > ENERGY else math.nan]
-                yield _row("paper", stem, metric, values, quiet, piece)
+            if energy > ENERGY:
+                reason = "the estimate is silent"
+                found = {"SDR": sdr(r, e), "SI-SDR": si_sdr(r, e)} | _museval(metrics, [r], [e])
+            else:
+                reason, found = f"reference energy {energy:.3g} is not above {ENERGY:g}", {}
+            for metric in metrics:
+                if ("paper", metric) != ALONE:
+                    yield _row("paper", stem, metric, np.ravel(found.get(metric, math.nan)), reason, piece)
 
 
-def _score_sisec18(pairs: Mapping[str, tuple], sample_rate: int, rate: int) -> Iterator[dict[str, Any]]:
+def _score_sisec18(
+    pairs: Mapping[str, tuple], sample_rate: int, rate: int, metrics: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     pairs = {stem: [_resample(audio, sample_rate, rate) for audio in pair] for stem, pair in pairs.items()}
     sounding = {stem: pair for stem, pair in pairs.items() if all(audio.any() for audio in pair)}
-    frames = {}
     if sounding:
-        frames = dict(zip(sounding, frame_sdr(*zip(*sounding.values(), strict=True), rate), strict=True))
+        both = tuple(zip(*sounding.values(), strict=True))
+        frames = {"SDR": frame_sdr(*both, rate)} | _museval(metrics, *both, rate)
     for stem, (reference, estimate) in pairs.items():
-        values = frames[stem] if stem in frames else sdr(reference, estimate, window=rate)
-        silent = "the reference is silent" if not reference.any() else "there is no frame in which all sources sound"
-        yield _row("sisec18", stem, "SDR", values, silent)
-        yield _row("sisec18", stem, "SI-SDR", [si_sdr(reference, estimate)], silent)
+        if stem in sounding:
+            found = {metric: values[list(sounding).index(stem)] for metric, values in frames.items()}
+            reason = "there is no frame in which all sources sound"
+        else:
+            found = {"SDR": sdr(reference, estimate, window=rate)}  # NaN, or 0 dB where only the estimate is silent
+            reason = "the reference is silent" if not reference.any() else "the estimate is silent"
+        nothing = np.full_like(found["SDR"], np.nan)
+        found["SI-SDR"] = [si_sdr(reference, estimate)]
+        for metric in metrics:
+            alone = metric == "SIR" and list(sounding) == [stem]
+            why = "no other source sounds" if alone else reason
+            yield _row("sisec18", stem, metric, found.get(metric, nothing), why)
+
+
+def _museval(metrics: Sequence[str], *audio: Any) -> dict[str, np.ndarray]:
+    """museval's share of the metrics, metric -> (sources, frames); without any of them it is not run."""
+    wanted = set(metrics) & set(MUSEVAL)
+    return {metric: values for metric, values in bss_eval(*audio).items() if metric in wanted} if wanted else {}
 
 
 def _row(name: str, stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
     """The median over frames; without any frame that counts the row is 'silent' for the reason given."""
-    counted = np.asarray(values)[~np.isnan(values)]
+    values = np.asarray(values, dtype=float)
+    counted = values[~np.isnan(values)]
     found = {"convention": name, "sample_rate": CONVENTIONS[name], "stem": stem, "metric": metric, "piece": piece}
     found |= {"value": float(np.median(counted)) if len(counted) else math.nan}
-    found |= {"n_frames": len(values), "nan_count": len(values) - len(counted)}
+    found |= {"n_frames": len(values), "nan_count": len(values) - len(counted), "frames": values}
     return found | ({"status": "ok", "reason": ""} if len(counted) else {"status": "silent", "reason": reason})
 
 

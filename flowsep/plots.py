@@ -119,6 +119,63 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     return figure
 
 
+def campaign_boxes(frame: "pandas.DataFrame", marks: Mapping[str, float], *, mark: str) -> "Figure":
+    """Quartiles of every system, best median first: a panel a stem, boxes coloured by the kind of system.
+
+    frame: columns `stem`, `system`, `kind`, `value` (SDR in dB). marks: stem -> a value to stand among them as a dashed
+    line, called `mark`. Whiskers reach 1.5 times the height of a box; scores beyond them are not drawn.
+    """
+    import seaborn
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    _columns(frame, "stem", "system", "kind", "value")
+    ranked = frame.groupby("kind")["value"].median().sort_values(ascending=False).index
+    kinds = dict(zip(ranked, seaborn.color_palette("colorblind", len(ranked)), strict=True))
+    parts = dict(list(frame.groupby("stem", sort=False)))
+    rows = [part["system"].nunique() for part in parts.values()]
+    figure, _ = _grid(0, 1, 4.8, 0.0)
+    figure.set_size_inches(4.8, 0.19 * sum(rows) + 0.75 * len(rows) + 0.8)
+    axes = figure.subplots(len(rows), 1, sharex=True, height_ratios=rows, squeeze=False)[:, 0]
+    for ax, (stem, part) in zip(axes, parts.items(), strict=True):
+        order = part.groupby("system")["value"].median().sort_values(ascending=False).index
+        common = {"data": part, "x": "value", "y": "system", "order": order, "hue": "kind", "palette": kinds}
+        seaborn.boxplot(**common, dodge=False, showfliers=False, linewidth=0.8, width=0.7, legend=False, ax=ax)
+        if stem in marks:
+            ax.axvline(marks[stem], color="black", linestyle="--", linewidth=1.2)
+        ax.set_title(stem, loc="left")
+        ax.set(xlabel="SDR (dB)", ylabel="")
+        ax.tick_params(axis="y", labelsize="small")
+        ax.tick_params(axis="x", labelbottom=True)
+    handles = [Patch(color=color, label=kind) for kind, color in kinds.items()]
+    handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if len(marks) else []
+    figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small")
+    return figure
+
+
+def paired_scatter(frame: "pandas.DataFrame", x: str, y: str, *, label: str = "SDR (dB)") -> "Figure":
+    """Song by song, one system against another: a panel a stem, and the diagonal on which both are equal.
+
+    frame: columns `track`, `stem`, `system`, `value`; songs that one of the two has no number for are left out.
+    Raises ValueError if a column is missing or no song has a number of both.
+    """
+    _columns(frame, "track", "stem", "system", "value")
+    wide = frame[frame["system"].isin([x, y])].pivot_table(index=["stem", "track"], columns="system", values="value")
+    wide = wide.reindex(columns=[x, y]).dropna()
+    if wide.empty:
+        raise ValueError(f"scores: no song with a number of both '{x}' and '{y}'")
+    stems = [stem for stem in frame["stem"].unique() if stem in wide.index.unique("stem")]
+    ends = np.array([np.floor(wide.min(axis=None) - 0.3), np.ceil(wide.max(axis=None) + 0.3)])
+    figure, axes = _grid(len(stems), min(2, len(stems)), 2.7, 2.8)
+    for ax, stem in zip(axes, stems, strict=True):
+        pair = wide.loc[stem]
+        ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
+        ax.scatter(pair[x], pair[y], s=22, color=source_color(stem), edgecolor="white", linewidth=0.4, zorder=2)
+        ax.set_title(f"{stem}: above in {(pair[y] > pair[x]).sum()} of {len(pair)}", fontsize="small")
+        ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{x}, {label}", ylabel=f"{y}, {label}")
+    return figure
+
+
 def score_matrix(frame: "pandas.DataFrame", *, label: str, rows: str = "clips of", columns: str = "prior") -> "Figure":
     """A table as annotated heat map, each row's highest value in a frame.
 

@@ -4,18 +4,33 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pandas as pd
 
 from .evaluate import CONVENTIONS, METRICS, read_scores, read_table
 from .files import FlowsepError
+from .museval_json import KIND, digest
 
 PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
 KINDS = ("reported by the paper", "reported by its authors", "recomputed")
 MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
-KEYS = ["profile", "data", "system", "variant", "stem"]
+SYSTEM = ["kind", "profile", "data", "system", "variant"]
+KEYS = [*SYSTEM, "stem"]
 SCORED = [*KEYS, "track", "metric", "convention", "piece"]
+SAME = {"musdb18": "MUSDB18", "musdb18hq": "MUSDB18", "slakh": "Slakh2100-submix"}  # data.kind -> published dataset
+
+CAMPAIGN = ("system", "track", "target", "SDR", "SIR", "SAR", "ISR")
+# SiSEC 2018: what each submission's description says of itself (is_blind, additional_training_data)
+_SUBMISSIONS = {
+    "oracle": "IBM1 IBM2 IRM1 IRM2 MWF",
+    "supervised": "HEL1 JY1 JY2 JY3 MDL1 MDLT RGT1 RGT2 STL2 TAK1 UHL1 UHL2 WK",
+    "supervised, more songs": "STL1 TAK2 TAK3 TAU1 UHL3",
+    "blind": "2DFT HPLP HPSS MELO REP1 REP2 RPCA",
+    "unprocessed": "MIX",
+}
+SUBMISSIONS = {system: kind for kind, names in _SUBMISSIONS.items() for system in names.split()}
 
 Rows = pd.DataFrame | None
 
@@ -41,13 +56,38 @@ def load_published(path: str | Path) -> pd.DataFrame:
     return read_table(path, PUBLISHED, {"value": float}, valid)
 
 
+def same_data(published: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The rows of `published` for the songs of a profile's data (`data.kind`), which may stand beside its own.
+
+    MUSDB18 and MUSDB18-HQ hold the same songs; of the embedded band, or a folder of stems, nothing was published.
+    """
+    return published[published["dataset"] == SAME.get(kind, "")]
+
+
+def same_songs(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Which rows of `others` may stand beside those of `frame`: of systems all of whose songs were measured here."""
+    known = others["track"].isin(set(frame["track"]))
+    return known.groupby(others["system"]).transform("all")
+
+
+def load_campaign(path: str | Path) -> pd.DataFrame:
+    """SiSEC 2018, a row per system, track and stem: kind of system, and the median over frames of SDR, SIR, SAR, ISR.
+
+    Raises FlowsepError naming a column that is missing, holds no numbers, or a system that did not take part.
+    """
+    numbers = dict.fromkeys(CAMPAIGN[3:], float)
+    frame = read_table(path, CAMPAIGN, numbers, {"system": tuple(SUBMISSIONS)}).rename(columns={"target": "stem"})
+    frame.insert(1, "kind", frame["system"].map(SUBMISSIONS))
+    return frame
+
+
 def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.DataFrame:
     """Median and quartiles a system and stem, by the rule of one convention.
 
     *paper*: over all pieces of all tracks; *sisec18*: over tracks, whose value is the median over their frames.
 
     Returns:
-        a row per profile, data, system, variant and stem with supervision, median, q25, q75 (dB), n (values that
+        a row per kind, profile, data, system, variant and stem with supervision, median, q25, q75 (dB), n (values that
         count), tracks (that gave one), failed and silent (tracks with a row that gave none).
     Raises:
         FlowsepError: an unknown convention, several at once, or one that no row has.
@@ -72,11 +112,13 @@ def table(
 ) -> pd.DataFrame:
     """The table of one convention: index (block, system), columns supervision, n, each source, and their mean.
 
-    Blocks say who vouches for the numbers, and on which data: *measured here*, *reported by the paper*, ... Within a
-    block systems are sorted by the mean over sources of the medians, which only a system with all sources has.
+    Blocks say who vouches for the numbers, and on which data: *measured here*, *read from museval JSON*, *reported by
+    the paper*, ... Within a block systems are sorted by the mean over sources of the medians, which only a system with
+    all sources has.
 
     Args:
-        frame: of `load_scores`, or None; a system's other variants are called `system [variant]`.
+        frame: of `load_scores`, with or without rows of `read_museval`, or None; a system's other variants are called
+            `system [variant]`.
         published: of `load_published`, or None; rows of other conventions and without any of `sources` are left out.
     Raises:
         FlowsepError: as `aggregate`.
@@ -87,10 +129,16 @@ def table(
 def table_html(
     frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
-    """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped."""
+    """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped.
+
+    A system's mark leads to the list of sources below the table, for those who cannot hover.
+    """
     cells = _cells(frame, published, convention, sources, metric)
     found = _pivot(cells, sources)
     origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
+    sourced = cells.groupby(["block", "system"])["source"].unique()
+    notes = list(dict.fromkeys(note for index in found.index for note in sourced[index]))
+    anchor = f"source-{crc32(repr((convention, metric, notes)).encode()):x}"  # no two tables of a page share it
     names = ["system", *found.columns]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     caption = html.escape(_caption(convention, metric))
@@ -99,13 +147,17 @@ def table_html(
         label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
         lines.append(f"<tbody><tr>{label}</tr>")
         for (_, system), row in rows.iterrows():
+            numbers = [notes.index(note) + 1 for note in sourced[block, system]]
+            marks = " ".join(f'<a href="#{anchor}-{n}" aria-label="source {n}">{n}</a>' for n in numbers)
             titles = [html.escape(origin.get((block, system, name), "")) for name in row.index]
             cells = "".join(
                 f'<td title="{title}">{html.escape(_text(cell))}</td>' for title, cell in zip(titles, row, strict=True)
             )
-            lines.append(f'<tr><th scope="row">{html.escape(system)}</th>{cells}</tr>'.replace(' title=""', ""))
+            heading = f'<th scope="row">{html.escape(system)} <sup>{marks}</sup></th>'
+            lines.append(f"<tr>{heading}{cells}</tr>".replace(' title=""', ""))
         lines.append("</tbody>")
-    return "\n".join([*lines, "</table>"])
+    items = [f'<li id="{anchor}-{n}">{html.escape(note)}</li>' for n, note in enumerate(notes, 1)]
+    return "\n".join([*lines, "</table>", '<ol class="flowsep-sources">', *items, "</ol>"])
 
 
 def table_markdown(
@@ -127,19 +179,22 @@ def table_markdown(
 
 
 def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
-    """A row per number of the table: block, system, supervision, stem, value, n, failed, origin."""
+    """A row per number of the table: block, system, supervision, stem, value, n, failed, origin, source of the row."""
     _check(convention)
     parts = []
     if frame is not None:
         rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
-        rows["block"] = MEASURED + ", " + rows["profile"] + " (" + rows["data"] + ")"
+        notes = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
+        measured = MEASURED + ", " + rows["profile"] + " (" + rows["data"] + ")"
+        rows["block"] = measured.where(rows["kind"] != KIND, f"read from {KIND} (" + rows["data"] + ")")
+        rows["source"] = [notes[tuple(key)] for key in rows[SYSTEM].to_numpy()]
         rows["system"] += rows["variant"].map(lambda name: f" [{name}]" if name else "")
         parts.append(rows.assign(origin=[_origin(row) for row in rows.to_dict("records")]))
     if published is not None:
         rows = published[(published["convention"] == convention) & (published["metric"] == metric)]
         block = rows["kind"] + " (" + rows["dataset"] + ")"
         parts.append(rows.assign(block=block, n=-1, failed=0, origin=rows["source"]))
-    columns = ["block", "system", "supervision", "stem", "value", "n", "failed", "origin"]
+    columns = ["block", "system", "supervision", "stem", "value", "n", "failed", "origin", "source"]
     cells = pd.concat([pd.DataFrame(columns=columns), *parts])[columns]
     return cells[cells["stem"].isin(list(sources))]
 
@@ -168,6 +223,19 @@ def _origin(row: dict[str, Any]) -> str:
     return counts + quartiles + lost
 
 
+def _source(rows: pd.DataFrame) -> str:
+    """Which files the scores of one system come from, and what made them."""
+    first, checkpoints = rows.iloc[0], rows["checkpoint"].unique()
+    if first["kind"] == KIND:
+        files = f"{len(checkpoints)} files {first['data']}/{first['system']}/test/*.json"
+        return f"{files}, SHA-256 of their names and hashes {digest(checkpoints)}"
+    made = {"configuration": first["config_hash"], "data": first["data_hash"], "commit": first["git_commit"][:12]}
+    made |= {"checkpoints": " ".join(checkpoints)}
+    label = f"{first['system']}@{first['variant']}" if first["variant"] else first["system"]
+    told = "".join(f", {what} {value}" for what, value in made.items() if value)
+    return f"results/{first['profile']}/scores/{label}.csv{told}"
+
+
 def _count(group: pd.DataFrame) -> str:
     """How many values a row's medians are taken over, as a range where sources differ, and how many tracks failed."""
     least, most, failed = group["n"].min(), group["n"].max(), group["failed"].max()
@@ -178,7 +246,8 @@ def _count(group: pd.DataFrame) -> str:
 
 
 def _caption(convention: str, metric: str) -> str:
-    unit = {"paper": "pieces (mono, 22.05 kHz)", "sisec18": "songs (44.1 kHz, median over frames of 1 s)"}[convention]
+    frames = "whole songs" if metric == "SI-SDR" else "median over frames of 1 s"
+    unit = {"paper": "pieces (mono, 22.05 kHz)", "sisec18": f"songs (44.1 kHz, {frames})"}[convention]
     return f"{metric} in dB by convention {convention}: median over n {unit}; {MEAN} over sources"
 
 

@@ -1,8 +1,10 @@
 """The steps of the graph that notebooks call: score one system on the test songs, keep what is worth hearing.
 
-Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`.
+Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`, and
+`museval/<system>/test/<track>.json` where the profile asks for SIR, ISR and SAR.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from .config import Profile
 from .data import Dataset, Track, read_audio, write_audio
 from .evaluate import evaluate_system, run_provenance, write_scores
 from .files import FlowsepError, safe_name
+from .museval_json import write_museval
 
 REFERENCES = "references"  # the folder of the true stems among those of the systems
 
@@ -53,6 +56,12 @@ def score_system(
         if track.name in heard:
             keep_excerpt(profile, track, estimates, folder / "audio" / label)
 
+    frames = folder / "museval" / label / "test"
+    shutil.rmtree(frames, ignore_errors=True)  # those of an earlier run, perhaps of other songs
+
+    def keep_frames(track: Track, rows: list[dict[str, Any]]) -> None:
+        write_museval(frames / f"{safe_name(track.name)}.json", rows)
+
     provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
     frame = evaluate_system(
         system,
@@ -60,7 +69,9 @@ def score_system(
         sources=profile.sources,
         provenance=provenance,
         conventions=profile.evaluation.conventions,
+        metrics=profile.evaluation.metrics,
         on_estimates=keep,
+        on_scores=keep_frames,
         progress=progress,
     )
     write_scores(frame, folder / "scores" / f"{label}.csv")

@@ -92,7 +92,7 @@ def test_sisec18_is_the_median_over_frames_of_museval():
     theirs = museval.evaluate(*stacked, win=1000, hop=1000)[0]
     frames = evaluate.frame_sdr(np.stack(list(references.values())), np.stack(list(estimates.values())), 1000)
     np.testing.assert_allclose(frames, theirs, atol=1e-9)
-    scores = list(evaluate._score_sisec18({s: (references[s], estimates[s]) for s in references}, 1000, 1000))
+    scores = list(evaluate._score_sisec18({s: (references[s], estimates[s]) for s in references}, 1000, 1000, ["SDR"]))
     found = {row["stem"]: row for row in scores if row["metric"] == "SDR"}
     for stem, row in zip(("vocals", "bass"), theirs, strict=True):
         assert found[stem]["value"] == pytest.approx(np.nanmedian(row), abs=1e-9)

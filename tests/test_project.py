@@ -20,7 +20,8 @@ ALONE = {"glow", "spectrogram", "metrics", "plots", "player"}
 # data flows down this list and imports point up it
 ORDER = [
     *("files", "config", "singer", "composer", "toyband", "data", "spectrogram", "glow", "prior", "instglow"),
-    *("separate", "train", "metrics", "baselines", "evaluate", "results", "plots", "player", "run", "ablation", "cli"),
+    *("separate", "train", "metrics", "baselines", "evaluate", "museval_json", "results"),
+    *("plots", "player", "run", "ablation", "cli"),
 ]
 
 
