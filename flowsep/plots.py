@@ -147,6 +147,7 @@ def campaign_boxes(frame: "pandas.DataFrame", marks: Mapping[str, float], *, mar
         ax.set(xlabel="SDR (dB)", ylabel="")
         ax.tick_params(axis="y", labelsize="small")
         ax.tick_params(axis="x", labelbottom=True)
+        ax.xaxis.label.set_visible(True)
     handles = [Patch(color=color, label=kind) for kind, color in kinds.items()]
     handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if len(marks) else []
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small")
