@@ -153,7 +153,7 @@ def table_html(
             cells = "".join(
                 f'<td title="{title}">{html.escape(_text(cell))}</td>' for title, cell in zip(titles, row, strict=True)
             )
-            heading = f'<th scope="row">{html.escape(system)} <sup>{marks}</sup></th>'
+            heading = f'<th scope="row">{html.escape(system)}<sup>{marks}</sup></th>'
             lines.append(f"<tr>{heading}{cells}</tr>".replace(' title=""', ""))
         lines.append("</tbody>")
     items = [f'<li id="{anchor}-{n}">{html.escape(note)}</li>' for n, note in enumerate(notes, 1)]
@@ -173,7 +173,7 @@ def table_markdown(
         lines += [_line([_plain(_text(cell)) for cell in (index[1], *row)]) for index, row in rows.iterrows()]
     lines += ["", _plain(_caption(convention, metric)) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
-    origins = reported[["block", "origin"]].drop_duplicates().itertuples(index=False)
+    origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
     lines += [f"- *{_plain(block)}*: {_plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -227,7 +227,7 @@ def _source(rows: pd.DataFrame) -> str:
     """Which files the scores of one system come from, and what made them."""
     first, checkpoints = rows.iloc[0], rows["checkpoint"].unique()
     if first["kind"] == KIND:
-        files = f"{len(checkpoints)} files {first['data']}/{first['system']}/test/*.json"
+        files = f"{len(checkpoints)} files in {first['data']}/{first['system']}/test"
         return f"{files}, SHA-256 of their names and hashes {digest(checkpoints)}"
     made = {"configuration": first["config_hash"], "data": first["data_hash"], "commit": first["git_commit"][:12]}
     made |= {"checkpoints": " ".join(checkpoints)}

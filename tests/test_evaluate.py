@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from flowsep import evaluate
-from flowsep.config import Profile
+from flowsep.config import Profile, load_profile
 from flowsep.evaluate import COLUMNS, evaluate_system, read_scores, run_provenance, score_track, write_scores
 from flowsep.files import FlowsepError, sha256
 
@@ -99,6 +99,74 @@ def test_sisec18_is_the_median_over_frames_of_museval():
         assert (found[stem]["n_frames"], found[stem]["nan_count"]) == (8, 1)
 
 
+@pytest.fixture(scope="module")
+def pair():
+    """References and estimates of two stereo sources, 2 s, each estimate with noise and some of the other."""
+    references = {"vocals": tone(2, seed=1), "bass": tone(2, seed=2)}
+    leak = 0.2 * sum(references.values())
+    return references, {stem: audio + leak + tone(2, 0.01, seed=3) for stem, audio in references.items()}
+
+
+def test_all_metrics_of_sisec18_are_those_of_museval(pair):
+    stacked = (np.stack([audio.T.astype(float) for audio in part.values()]) for part in pair)
+    theirs = dict(zip(("SDR", "ISR", "SIR", "SAR"), museval.evaluate(*stacked), strict=True))
+    rows = score_track(*pair, RATE, ["sisec18"], evaluate.METRICS)
+    assert [row["metric"] for row in pick(rows, stem="bass")] == list(evaluate.METRICS)
+    for metric, values in theirs.items():
+        for stem, frames in zip(("vocals", "bass"), values, strict=True):
+            (row,) = pick(rows, stem=stem, metric=metric)
+            np.testing.assert_allclose(row["frames"], frames, atol=1e-9)
+            assert row["value"] == pytest.approx(np.median(frames), abs=1e-9) and row["n_frames"] == 2
+
+
+def test_the_paper_has_no_sir_and_scores_each_source_alone(pair):
+    references, estimates = ({"bass": part["bass"]} for part in pair)
+    rows = score_track(references, estimates, RATE, ["paper"], evaluate.METRICS)
+    assert [row["metric"] for row in rows] == ["SDR", "SI-SDR", "ISR", "SAR"]
+    r, e = (
+        evaluate._resample(part["bass"].mean(axis=0, dtype=float, keepdims=True), RATE, 22_050).T[None]
+        for part in (references, estimates)
+    )
+    theirs = dict(zip(("SDR", "ISR", "SIR", "SAR"), museval.evaluate(r, e, win=r.size, hop=r.size), strict=True))
+    for row in rows:
+        if row["metric"] in theirs:
+            assert row["value"] == pytest.approx(theirs[row["metric"]].item(), abs=1e-9)
+    lost = score_track({"bass": references["bass"]}, {}, RATE, metrics=evaluate.METRICS)
+    assert [(row["convention"], row["metric"]) for row in lost] == [
+        *(("paper", metric) for metric in ("SDR", "SI-SDR", "ISR", "SAR")),
+        *(("sisec18", metric) for metric in evaluate.METRICS),
+    ]
+
+
+def test_museval_is_spared_what_is_silent(pair):
+    references, estimates = pair
+    silence = 0 * references["bass"]
+    rows = score_track(references, estimates | {"bass": silence}, RATE, metrics=evaluate.METRICS)
+    for convention in evaluate.CONVENTIONS:
+        found = {row["metric"]: row for row in pick(rows, convention=convention, stem="bass")}
+        assert found["SDR"]["value"] == 0
+        assert (found["SAR"]["status"], found["SAR"]["reason"]) == ("silent", "the estimate is silent")
+    (alone,) = pick(rows, stem="vocals", metric="SIR")
+    assert (alone["status"], alone["reason"]) == ("silent", "no other source sounds")
+    assert all(row["status"] == "ok" for row in pick(rows, stem="vocals") if row is not alone)
+    rows = score_track(references | {"bass": silence}, estimates, RATE, ["sisec18"], ["SDR", "SIR"])
+    assert {row["reason"] for row in pick(rows, stem="bass")} == {"the reference is silent"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["SIR"]}, "metrics must hold SDR"),
+        ({"metrics": ["SDR", "SIR"], "conventions": ["paper"]}, "SIR needs convention sisec18"),
+        ({"metrics": ["SDR", "uSDR"]}, "evaluation.metrics.1: .*found 'uSDR'"),
+    ],
+)
+def test_a_profile_asks_for_metrics_that_exist(changes, message):
+    with pytest.raises(FlowsepError, match=message):
+        load_profile({"name": "x", "evaluation": changes})
+    assert load_profile({"name": "x"}).evaluation.metrics == ("SDR", "SI-SDR")
+
+
 def test_paper_cuts_pieces_of_60_s_and_leaves_out_the_quiet_ones():
     reference = tone(130, rate=8000, channels=1)  # 60 s + 60 s + 10 s
     reference[:, 60 * 8000 : 120 * 8000] *= 1e-3
@@ -149,6 +217,8 @@ def test_bad_references_and_conventions_are_errors():
     good = tone(1)
     with pytest.raises(FlowsepError, match="convention 'whole' is unknown; valid: paper, sisec18"):
         score_track({"bass": good}, {"bass": good}, RATE, ["whole"])
+    with pytest.raises(FlowsepError, match="metric 'PESQ' is unknown; valid: SDR, SI-SDR, SIR, ISR, SAR"):
+        score_track({"bass": good}, {"bass": good}, RATE, metrics=["PESQ"])
     for bad in (good[:, :0], good[0], np.full((2, 9), np.inf)):
         with pytest.raises(FlowsepError, match="reference 'bass'"):
             score_track({"bass": bad}, {"bass": good}, RATE)
@@ -167,7 +237,7 @@ def scores(tmp_path, caplog):
         Song("uneven", stems | {"vocals": tone(1.0)}),
         Song("NA", {"vocals": 0 * stems["vocals"], "bass": stems["bass"]}),
     ]
-    kept = []
+    kept, scored = [], []
     provenance = run_provenance(Profile(name="tiny"), system, SimpleNamespace(name="band", hash="abc"))
     frame = evaluate_system(
         system,
@@ -175,8 +245,10 @@ def scores(tmp_path, caplog):
         sources=("vocals", "bass"),
         provenance=provenance,
         on_estimates=lambda track, estimates: kept.append((track.name, set(estimates))),
+        on_scores=lambda track, rows: scored.append((track.name, len(rows))),
         progress=False,
     )
+    assert scored == [("first", 8), ("torn", 8), ("uneven", 8), ("NA", 8)]
     assert kept == [("first", {"vocals", "bass"}), ("NA", {"vocals", "bass"})]
     assert system.seen == [None, None]
     assert "share: 2 failed" in caplog.text and "torn: OSError: torn.wav: truncated" in caplog.text

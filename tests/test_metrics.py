@@ -6,7 +6,7 @@ import museval
 import numpy as np
 import pytest
 
-from flowsep.metrics import frame_sdr, sdr, si_sdr
+from flowsep.metrics import bss_eval, frame_sdr, sdr, si_sdr
 
 
 @pytest.fixture
@@ -120,3 +120,40 @@ def test_bad_frames_are_named():
         frame_sdr([np.ones((2, 10)), np.ones((2, 9))], [np.ones((2, 10)), np.ones((2, 9))], 5)
     with pytest.raises(ValueError, match="found 2 references and 1 estimates"):
         frame_sdr(np.ones((2, 1, 10)), np.ones((1, 1, 10)), 5)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "kind"),
+    [
+        (lambda own, other, noise: own + 0.1 * other, "SIR"),
+        (lambda own, other, noise: own + 0.1 * noise, "SAR"),
+        (lambda own, other, noise: 0.9 * own, "ISR"),
+    ],
+)
+def test_bss_eval_names_the_kind_of_an_error_of_20_db(rng, estimate, kind):
+    own, other, noise = rng.standard_normal((3, 1, 40_000))
+    found = bss_eval([own, other], [estimate(own, other, noise), other])
+    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(("SDR", "ISR", "SIR", "SAR"), (2, 1))
+    assert found["SDR"][0, 0] == pytest.approx(20, abs=0.2) and found[kind][0, 0] == pytest.approx(20, abs=0.3)
+    assert all(found[name][0, 0] > 30 for name in {"ISR", "SIR", "SAR"} - {kind})
+
+
+def test_bss_eval_has_the_frames_and_silences_of_frame_sdr(rng):
+    references = rng.standard_normal((2, 2, 3500))
+    references[1, :, 1000:2000] = 0
+    estimates = references + 0.1 * rng.standard_normal(references.shape)
+    found = bss_eval(references, estimates, 1000)
+    np.testing.assert_allclose(found["SDR"], frame_sdr(references, estimates, 1000), atol=1e-9)
+    assert all(np.isnan(values).tolist() == [[False, True, False]] * 2 for values in found.values())
+    estimates[0, 1] = -estimates[0, 0]  # what museval takes for silence from end to end, and refuses
+    assert all(
+        np.isnan(values).all() and values.shape == (2, 3) for values in bss_eval(references, estimates, 1000).values()
+    )
+
+
+def test_nothing_interferes_with_a_source_alone(rng):
+    reference, noise = rng.standard_normal((2, 1, 8000))
+    found = bss_eval([reference], [reference + 0.1 * noise])
+    assert np.isnan(found["SIR"]).all() and np.isfinite(found["SAR"]).all()
+    with pytest.raises(ValueError, match="1 references and 2 estimates"):
+        bss_eval([reference], [reference, noise])

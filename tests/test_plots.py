@@ -91,6 +91,52 @@ def test_score_boxes_show_every_score_that_is_a_number():
     assert ax.get_ylabel() == "SDR (dB)"
 
 
+def _campaign():
+    """Two stems; the best of three systems is the oracle, then c, then the blind one, which has no drums."""
+    medians = {"vocals": {"best": 8, "c": 4, "worst": 0}, "drums": {"c": 5, "best": 9}}
+    kinds = {"best": "oracle", "c": "supervised", "worst": "blind"}
+    return pd.DataFrame(
+        [
+            {"stem": stem, "system": system, "kind": kinds[system], "track": f"song {k}", "value": median + step}
+            for stem, systems in medians.items()
+            for system, median in systems.items()
+            for k, step in enumerate((-1, 0, 1, 2, -2))
+        ]
+    )
+
+
+def test_campaign_boxes_rank_the_systems_and_place_the_mark():
+    figure = plots.campaign_boxes(_campaign(), {"vocals": 3.92}, mark="as reported")
+    vocals, drums = figure.axes
+    assert [tick.get_text() for tick in vocals.get_yticklabels()] == ["best", "c", "worst"]
+    assert [tick.get_text() for tick in drums.get_yticklabels()] == ["best", "c"]
+    assert vocals.yaxis_inverted()  # the first is on top
+    dashed = [[line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == "--"] for ax in figure.axes]
+    assert dashed == [[3.92], []]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "oracle",
+        "supervised",
+        "blind",
+        "as reported",
+    ]
+    faces = [{tuple(patch.get_facecolor()) for patch in ax.patches} for ax in figure.axes]
+    assert len(faces[0]) == 3 and len(faces[1]) == 2 and faces[1] < faces[0]
+    assert vocals.get_xlim() == drums.get_xlim() and vocals.get_xlabel() == "SDR (dB)"
+    assert len(plots.campaign_boxes(_campaign(), {}, mark="x").legends[0].get_texts()) == 3
+
+
+def test_paired_scatter_counts_the_songs_above_the_diagonal():
+    frame = _campaign()
+    frame.loc[(frame.stem == "vocals") & (frame.system == "c") & (frame.track == "song 0"), "value"] = 20
+    frame.loc[(frame.stem == "drums") & (frame.system == "c") & (frame.track == "song 1"), "value"] = np.nan
+    figure = plots.paired_scatter(frame, "best", "c")
+    assert [ax.get_title() for ax in figure.axes] == ["vocals: above in 1 of 5", "drums: above in 0 of 4"]
+    x, y = np.asarray(figure.axes[0].collections[0].get_offsets()).T
+    assert sorted(zip(x, y, strict=True)) == [(6, 2), (7, 20), (8, 4), (9, 5), (10, 6)]
+    assert _labels(figure.axes[0])[1:] == ("best, SDR (dB)", "c, SDR (dB)")
+    assert all(ax.get_xlim() == ax.get_ylim() == figure.axes[0].get_xlim() for ax in figure.axes)
+
+
 def test_score_matrix_frames_the_best_of_each_row():
     names = ["vocals", "bass"]
     frame = pd.DataFrame([[3.0, 1.0], [2.5, 2.0]], names, names)
@@ -135,6 +181,11 @@ NAN = np.array([[np.nan, 1.0]])
         (lambda: plots.score_boxes(pd.DataFrame({"stem": ["a"], "system": ["b"], "value": [np.nan]})), "no row"),
         (lambda: plots.score_boxes(pd.DataFrame(columns=["stem", "system", "value"])), "0 rows"),
         (lambda: plots.score_matrix(pd.DataFrame([[np.nan]]), label="x"), "x.*NaN"),
+        (lambda: plots.campaign_boxes(_campaign().drop(columns="kind"), {}, mark=""), "kind"),
+        (
+            lambda: plots.paired_scatter(_campaign(), "best", "nobody"),
+            "no song with a number of both 'best' and 'nobody'",
+        ),
         (lambda: plots.latents(np.zeros((0, 3))), r"z.*shape \(0, 3\)"),
     ],
 )

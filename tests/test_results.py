@@ -9,9 +9,22 @@ import pytest
 
 from flowsep.evaluate import COLUMNS, NUMBERS, write_scores
 from flowsep.files import FlowsepError
-from flowsep.results import aggregate, load_published, load_scores, table, table_html, table_markdown
+from flowsep.museval_json import KIND
+from flowsep.results import (
+    SUBMISSIONS,
+    aggregate,
+    load_campaign,
+    load_published,
+    load_scores,
+    same_data,
+    same_songs,
+    table,
+    table_html,
+    table_markdown,
+)
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.csv"
+MEDIANS = PUBLISHED.with_name("sisec18_test_medians.csv")
 FOUR = ("vocals", "bass", "drums", "other")
 
 # PAPER: vocals, bass, drums, other
@@ -83,6 +96,43 @@ def test_every_published_number_names_where_it_stands():
         assert needed in source and ("arXiv" in source or "doi" in source)
 
 
+def test_recomputed_numbers_are_the_medians_of_the_campaigns_file():
+    campaign = load_campaign(MEDIANS)
+    recomputed = load_published(PUBLISHED).query("kind == 'recomputed'")
+    assert len(recomputed) == 4 * 4
+    for row in recomputed.itertuples():
+        submission = row.system[row.system.index("(") + 1 : -1]
+        assert f"submission {submission}:" in row.source
+        scores = campaign[(campaign.system == submission) & (campaign.stem == row.stem)]
+        assert len(scores) == 50 and scores.SDR.median() == pytest.approx(row.value, abs=0.01)
+
+
+def test_the_campaign_is_whole():
+    campaign = load_campaign(MEDIANS)
+    assert len(campaign) == 6050 and campaign.track.nunique() == 50 and len(SUBMISSIONS) == 31
+    assert campaign.groupby("system").stem.nunique().value_counts().to_dict() == {5: 17, 2: 10, 4: 4}
+    kinds = campaign.groupby("kind").system.nunique().to_dict()
+    assert kinds == {"oracle": 5, "supervised": 13, "supervised, more songs": 5, "blind": 7, "unprocessed": 1}
+    medians = campaign[campaign.stem == "vocals"].groupby(["kind", "system"]).SDR.median()
+    assert medians["oracle"].min() > medians.drop("oracle", level="kind").max()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("target", "stem", 1), "lacks column 'target'"),
+        (lambda text: text.replace("8.58260", "loud", 1), "column 'SDR' holds something that is no number"),
+        (lambda text: text.replace("2DFT", "3DFT", 1), "column 'system' holds '3DFT'"),
+    ],
+)
+def test_a_bad_campaign_file_is_named(tmp_path, change, message):
+    path = tmp_path / "medians.csv"
+    path.write_text(change(MEDIANS.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(FlowsepError, match=message) as error:
+        load_campaign(path)
+    assert str(path) in str(error.value)
+
+
 def test_the_paper_rule_is_the_median_over_all_pieces():
     frame = scores(
         *({"track": "a", "piece": i, "value": v, "stem": "bass"} for i, v in enumerate([1.0, 2.0, 9.0])),
@@ -146,17 +196,52 @@ def test_conventions_never_share_a_table(frame):
     assert len(table(None, convention="paper", sources=FOUR)) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "dataset", "stems"),
+    [("musdb18", "MUSDB18", FOUR), ("slakh", "Slakh2100-submix", ("bass", "drums", "guitar", "piano"))],
+)
+def test_numbers_of_the_same_songs_stand_in_one_table(kind, dataset, stems):
+    frame = scores(*({"data": kind, "track": "one", "stem": stem, "value": 5.0} for stem in stems))
+    beside = same_data(load_published(PUBLISHED), kind)
+    found = table(frame, beside, convention="paper", sources=stems)
+    blocks = {block: list(rows.index.get_level_values("system")) for block, rows in found.groupby(level="block")}
+    assert set(blocks) == {f"measured here, demo ({kind})", f"reported by the paper ({dataset})"}
+    assert len(blocks[f"reported by the paper ({dataset})"]) == 6
+
+
+@pytest.mark.parametrize("kind", ["toyband", "stems"])
+def test_nothing_was_published_on_songs_of_ones_own(frame, kind):
+    beside = same_data(load_published(PUBLISHED), kind)
+    assert beside.empty
+    found = table(frame, beside, convention="paper", sources=FOUR)
+    assert set(found.index.get_level_values("block")) == {"measured here, demo (band)"}
+
+
+def test_scores_of_others_join_on_the_same_songs_only(frame):
+    theirs = {"kind": KIND, "profile": "", "data": "theirs", "stem": "bass", "value": 3.0}
+    rows = [("net", "one"), ("net", "two"), ("far", "one"), ("far", "abroad")]
+    others = scores(*(theirs | {"system": s, "track": t, "checkpoint": f"{t}.json:12"} for s, t in rows))
+    joins = same_songs(frame, others)
+    assert joins.tolist() == [True, True, False, False]
+    joined = pd.concat([frame, others[joins]])
+    found = table(joined, convention="paper", sources=("bass",))
+    assert found.loc[("read from museval JSON (theirs)", "net"), "bass"] == 3
+    assert "far" not in found.index.get_level_values("system")
+    assert "2 files in theirs/net/test, SHA-256" in table_markdown(joined, convention="paper", sources=("bass",))
+
+
 class _Cells(HTMLParser):
     """The text of all cells, and the titles of those that have one."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.titles, self.text = [], [], []
+        self.tags, self.titles, self.text, self.links, self.ids = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.titles += [value for name, value in attributes if name == "title"]
+        for attribute, found in (("title", self.titles), ("href", self.links), ("id", self.ids)):
+            found += [value for name, value in attributes if name == attribute]
 
     def handle_data(self, data):
         self.text += [data] if data.strip() else []
@@ -174,6 +259,28 @@ def test_html_escapes_text_and_gives_each_number_its_origin(frame):
     assert any("0 values from 0 tracks, 2 failed" in title for title in cells.titles)
     assert sum("10.1109/LSP.2022.3219355" in title for title in cells.titles) == 24 + 12
     assert "nan" not in text and "–" in cells.text
+
+
+def test_each_systems_mark_leads_to_its_source_below_the_table(frame):
+    frame["config_hash"], frame["checkpoint"] = "abc", "vocals.safetensors:12"
+    published = load_published(PUBLISHED)
+    pages = [_Cells(table_html(frame, published, convention="paper", sources=stems)) for stems in (FOUR, FOUR[1:3])]
+    for page in pages:
+        rows = [i for i, tag in enumerate(page.tags) if tag == "sup"]
+        assert len(rows) == 4 + 6 + 6 == len(page.links)  # flow, its variant, nmf, mixture; the paper's two tables
+        assert {link.removeprefix("#") for link in page.links} == set(page.ids)
+    note = "results/demo/scores/flow@new priors.csv, configuration abc, checkpoints vocals.safetensors:12"
+    assert note in pages[0].text
+    assert sum('table "MUSDB18" of its README' in text for text in pages[0].text) == 1
+    two = [table_html(None, published, convention="sisec18", sources=FOUR, metric=m) for m in ("SDR", "SI-SDR")]
+    assert "flowsep-sources" in two[0] and not set(_Cells(two[0]).ids) & set(_Cells(two[1]).ids)
+
+
+def test_the_caption_says_what_a_value_is(frame):
+    both = frame.assign(convention="sisec18", metric="SI-SDR")
+    assert "SI-SDR in dB by convention sisec18: median over n songs (44.1 kHz, whole songs)" in table_html(
+        both, convention="sisec18", sources=("bass",), metric="SI-SDR"
+    )
 
 
 def test_markdown_escapes_pipes_and_lists_the_sources(frame):
