@@ -9,16 +9,23 @@ from pathlib import Path
 
 from flowsep.baselines import load_system
 from flowsep.config import load_profile
+from flowsep.data import load_dataset
+from flowsep.files import FlowsepError
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
-PROFILE = load_profile(config.get("profile", {}))
+try:  # an unknown key, system or option and missing data stop before any work
+    PROFILE = load_profile(config.get("profile", {}))
+    for name, options in PROFILE.systems.items():
+        load_system(name, options, sources=PROFILE.sources)
+    if PROFILE.data.kind != "toyband":  # which the first job composes
+        load_dataset(PROFILE.data, PROFILE.seed)
+except FlowsepError as error:
+    raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
-for name, options in PROFILE.systems.items():
-    load_system(name, options, sources=PROFILE.sources)  # an unknown system or option stops before any work
 
 wildcard_constraints:
     source="|".join(PROFILE.sources),

@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_separate)
 
     command = commands.add_parser("data", help="make or check a profile's data, and list it")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    which.add_argument("--musdb-sample", type=Path, metavar="FOLDER", help="download 7 s of each MUSDB18 song")
     command.set_defaults(run=_data)
 
     command = commands.add_parser("info", help="what a prior is and where it comes from")
@@ -114,7 +116,7 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
 def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str) -> None:
     from tqdm import tqdm
 
-    from .data import read_audio, write_audio
+    from .audio import read_audio, write_audio
     from .separate import separate
 
     mixture, rate = read_audio(path)
@@ -147,6 +149,8 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 
 def _data(arguments: argparse.Namespace) -> int:
+    if arguments.musdb_sample:
+        return _musdb_sample(arguments.musdb_sample)
     from .config import load_profile
     from .data import load_dataset
 
@@ -163,8 +167,31 @@ def _data(arguments: argparse.Namespace) -> int:
             facts = f"unusable: {error}"
             failed.append(track.name)
         print(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}")
-    print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes")
+    for name, reason in dataset.skipped.items():
+        print(f"skip   {name}: {reason}")
+    skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
+    print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes{skipped}")
     return _summary(failed, len(dataset.tracks), "tracks cannot be used")
+
+
+def _musdb_sample(target: Path) -> int:
+    """Seven seconds of each song of MUSDB18, by musdb's own download: enough to try a profile, too little to report."""
+    import zipfile
+
+    import musdb
+
+    if (target / "train").exists():
+        raise FlowsepError(f"{target / 'train'}: is there already; name another folder, or use it: MUSDB_PATH={target}")
+    with writable(target.parent, "name another folder"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with _whole_folder(target) as folder:
+        try:
+            tracks = len(musdb.DB(root=str(folder), download=True))
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+            cure = "it needs the internet, and ffmpeg to read it"
+            raise FlowsepError(f"{target}: the sample of MUSDB18 was not downloaded ({error}); {cure}") from error
+    print(f"{tracks} songs; use them with MUSDB_PATH={target.resolve()}")
+    return 0
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 
 from .files import FlowsepError
 
+SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,15 +35,33 @@ class _Model(BaseModel):
         return handler(value)
 
 
-class DataConfig(_Model):
-    """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), or any folder of stems."""
+class PiecesConfig(_Model):
+    """The paper's training pieces: long silences are taken out of every stem, and what remains is cut at random."""
 
-    kind: Literal["toyband", "musdb18", "musdb18hq", "stems"] = "toyband"
-    root: str | None = None  # a folder; None: the cache (toyband) or $MUSDB_PATH (musdb18, musdb18hq)
+    silence_db: float = -50.0  # dB of full scale: a block of 20 ms whose RMS is below is silent
+    max_silence_seconds: float = Field(1.0, ge=0)  # longer silences are removed whole
+    seconds: tuple[PositiveFloat, PositiveFloat] = (7.0, 10.0)  # a piece is uniformly as long
+    shortest: PositiveFloat = 3.0  # what is left at the end of a stem is a piece, too, unless it is shorter than this
+    valid_share: float = Field(0.02, gt=0, lt=1)  # of the pieces, held out for validation; one piece at least
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.shortest <= self.seconds[0] <= self.seconds[1]:
+            raise ValueError(f"expected shortest <= seconds[0] <= seconds[1], found {self.shortest}, {self.seconds}")
+        return self
+
+
+class DataConfig(_Model):
+    """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100, or any folder of stems."""
+
+    kind: Literal["toyband", "musdb18", "musdb18hq", "slakh", "stems"] = "toyband"
+    root: str | None = None  # a folder; None: the cache (toyband), $MUSDB_PATH (musdb18, musdb18hq) or $SLAKH_PATH
     train_tracks: PositiveInt | None = None  # None: all of them; for toyband: how many to compose
     test_tracks: PositiveInt | None = None
     seconds: PositiveFloat | None = None  # length of a toyband song
-    valid_tracks: PositiveInt = 2  # training songs held out for validation
+    valid_tracks: PositiveInt = 2  # songs to validate on: training songs held out, or the first of Slakh's validation/
+    pieces: PiecesConfig | None = None  # None: train on whole stems; else on pieces of all training songs
+    classes: dict[str, str] = SLAKH_CLASSES  # slakh: the inst_class of a stem -> the source that it is part of
 
 
 class FeatureConfig(_Model):
@@ -72,6 +92,7 @@ class TrainingConfig(_Model):
     """How a prior is fitted; `steps` counts optimiser steps, so that a run is the same on any machine."""
 
     steps: PositiveInt = 400_000
+    epochs: PositiveInt | None = None  # passes through the segments, each drawn once in a pass; they replace `steps`
     batch: PositiveInt = 32
     crop_seconds: PositiveFloat = 3.0
     lr: PositiveFloat = 1e-4
@@ -161,6 +182,14 @@ class Profile(_Model):
     listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
+
+    @model_validator(mode="after")
+    def _sources_of_slakh(self) -> Self:
+        made = set(self.data.classes.values())
+        if self.data.kind == "slakh" and made != set(self.sources):
+            found = f"found {', '.join(sorted(made))}; the mixture is the sum of exactly these"
+            raise ValueError(f"data.classes must make the profile's sources ({', '.join(self.sources)}), {found}")
+        return self
 
     @property
     def folder(self) -> Path:

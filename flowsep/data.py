@@ -1,36 +1,41 @@
-"""Tracks and stems of every data set, the solo material that priors train on, and audio files in and out.
+"""Tracks and stems of every data set, and the solo material that priors train on.
 
 MUSDB18 is decoded to the very samples that musdb gives. The tracks are listed here and not by `musdb.DB`, which probes
 every file and stops at the first broken one: here a track is checked when it is read, so a long run can go on.
 """
 
-import contextlib
 import hashlib
-import json
+import logging
 import math
+import operator
 import os
 import shutil
-import subprocess
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import soxr
 
-from .config import DataConfig, FeatureConfig
-from .files import FlowsepError, atomic_path, cache_folder, sha256
+from .audio import STREAMS, inspect, is_packed, read_ffmpeg, read_sndfile
+from .config import DataConfig, FeatureConfig, PiecesConfig
+from .files import FlowsepError, atomic_path, cache_folder, sha256, writable
+from .pieces import cut, held_out, remove_silences
+from .slakh import stem_files
 
 SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3")
 MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
-STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 .stem.mp4, in this order
-HOMES = {
-    "musdb18": "MUSDB18 (zenodo.org, doi 10.5281/zenodo.1117372)",
-    "musdb18hq": "MUSDB18-HQ (zenodo.org, doi 10.5281/zenodo.3338373)",
+HOMES = {  # kind -> the variable that says where it lies, and where to get it
+    "musdb18": ("MUSDB_PATH", "MUSDB18 (zenodo.org, doi 10.5281/zenodo.1117372)"),
+    "musdb18hq": ("MUSDB_PATH", "MUSDB18-HQ (zenodo.org, doi 10.5281/zenodo.3338373)"),
+    "slakh": ("SLAKH_PATH", "Slakh2100 (zenodo.org, doi 10.5281/zenodo.4599666)"),
 }
+TRACK_FILES = {"musdb18": "<track>.stem.mp4", "slakh": "Track<number>/metadata.yaml"}
 GRID = 1024  # samples between the starts of crops whose level is known beforehand
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +47,8 @@ class Track:
     """
 
     name: str
-    subset: str  # the folder that it lies in: "train" or "test"
-    files: dict[str, Path] = field(repr=False)  # source or "mixture" -> file
+    subset: str  # the folder that it lies in: "train", "test" or Slakh's "validation"
+    files: dict[str, tuple[Path, ...]] = field(repr=False)  # source or "mixture" -> the files that sum to it
     parts: tuple[str, ...]  # the sources that sum to the mixture
 
     @property
@@ -63,35 +68,36 @@ class Track:
 
     def mixture(self) -> np.ndarray:
         """The mixture file; where there is none, the sum of the parts."""
-        return self._read("mixture") if "mixture" in self.files else sum(self._read(part) for part in self.parts)
+        return self._read("mixture") if "mixture" in self.files else _sum(self._read(part) for part in self.parts)
 
     def stem(self, source: str) -> np.ndarray:
         """One source; `accompaniment`, where it has no file, is the sum of all parts but the vocals."""
-        rest = [part for part in self.parts if part != "vocals"]
-        if source == "accompaniment" and source not in self.files and rest:
-            return sum(self._read(part) for part in rest)
-        return self._read(source)
+        return _sum(self._read(part) for part in self._made_of(source))
 
     def stems(self, sources: Iterable[str] | None = None) -> dict[str, np.ndarray]:
         """{source: audio}; all parts by default."""
         return {source: self.stem(source) for source in sources or self.parts}
 
+    def files_of(self, source: str) -> list[Path]:
+        """The files that `stem(source)` reads."""
+        return [path for part in self._made_of(source) for path in self.files.get(part, ())]
+
+    def _made_of(self, source: str) -> list[str]:
+        rest = [part for part in self.parts if part != "vocals"]
+        return rest if source == "accompaniment" and source not in self.files and rest else [source]
+
     def _read(self, source: str) -> np.ndarray:
         channels = self._shape[1]
         if source not in self.files:
             raise FlowsepError(f"{self.subset}/{self.name}: no source '{source}'; found {', '.join(self.files)}")
-        path = self.files[source]
-        # 16-bit samples of MUSDB18, as in musdb, so that scores compare
-        packed = _is_packed(path)
-        audio, _ = _read_ffmpeg(path, STREAMS.index(source), "<i2") if packed else _read_sndfile(path)
-        return audio if len(audio) == channels else np.repeat(audio, channels, axis=0)  # a mono stem of a stereo song
+        return _sum(_as_channels(_read_stem(path, source), channels) for path in self.files[source])
 
     @cached_property
     def _shape(self) -> tuple[int, int, int]:
         """(sample rate, channels, samples), from the headers of all files, which must agree."""
         if not self.files:
             raise FlowsepError(f"{self.subset}/{self.name}: no audio files; expected stems such as vocals.wav")
-        shapes = {path: _inspect(path) for path in dict.fromkeys(self.files.values())}
+        shapes = {path: inspect(path) for path in dict.fromkeys(path for its in self.files.values() for path in its)}
         first, (rate, _, samples) = next(iter(shapes.items()))
         for path, (its_rate, _, its_samples) in shapes.items():
             if (its_rate, its_samples) != (rate, samples):
@@ -102,20 +108,34 @@ class Track:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The tracks below `root`; `valid_tracks` of the training tracks, drawn by `seed`, are held out for validation."""
+    """The tracks below `root`, some of which are for validation.
+
+    They are the ones of Slakh's `validation/`, or else `valid_tracks` of the training tracks, drawn by `seed`. With
+    `pieces` no track is held out, but pieces of the training tracks are.
+    """
 
     name: str
     root: Path
     tracks: tuple[Track, ...] = field(repr=False)
     valid_tracks: int
     seed: int
+    pieces: PiecesConfig | None = None
+    skipped: dict[str, str] = field(default_factory=dict, repr=False)  # "<subset>/<track>" -> why it is no track
 
     def subset(self, name: str) -> list[Track]:
-        """The tracks of "train", "valid" or "test", which share none; FlowsepError if there are none."""
+        """The tracks of "train", "valid" or "test", which share none; FlowsepError if there are none.
+
+        With `pieces`, "train" are all training tracks and "valid" is empty: `solo_segments` holds pieces out.
+        """
         if name not in ("train", "valid", "test"):
             raise FlowsepError(f"unknown subset '{name}'; there are train, valid and test")
+        if name == "valid" and self.pieces:
+            return []
+        own = [track for track in self.tracks if track.subset == "validation"]
+        if name == "valid" and own:
+            return own
         tracks = [track for track in self.tracks if track.subset == ("test" if name == "test" else "train")]
-        if name != "test":
+        if name != "test" and not self.pieces and not own:
             order = np.random.default_rng(self.seed).permutation(len(tracks))
             held_out = set(order[max(0, len(tracks) - self.valid_tracks) :])
             tracks = [track for i, track in enumerate(tracks) if (i in held_out) == (name == "valid")]
@@ -127,7 +147,7 @@ class Dataset:
     @cached_property
     def hash(self) -> str:
         """First 12 digits of the SHA-256 of all names and sizes, and of the embedded band's manifest."""
-        paths = sorted({path for track in self.tracks for path in track.files.values()})
+        paths = sorted({path for track in self.tracks for its in track.files.values() for path in its})
         lines = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}" for path in paths]
         manifest = self.root / "manifest.json"
         lines += [sha256(manifest)] if manifest.is_file() else []
@@ -145,16 +165,26 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     """
     root = _root(config, seed)
     counts = {"train": config.train_tracks, "test": config.test_tracks}
-    tracks = [track for subset in counts for track in _list_tracks(root / subset, config.kind)[: counts[subset]]]
+    if config.kind == "slakh" and not config.pieces:
+        counts["validation"] = config.valid_tracks
+    skipped: dict[str, str] = {}
+    tracks = [track for subset in counts for track in _list_tracks(root / subset, config, skipped)[: counts[subset]]]
+    if skipped:
+        named = "\n  ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        log.info("%s: %d tracks skipped:\n  %s", root, len(skipped), named)
     if not any(track.files for track in tracks):
-        name = "<track>.stem.mp4" if config.kind == "musdb18" else "<track>/<source>.wav"
+        name = TRACK_FILES.get(config.kind, "<track>/<source>.wav")
         hint = f"expected train/{name} and test/{name}"
-        if config.kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
+        if skipped:
+            first, reason = next(iter(skipped.items()))
+            hint = f"{len(skipped)} were skipped, {first} because {reason}"
+        elif config.kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
             hint = "its files end in .stem.mp4, so set data.kind to musdb18"
         elif config.kind == "musdb18" and any(root.glob("t*/*/mixture.wav")):
             hint = "its files are wav, so set data.kind to musdb18hq"
         raise FlowsepError(f"{root}: no tracks of kind {config.kind} in there; {hint}")
-    return Dataset(root.name if config.kind == "stems" else config.kind, root, tuple(tracks), config.valid_tracks, seed)
+    name = root.name if config.kind == "stems" else config.kind
+    return Dataset(name, root, tuple(tracks), config.valid_tracks, seed, config.pieces, skipped)
 
 
 def _root(config: DataConfig, seed: int) -> Path:
@@ -163,10 +193,10 @@ def _root(config: DataConfig, seed: int) -> Path:
 
         train, test = config.train_tracks or 24, config.test_tracks or 8
         return ensure_band(seed=seed, seconds=config.seconds or 30, train=train, test=test)
-    variable = "MUSDB_PATH" if config.kind in HOMES else "data.root"
-    value = config.root or (os.environ.get("MUSDB_PATH") if config.kind in HOMES else None)
+    variable, home = HOMES.get(config.kind, ("data.root", "stems"))
+    value = config.root or os.environ.get(variable)
     root = Path(os.path.expandvars(value or "")).expanduser()
-    wanted = f"set {variable} to the folder of {HOMES.get(config.kind, 'stems')}, which holds train/ and test/"
+    wanted = f"set {variable} to the folder of {home}, which holds train/ and test/"
     if not value or "$" in str(root):
         raise FlowsepError(f"{value or variable} is not set; {wanted}")
     if not root.is_dir():
@@ -176,49 +206,96 @@ def _root(config: DataConfig, seed: int) -> Path:
     return root
 
 
-def _list_tracks(folder: Path, kind: str) -> list[Track]:
+def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> list[Track]:
+    """The tracks in one folder; those of Slakh that lack a source are added to `skipped`."""
+    kind = config.kind
     visible = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
     if kind == "musdb18":
-        packed = [path for path in visible if _is_packed(path)]
+        packed = [path for path in visible if is_packed(path)]
         names = [path.name.removesuffix(".stem.mp4") for path in packed]
-        files = [dict.fromkeys(STREAMS, path) for path in packed]
+        files = [dict.fromkeys(STREAMS, (path,)) for path in packed]
         return [Track(name, folder.name, its, MUSDB_SOURCES) for name, its in zip(names, files, strict=True)]
     tracks = []
     for path in filter(Path.is_dir, visible):
+        if kind == "slakh":
+            try:
+                files = stem_files(path, config.classes)
+                tracks.append(Track(path.name, folder.name, files, tuple(files)))
+            except FlowsepError as error:
+                skipped[f"{folder.name}/{path.name}"] = str(error)
+            continue
         stems = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
         parts = tuple(p.stem for p in stems if p.stem != "mixture") if kind == "stems" else MUSDB_SOURCES
         if set(parts) - {"vocals", "accompaniment"}:  # then an accompaniment would repeat the others
             parts = tuple(part for part in parts if part != "accompaniment")
-        tracks.append(Track(path.name, folder.name, {p.stem: p for p in stems}, parts))
+        tracks.append(Track(path.name, folder.name, {p.stem: (p,) for p in stems}, parts))
     return tracks
 
 
 def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureConfig) -> list[np.ndarray]:
-    """Each track's stem as mono at the prior's rate: memory-mapped float32 arrays (samples,).
+    """What a prior trains on: mono solo recordings at its rate, memory-mapped float32 arrays (samples,).
 
-    Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled once, into the
-    cache folder. Tracks without that source are left out; damaged ones are named together in one FlowsepError.
+    Each is one track's whole stem or, for "train" and "valid" of a data set with `pieces`, a piece of a training track
+    (`flowsep.pieces`); which pieces are held out depends on the seed and the source.
+
+    Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled (soxr) once,
+    into one file in the cache folder. Tracks without that source are left out.
+
+    Raises FlowsepError: no track has the source, damaged tracks (named together), too few pieces to hold one out.
     """
-    tracks = [track for track in dataset.subset(subset) if source in (*track.files, "accompaniment")]
+    config = dataset.pieces if subset != "test" else None
+    tracks = [t for t in dataset.subset("train" if config else subset) if source in (*t.files, "accompaniment")]
     if not tracks:
         known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))
         raise FlowsepError(f"{dataset.root}: no {subset} track has the source '{source}'; sources there: {known}")
-    segments, failed = [], []
-    for track in tracks:
-        changed = [path.stat().st_mtime_ns for path in track.files.values()]
-        identity = repr((dataset.hash, track.subset, track.name, changed, source, feature.sample_rate))
-        cached = cache_folder() / "segments" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.npy"
-        try:
-            if not cached.is_file():
-                mono = track.stem(source).mean(axis=0)
-                with atomic_path(cached) as temporary:
-                    np.save(temporary, soxr.resample(mono, track.sample_rate, feature.sample_rate, "HQ"))
-            segments.append(np.load(cached, mmap_mode="r"))
-        except FlowsepError as error:
-            failed.append(str(error))
-    if failed:
-        raise FlowsepError(f"{len(failed)} of {len(tracks)} tracks cannot be trained on: {'; '.join(failed)}")
-    return segments
+    stems = _mono_stems(dataset, tracks, source, feature.sample_rate, config)
+    if config is None:
+        return stems
+    pieces = []
+    for track, stem in zip(tracks, stems, strict=True):
+        own_seed = [dataset.seed, zlib.crc32(f"{track.subset}/{track.name}/{source}".encode())]
+        pieces += [stem[start:stop] for start, stop in cut(len(stem), feature.sample_rate, config, own_seed)]
+    if len(pieces) < 2:
+        found = f"{len(tracks)} tracks give {len(pieces)} piece(s) of '{source}' of {config.shortest} s or more"
+        raise FlowsepError(f"{dataset.root}: {found}; two are needed, one of them to validate on")
+    chosen = held_out(len(pieces), config.valid_share, dataset.seed) == (subset == "valid")
+    return [pieces[i] for i in np.flatnonzero(chosen)]
+
+
+def _mono_stems(
+    dataset: Dataset, tracks: Sequence[Track], source: str, sample_rate: int, pieces: PiecesConfig | None
+) -> list[np.ndarray]:
+    """One array a track, all within one file: a mapped file each would need more open files than systems allow.
+
+    The file holds where each array ends (64-bit integers, in samples), then the samples.
+    """
+    files = [[(path.name, path.stat().st_mtime_ns) for path in track.files_of(source)] for track in tracks]
+    silence = pieces and (pieces.silence_db, pieces.max_silence_seconds)
+    names = [(track.subset, track.name) for track in tracks]
+    identity = repr((dataset.hash, names, files, source, sample_rate, silence))
+    cached = cache_folder() / "segments" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.f32"
+    if not cached.is_file():
+        ends, failed = np.zeros(len(tracks), np.int64), []
+        with atomic_path(cached) as temporary, temporary.open("wb") as file:
+            file.write(ends.tobytes())
+            for i, track in enumerate(tracks):
+                try:
+                    mono = soxr.resample(track.stem(source).mean(axis=0), track.sample_rate, sample_rate, "HQ")
+                except FlowsepError as error:
+                    failed.append(str(error))
+                    continue
+                mono = remove_silences(mono, sample_rate, pieces) if pieces else mono
+                with writable(cached, "make room, or set FLOWSEP_DATA to another folder"):
+                    file.write(mono.tobytes())
+                ends[i] = ends[i - 1] + len(mono)
+            if failed:
+                raise FlowsepError(f"{len(failed)} of {len(tracks)} tracks cannot be trained on: {'; '.join(failed)}")
+            file.seek(0)
+            file.write(ends.tobytes())
+    content = np.memmap(cached, mode="r")
+    ends = content[: 8 * len(tracks)].view(np.int64)
+    samples = content[8 * len(tracks) :].view(np.float32)
+    return [samples[start:stop] for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
 
 
 class CropSampler:
@@ -230,6 +307,8 @@ class CropSampler:
         segments: arrays (samples,); one shorter than a crop is padded with zeros.
         length, batch: samples of a crop, crops of a batch.
         gain_db: g lies within +-gain_db dB.
+        in_turn: draw each segment once before any of them again, in an order of its own for each such pass, and a crop
+            anywhere within it; otherwise every moment of the material is as likely.
         speed: f lies between 1 / (1 + speed) and 1 + speed: other keys and voices than the songs have.
         silence_db: crops whose RMS is below are left out (dB of full scale).
         dequantise: add u in [0, 1), one 16-bit step (paper, section "Prior").
@@ -242,6 +321,7 @@ class CropSampler:
         length: int,
         *,
         batch: int,
+        in_turn: bool = False,
         gain_db: float = 0.0,
         speed: float = 0.0,
         silence_db: float = -50.0,
@@ -251,7 +331,7 @@ class CropSampler:
     ):
         self.segments, self.length, self.size, self.seed = segments, length, batch, seed
         self.gain_db, self.floor, self.dequantise = gain_db, 10 ** (silence_db / 20), dequantise
-        self.speed = speed
+        self.speed, self.in_turn = speed, in_turn
         self.grid = min(GRID, length)
         starts = [self._audible_starts(segment) for segment in segments]
         which = np.repeat(np.arange(len(starts)), [len(its) for its in starts])
@@ -263,7 +343,8 @@ class CropSampler:
         """The crops of one training step, float32 (batch, samples)."""
         rng = np.random.default_rng([self.seed, step])
         crops = np.zeros((self.size, self.length), np.float32)
-        for crop, (which, start) in zip(crops, rng.choice(self.candidates, self.size), strict=True):
+        chosen = self._in_turn(rng, step) if self.in_turn else rng.choice(self.candidates, self.size)
+        for crop, (which, start) in zip(crops, chosen, strict=True):
             segment = self.segments[which]
             beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
             if _rms(_crop(segment, beside, self.length)) < self.floor:
@@ -274,6 +355,13 @@ class CropSampler:
         if self.dequantise:
             crops += rng.random(crops.shape, np.float32) / 32768
         return crops
+
+    def _in_turn(self, rng: np.random.Generator, step: int) -> np.ndarray:
+        _, first, count = np.unique(self.candidates[:, 0], return_index=True, return_counts=True)
+        turn, place = np.divmod(np.arange(step * self.size, (step + 1) * self.size), len(first))
+        orders = {t: np.random.default_rng([self.seed, t, 1]).permutation(len(first)) for t in set(turn.tolist())}
+        segments = np.array([orders[t][p] for t, p in zip(turn.tolist(), place, strict=True)])
+        return self.candidates[first[segments] + rng.integers(count[segments])]
 
     def _faster(self, segment: np.ndarray, start: int, factor: float) -> np.ndarray:
         """A crop played `factor` times as fast, so that it needs as many more samples."""
@@ -309,126 +397,14 @@ def _rms(audio: np.ndarray) -> float:
     return float(np.sqrt(np.dot(audio, audio) / len(audio)))
 
 
-def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Any audio file as (float32 (channels, samples), sample rate): by libsndfile, else by ffmpeg.
-
-    Raises FlowsepError naming the file: missing, empty, truncated, not audio, NaN or infinite samples, more than two
-    channels.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FlowsepError(f"{path}: no such file")
-    # libsndfile guesses the length of an MP3 whose header lacks it, and may then drop half of a song
-    if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
-        with contextlib.suppress(_UnknownFormatError):
-            return _read_sndfile(path)
-    return _read_ffmpeg(path)
+def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return reduce(operator.add, parts)
 
 
-def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> int:
-    """Write (channels, samples) by suffix, whole or not at all: `.wav` (32-bit float) or `.flac` (24 bit).
-
-    Returns how many samples were clipped: an integer format holds nothing beyond full scale. A WAV beyond 4 GB becomes
-    RF64. Raises FlowsepError: another suffix, an unwritable folder, a full disk.
-    """
-    path, formats = Path(path), {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}
-    if path.suffix.lower() not in formats:
-        raise FlowsepError(f"{path}: cannot write '{path.suffix}'; use .wav or .flac")
-    container, subtype = formats[path.suffix.lower()]
-    container = "RF64" if container == "WAV" and audio.size * 4 > 2**32 - 2**16 else container
-    clipped = 0 if subtype == "FLOAT" else int(np.count_nonzero(np.abs(audio) > 1))
-    audio = np.clip(audio, -1, 1) if clipped else audio
-    with atomic_path(path) as temporary:
-        try:
-            sf.write(temporary, audio.T, sample_rate, subtype, format=container)
-        except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-            raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
-    return clipped
+def _as_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    return audio if len(audio) == channels else np.repeat(audio, channels, axis=0)  # a mono stem of a stereo song
 
 
-class _UnknownFormatError(FlowsepError):
-    """The file is of no format that libsndfile knows."""
-
-
-def _is_packed(path: Path) -> bool:
-    return path.name.endswith(".stem.mp4")
-
-
-def _inspect(path: Path) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) from a file's header, held against the size of the file."""
-    if _is_packed(path):
-        return _probe(path)
-    try:
-        info = sf.info(path)
-    except sf.LibsndfileError as error:
-        raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({error.error_string})") from error
-    # libsndfile corrects a wrong size silently, and a truncated file would read as a short one. From 2 GB on programs
-    # that write to a pipe put placeholders.
-    with path.open("rb") as file:
-        head = file.read(28)
-    order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
-    promised = int.from_bytes(head[4:8], order) if order else 0
-    held = path.stat().st_size
-    if held < promised < 0x7FFF0000:  # the size leaves out its own 8 bytes, which some programs count
-        raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
-    if info.channels > 2:
-        raise FlowsepError(f"{path}: {info.channels} channels; downmix to stereo first")
-    return info.samplerate, info.channels, info.frames
-
-
-def _read_sndfile(path: Path) -> tuple[np.ndarray, int]:
-    rate, _, samples = _inspect(path)
-    try:
-        audio = sf.read(path, dtype="float32", always_2d=True)[0].T
-    except sf.LibsndfileError as error:
-        raise FlowsepError(f"{path}: truncated or damaged ({error.error_string})") from error
-    return _checked(path, audio, samples), rate
-
-
-def _probe(path: Path) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) as ffprobe finds them; 0 samples if the container may only guess its length."""
-    if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        raise FlowsepError(f"{path}: libsndfile does not know this format; install ffmpeg, or convert it to wav")
-    query = ["-select_streams", "a", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
-    run = subprocess.run(["ffprobe", "-v", "error", *query, "-of", "json", _url(path)], capture_output=True)
-    found, needed = json.loads(run.stdout or "{}"), len(STREAMS) if _is_packed(path) else 1
-    if run.returncode or len(found.get("streams", [])) < needed:
-        what = f"neither libsndfile nor ffmpeg finds {needed} audio stream(s) in it"
-        raise FlowsepError(f"{path}: truncated or damaged or not audio: {what} ({_last_line(run.stderr)})")
-    stream = found["streams"][0]
-    rate, channels = int(stream["sample_rate"]), int(stream["channels"])
-    if channels > 2:
-        raise FlowsepError(f"{path}: {channels} channels; downmix to stereo first")
-    exact = "mp4" in found["format"]["format_name"]
-    return rate, channels, round(float(stream.get("duration", 0)) * rate) if exact else 0
-
-
-def _read_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> tuple[np.ndarray, int]:
-    """(audio, sample rate) of one audio stream, decoded to 32-bit floats ("<f4") or to 16-bit integers ("<i2")."""
-    rate, channels, samples = _probe(path)
-    layout, full_scale = {"<f4": ("f32le", 1), "<i2": ("s16le", 32768)}[sample]
-    decode = ["ffmpeg", "-nostdin", "-v", "error", "-i", _url(path), "-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
-    run = subprocess.run(decode, capture_output=True)
-    if run.returncode:
-        raise FlowsepError(f"{path}: truncated or damaged ({_last_line(run.stderr)})")
-    audio = np.frombuffer(run.stdout, sample).reshape(-1, channels).T / np.float32(full_scale)
-    return _checked(path, audio, samples), rate
-
-
-def _url(path: Path) -> str:
-    return f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
-
-
-def _checked(path: Path, audio: np.ndarray, samples: int) -> np.ndarray:
-    """`audio` in one block, if it is finite and holds the `samples` that were promised, but for codecs' padding."""
-    if not audio.size:
-        raise FlowsepError(f"{path}: holds no samples")
-    if audio.shape[1] < samples - 4096:
-        raise FlowsepError(f"{path}: truncated: {audio.shape[1]} of {samples} samples could be read")
-    if not np.isfinite(audio).all():
-        raise FlowsepError(f"{path}: holds NaN or infinite samples; export it again")
-    return np.ascontiguousarray(audio)
-
-
-def _last_line(stderr: bytes) -> str:
-    return (stderr.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+def _read_stem(path: Path, source: str) -> np.ndarray:
+    # 16-bit samples of MUSDB18, as in musdb, so that scores compare
+    return (read_ffmpeg(path, STREAMS.index(source), "<i2") if is_packed(path) else read_sndfile(path))[0]

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .audio import read_audio, write_audio
 from .baselines import load_system
 from .config import Profile
-from .data import Dataset, Track, read_audio, write_audio
+from .data import Dataset, Track
 from .evaluate import evaluate_system, run_provenance, write_scores
 from .files import FlowsepError, safe_name
 from .museval_json import write_museval

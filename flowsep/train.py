@@ -230,16 +230,23 @@ def _resume(
 def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:
     """`fit_prior` on the solo stems of one source of a data set, all settings from the profile.
 
+    With `training.epochs` there are epochs * ceil(segments / batch) steps, and every pass draws each segment once.
     Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
     `source` are opened: this is source-only supervision.
     """
     folder, training, feature = Path(folder), profile.training, profile.feature
     length = crop_samples(training, feature)
     segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
+    if training.epochs:
+        steps = training.epochs * math.ceil(len(segments["train"]) / training.batch)
+        training = training.model_copy(update={"steps": steps})
+    provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
+    provenance |= {f"{subset}_segments": len(its) for subset, its in segments.items()}
     sampler = CropSampler(
         segments["train"],
         length,
         batch=training.batch,
+        in_turn=training.epochs is not None,
         gain_db=training.gain_db,
         speed=training.speed,
         silence_db=training.silence_db,
@@ -256,6 +263,6 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         checkpoint=folder / "priors" / f"{source}.safetensors",
         work=folder / "training" / source,
         seed=profile.seed,
-        provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash},
+        provenance=provenance,
         progress=progress,
     )

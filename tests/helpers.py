@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
+import yaml
 
 RATE = 44100
 SOURCES = ("vocals", "bass", "drums", "other")
+ODD_NAME = 'Jürgen\'s "<script>alert(1)</script>" – Groß & Söhne'.replace("/", "_")
 
 
 def make_stems(seed: int = 0, seconds: float = 0.5, channels: int = 2) -> dict[str, np.ndarray]:
@@ -52,3 +54,78 @@ def write_packed_tree(root: Path, *, train: int = 1, test: int = 1, seconds: flo
             path = root / subset / f"song {k}.stem.mp4"
             stempeg.write_stems(str(path), np.stack(order).transpose(0, 2, 1), RATE)
     return root
+
+
+SLAKH_STEMS = ("Guitar", "Piano", "Guitar", "Bass", "Strings (continued)", "Drums")  # inst_class of S00 to S05
+
+
+def write_slakh_track(
+    folder: Path, seed: int = 0, *, seconds: float = 0.5, unrendered: tuple[str, ...] = (), suffix: str = "flac"
+) -> dict[str, np.ndarray]:
+    """One TrackNNNNN/ of Slakh2100 with the stems of `SLAKH_STEMS`, mono, 16 bits; returns {inst_class: their sum}.
+
+    Stems of the classes `unrendered` are in the metadata alone, as `audio_rendered: false`.
+    """
+    (folder / "stems").mkdir(parents=True)
+    (folder / "MIDI").mkdir()
+    (folder / "all_src.mid").write_bytes(b"MThd")
+    stems, sums = {}, {}
+    for number, kind in enumerate(SLAKH_STEMS):
+        audio = make_stems(10 * seed + number, seconds, 1)[SOURCES[number % 4]][0]
+        audio = np.round(audio * 2**15) / 2**15
+        stems[f"S{number:02d}"] = {
+            "audio_rendered": kind not in unrendered,
+            "inst_class": kind,
+            "integrated_loudness": -13.0,
+            "is_drum": kind == "Drums",
+            "midi_program_name": kind,
+            "midi_saved": True,
+            "plugin_name": "plugin.nkm",
+            "program_num": 128 if kind == "Drums" else 8 * number,
+        }
+        if kind not in unrendered:
+            sf.write(folder / "stems" / f"S{number:02d}.{suffix}", audio, RATE, "PCM_16")
+            sums[kind] = sums.get(kind, 0) + audio
+    sf.write(folder / f"mix.{suffix}", sum(sums.values()), RATE, "PCM_16")
+    metadata = {"UUID": "0", "audio_dir": "stems", "midi_dir": "MIDI", "normalized": True, "overall_gain": 1.0}
+    (folder / "metadata.yaml").write_text(yaml.safe_dump(metadata | {"stems": stems}))
+    return sums
+
+
+def damage(path, how):
+    """Replace a good wav file by a bad one."""
+    audio, rate = sf.read(path, dtype="float32", always_2d=True)
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif how == "cut header":
+        path.write_bytes(path.read_bytes()[:30])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "text":
+        path.write_text("this is not audio")
+    elif how in ("nan", "inf"):
+        audio[len(audio) // 2, 0] = float(how)
+        sf.write(path, audio, rate, "FLOAT")
+    elif how == "no samples":
+        for file in path.parent.iterdir():
+            sf.write(file, audio[:0], rate, "FLOAT")
+    elif how == "shorter":
+        sf.write(path, audio[:-1], rate, "FLOAT")
+    elif how == "other rate":
+        sf.write(path, audio, 48000, "FLOAT")
+    elif how == "six channels":
+        sf.write(path, np.repeat(audio, 3, axis=1), rate, "FLOAT")
+
+
+BROKEN = {
+    "truncated": "truncated: its header promises",
+    "cut header": "not audio, empty or damaged",
+    "empty": "not audio, empty or damaged",
+    "text": "not audio, empty or damaged",
+    "nan": "NaN or infinite",
+    "inf": "NaN or infinite",
+    "no samples": "holds no samples",
+    "shorter": "22049 samples at 44100 Hz, but .* has 22050",
+    "other rate": "at 48000 Hz, but .* at 44100 Hz; all files of a track must be equally long",
+    "six channels": "6 channels; downmix to stereo first",
+}

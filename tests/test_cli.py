@@ -4,12 +4,14 @@ import importlib
 import json
 import subprocess
 from pathlib import Path
+from urllib.error import URLError
 
+import musdb
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import RATE, make_stems, write_hq_tree
+from helpers import RATE, make_stems, write_hq_tree, write_packed_tree, write_slakh_track
 
 from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
@@ -237,6 +239,37 @@ def test_data_without_the_data(tmp_path, capsys, monkeypatch):
     profile.write_text("profile: {name: p, data: {knd: musdb18}}")
     assert main(["data", "--profile", str(profile)]) == 2
     assert "unknown key 'knd' in DataConfig; did you mean 'kind'?" in capsys.readouterr().err
+
+
+def test_data_counts_what_it_skips(tmp_path, capsys, monkeypatch):
+    write_slakh_track(tmp_path / "train" / "Track00001")
+    write_slakh_track(tmp_path / "train" / "Track00002", unrendered=("Bass",))
+    monkeypatch.setenv("SLAKH_PATH", str(tmp_path))
+    profile = tmp_path / "p.yaml"
+    sources = "[bass, drums, guitar, piano]"
+    profile.write_text(f"profile: {{name: p, sources: {sources}, data: {{kind: slakh, pieces: {{}}}}}}")
+    assert main(["data", "--profile", str(profile)]) == 0
+    printed = capsys.readouterr().out
+    assert "skip   train/Track00002: no stem of bass was rendered\n1 tracks, 0.0 minutes, 1 skipped\n" in printed
+
+
+def test_sample_of_musdb(tmp_path, capsys, monkeypatch):
+    def download(self, **_):
+        if not online:
+            raise URLError("no route to host")
+        write_packed_tree(Path(self.root), seconds=0.1)
+
+    monkeypatch.setattr(musdb.DB, "download", download)
+    online, folder = False, tmp_path / "new" / "sample"
+    assert main(["data", "--musdb-sample", str(folder)]) == 2
+    assert "was not downloaded (<urlopen error no route to host>); it needs the internet" in capsys.readouterr().err
+    assert files_below(tmp_path) == [] and not folder.exists()
+    online = True
+    assert main(["data", "--musdb-sample", str(folder)]) == 0
+    assert capsys.readouterr().out == f"2 songs; use them with MUSDB_PATH={folder}\n"
+    assert files_below(folder) == ["test/song 0.stem.mp4", "train/song 0.stem.mp4"]
+    assert main(["data", "--musdb-sample", str(folder)]) == 2
+    assert "sample/train: is there already" in capsys.readouterr().err
 
 
 def test_help_and_no_command(capsys):

@@ -1,29 +1,20 @@
-"""Tracks, data sets, training material and audio files: known content in, the same content out, or a clear error."""
+"""Tracks, data sets and training material: known content in, the same content out, or a clear error."""
 
 import resource
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from helpers import RATE, SOURCES, make_stems, write_hq_tree, write_packed_tree, write_track
+from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_hq_tree, write_packed_tree, write_track
 
 from flowsep import toyband
 from flowsep.config import DataConfig, FeatureConfig
-from flowsep.data import (
-    CropSampler,
-    Track,
-    load_dataset,
-    read_audio,
-    solo_segments,
-    validation_crops,
-    write_audio,
-)
+from flowsep.data import CropSampler, Track, load_dataset, solo_segments, validation_crops
 from flowsep.files import FlowsepError
-
-ODD_NAME = 'Jürgen\'s "<script>alert(1)</script>" – Groß & Söhne'.replace("/", "_")
 
 
 @pytest.fixture(scope="session")
@@ -204,45 +195,6 @@ def test_embedded_band_is_asked_for_what_the_profile_says(hq, monkeypatch):
 # --- broken tracks ---------------------------------------------------------------------------------------------
 
 
-def damage(path, how):
-    """Replace a good wav file by a bad one."""
-    audio, rate = sf.read(path, dtype="float32", always_2d=True)
-    if how == "truncated":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif how == "cut header":
-        path.write_bytes(path.read_bytes()[:30])
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "text":
-        path.write_text("this is not audio")
-    elif how in ("nan", "inf"):
-        audio[len(audio) // 2, 0] = float(how)
-        sf.write(path, audio, rate, "FLOAT")
-    elif how == "no samples":
-        for file in path.parent.iterdir():
-            sf.write(file, audio[:0], rate, "FLOAT")
-    elif how == "shorter":
-        sf.write(path, audio[:-1], rate, "FLOAT")
-    elif how == "other rate":
-        sf.write(path, audio, 48000, "FLOAT")
-    elif how == "six channels":
-        sf.write(path, np.repeat(audio, 3, axis=1), rate, "FLOAT")
-
-
-BROKEN = {
-    "truncated": "truncated: its header promises",
-    "cut header": "not audio, empty or damaged",
-    "empty": "not audio, empty or damaged",
-    "text": "not audio, empty or damaged",
-    "nan": "NaN or infinite",
-    "inf": "NaN or infinite",
-    "no samples": "holds no samples",
-    "shorter": "22049 samples at 44100 Hz, but .* has 22050",
-    "other rate": "at 48000 Hz, but .* at 44100 Hz; all files of a track must be equally long",
-    "six channels": "6 channels; downmix to stereo first",
-}
-
-
 @pytest.mark.parametrize("how", BROKEN)
 def test_broken_stem_is_named_and_the_next_track_still_reads(tmp_path, how):
     write_track(tmp_path / "test" / "a", make_stems(1))
@@ -274,6 +226,21 @@ def test_truncated_stem_mp4(packed, tmp_path):
             track.mixture()
 
 
+def test_stem_mp4_with_another_number_of_streams(packed, tmp_path):
+    song = packed / "test" / "song 0.stem.mp4"
+    for folder, streams in (("train", (0, 1, 2, 3)), ("test", (0, 1, 2, 3, 4, 4))):
+        maps = [option for stream in streams for option in ("-map", f"0:a:{stream}")]
+        path = tmp_path / folder / "a.stem.mp4"
+        path.parent.mkdir()
+        subprocess.run(["ffmpeg", "-v", "error", "-i", song, *maps, "-c", "copy", "-f", "mp4", path], check=True)
+    for track, found in zip(load("musdb18", tmp_path).tracks, (4, 6), strict=True):
+        message = rf"a\.stem\.mp4: {found} audio stream\(s\); a stem file of MUSDB18 holds 5 \(mixture, drums"
+        with pytest.raises(FlowsepError, match=message):
+            track.stem("bass")
+        with pytest.raises(FlowsepError, match=message):
+            track.duration  # noqa: B018
+
+
 # --- training material -----------------------------------------------------------------------------------------
 
 
@@ -293,8 +260,20 @@ def test_solo_segments_are_resampled_mono_stems_and_no_mixture_is_read(hq, monke
     again = solo_segments(dataset, "train", "bass", FeatureConfig())  # from the cache: nothing is decoded
     assert len(read) == count and all((a == b).all() for a, b in zip(again, segments, strict=True))
     files = list((tmp_path / "cache").rglob("*"))
-    assert sum(file.suffix == ".npy" for file in files) == 2 and not any(f.name.startswith(".") for f in files)
+    assert [file.suffix for file in files if file.is_file()] == [".f32"]  # both tracks, and nothing half done
     assert solo_segments(dataset, "valid", "bass", FeatureConfig(sample_rate=16000))[0].size != segments[0].size
+
+
+def test_many_tracks_need_few_open_files(tmp_path):
+    write_hq_tree(tmp_path, train=60, test=0, seconds=0.02)
+    dataset = load("musdb18hq", tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, limits[1]))
+    try:
+        segments = solo_segments(dataset, "train", "bass", FeatureConfig())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(segments) == 58 and all(len(segment) == 441 for segment in segments)
 
 
 def test_changed_stem_is_decoded_anew(tmp_path):
@@ -328,7 +307,7 @@ def test_all_damaged_training_tracks_are_named_at_the_end(tmp_path):
     damage(tmp_path / "test" / "b" / "bass.wav", "truncated")
     with pytest.raises(FlowsepError, match=r"2 of 3 tracks.*a/bass\.wav.*NaN.*b/bass\.wav.*truncated"):
         solo_segments(load("musdb18hq", tmp_path), "test", "bass", FeatureConfig())
-    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1  # c went on
+    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
 
 
 def test_batches_depend_on_seed_and_step_alone():
@@ -353,6 +332,20 @@ def test_crops_are_drawn_by_duration_from_everywhere():
     assert starts[which == 1].min() < 200 and starts[which == 1].max() > 29300
     assert np.histogram(starts[which == 1], 10)[0].min() > 200  # 300 expected in each tenth
     assert len(np.unique(starts % 1024)) > 900  # not only on the grid
+
+
+def test_in_turn_every_segment_comes_once_in_a_pass():
+    segments = [np.full(n, (k + 1) / 16, np.float32) for k, n in enumerate((3000, 9000, 400, 2000, 20000))]
+    segments.insert(2, np.zeros(5000, np.float32))  # silent: never drawn
+    sampler = CropSampler(segments, 2000, batch=4, in_turn=True, seed=3, dequantise=False)
+    drawn = np.concatenate([sampler.batch(step) for step in range(5)])[:, 0] * 16  # 20 crops, 4 passes of 5
+    passes = drawn.reshape(4, 5)
+    assert (np.sort(passes) == np.arange(1, 6)).all() and len({tuple(order) for order in passes}) > 1
+    again = CropSampler(segments, 2000, batch=4, in_turn=True, seed=3, dequantise=False).batch(3)
+    np.testing.assert_array_equal(again[:, 0] * 16, drawn[12:16])
+    ramp = [np.arange(1, 30001, dtype=np.float32)]
+    starts = CropSampler(ramp, 2000, batch=500, in_turn=True, dequantise=False).batch(0)[:, 0]
+    assert starts.min() < 1000 and starts.max() > 27000  # anywhere within the segment
 
 
 def test_silence_is_left_out():
@@ -394,116 +387,6 @@ def test_validation_crops_lie_side_by_side():
     np.testing.assert_array_equal(crops[3:], np.ones((1, 1000)))
     with pytest.raises(FlowsepError, match="no crop"):
         validation_crops([np.zeros(5000, np.float32)], 1000)
-
-
-# --- audio files -----------------------------------------------------------------------------------------------
-
-
-def test_wav_and_flac_round_trip(tmp_path):
-    audio = make_stems()["vocals"]
-    assert write_audio(tmp_path / ODD_NAME / "a.wav", audio, 48000) == 0
-    back, rate = read_audio(tmp_path / ODD_NAME / "a.wav")
-    np.testing.assert_array_equal(back, audio)
-    assert rate == 48000 and sf.info(tmp_path / ODD_NAME / "a.wav").subtype == "FLOAT"
-    loud = audio * 20
-    assert write_audio(tmp_path / "a.flac", loud[:1], RATE) == np.count_nonzero(np.abs(loud[0]) > 1) > 0
-    back, _ = read_audio(tmp_path / "a.flac")
-    np.testing.assert_allclose(back, np.clip(loud[:1], -1, 1), atol=2**-22)
-    assert sf.info(tmp_path / "a.flac").subtype == "PCM_24"
-    assert write_audio(tmp_path / "b.wav", loud, RATE) == 0  # float holds it
-    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav")[0], loud)
-
-
-@pytest.mark.parametrize("suffix", ["mp3", "ogg", "opus", "m4a", "wma", "mka"])
-def test_compressed_formats(tmp_path, suffix):
-    audio = make_stems(seconds=1)["vocals"]
-    sf.write(tmp_path / "a.wav", audio.T, RATE)
-    path = tmp_path / f"-y 'quoted' {ODD_NAME}: concat:b.{suffix}"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-b:a", "192k", f"file:{path}"], check=True)
-    back, rate = read_audio(path)
-    assert rate == (48000 if suffix == "opus" else RATE) and back.dtype == np.float32
-    assert back.shape[0] == 2 and back.shape[1] == pytest.approx(rate, rel=0.06)
-    assert np.std(back) == pytest.approx(np.std(audio), rel=0.1)
-
-
-def test_mp3_with_no_length_in_its_header_is_read_to_the_end(tmp_path):
-    rng = np.random.default_rng(0)
-    audio = np.concatenate([rng.normal(0, 0.1, 2 * RATE), np.zeros(4 * RATE)])  # VBR: dense first, then cheap
-    sf.write(tmp_path / "a.wav", audio, RATE)
-    options = ["-q:a", "4", "-write_xing", "0"]
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, tmp_path / "a.mp3"], check=True)
-    back, rate = read_audio(tmp_path / "a.mp3")
-    assert back.shape[1] / rate == pytest.approx(6, abs=0.1)
-
-
-@pytest.mark.parametrize("how", [how for how in BROKEN if how not in ("shorter", "other rate")])
-def test_broken_audio_file(tmp_path, how):
-    path = tmp_path / "song.wav"
-    sf.write(path, make_stems()["vocals"].T, RATE, "FLOAT")
-    damage(path, how)
-    reason = "neither libsndfile nor ffmpeg" if "not audio" in BROKEN[how] else BROKEN[how]
-    with pytest.raises(FlowsepError, match=rf"song\.wav: .*{reason}"):
-        read_audio(path)
-
-
-@pytest.mark.parametrize("name", ["song.flac", "song.m4a"])
-def test_truncated_flac_and_m4a(tmp_path, name):
-    sf.write(tmp_path / "a.wav", make_stems(seconds=2)["vocals"].T, RATE)
-    path = tmp_path / name
-    options = ["-movflags", "faststart"] if name.endswith("m4a") else []
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, path], check=True)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    with pytest.raises(FlowsepError, match=rf"{name}: truncated"):
-        read_audio(path)
-
-
-def test_wav_from_a_pipe_has_no_length_and_is_read(tmp_path):
-    sf.write(tmp_path / "a.wav", make_stems()["vocals"].T, RATE)
-    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "wav", "pipe:1"]
-    (tmp_path / "b.wav").write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert (tmp_path / "b.wav").read_bytes()[4:8] == b"\xff\xff\xff\xff"
-    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav")[0], read_audio(tmp_path / "a.wav")[0])
-
-
-def test_missing_file_no_ffmpeg_and_six_channels_in_m4a(tmp_path, monkeypatch):
-    with pytest.raises(FlowsepError, match=r"gone\.wav: no such file"):
-        read_audio(tmp_path / "gone.wav")
-    sf.write(tmp_path / "a.wav", np.zeros((RATE, 6)), RATE)
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
-    with pytest.raises(FlowsepError, match=r"a\.m4a: 6 channels; downmix to stereo first"):
-        read_audio(tmp_path / "a.m4a")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FlowsepError, match=r"a\.m4a: .*install ffmpeg"):
-        read_audio(tmp_path / "a.m4a")
-
-
-def test_writing_fails_whole(tmp_path):
-    audio = make_stems()["vocals"]
-    with pytest.raises(FlowsepError, match=r"cannot write '\.mp3'; use \.wav or \.flac"):
-        write_audio(tmp_path / "a.mp3", audio, RATE)
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(FlowsepError, match="cannot write there"):
-        write_audio(tmp_path / "file" / "a.wav", audio, RATE)
-    write_audio(tmp_path / "a.wav", audio, RATE)
-    before = (tmp_path / "a.wav").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))  # stands in for a full disk
-    try:
-        with pytest.raises(FlowsepError, match=r"a\.wav: not written"):
-            write_audio(tmp_path / "a.wav", np.ones((2, 100000), np.float32), RATE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert (tmp_path / "a.wav").read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
-
-
-def test_wav_beyond_four_gigabytes_becomes_rf64(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(sf, "write", lambda *args, format: written.append(format))
-    huge = np.broadcast_to(np.float32(0), (2, 2**29))  # 4 GiB of samples, held by one
-    write_audio(tmp_path / "huge.wav", huge, RATE)
-    write_audio(tmp_path / "small.wav", huge[:, :100], RATE)
-    assert written == ["RF64", "WAV"]
 
 
 def test_speed_moves_a_tone_within_its_bounds():

@@ -19,9 +19,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ALONE = {"glow", "spectrogram", "metrics", "plots", "player"}
 # data flows down this list and imports point up it
 ORDER = [
-    *("files", "config", "singer", "composer", "toyband", "data", "spectrogram", "glow", "prior", "instglow"),
-    *("separate", "train", "metrics", "baselines", "evaluate", "museval_json", "results"),
-    *("plots", "player", "run", "ablation", "cli"),
+    *("files", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
+    *("spectrogram", "glow", "prior", "instglow", "separate", "train", "metrics", "baselines", "evaluate"),
+    *("museval_json", "results", "plots", "player", "run", "ablation", "cli"),
 ]
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, Profile, TrainingConfig, fit_prior, load_prior, train
 from flowsep.train import crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
@@ -48,6 +49,22 @@ class Hum:
 def fit(folder, **changes):
     options = SIZES | {"source": "hum", "checkpoint": folder / "hum.safetensors", "work": folder / "work"}
     return fit_prior(Hum(), Hum(seed=99).batch(0), **(options | {"progress": False} | changes))
+
+
+def test_epochs_count_passes_through_the_pieces(tmp_path, monkeypatch):
+    """5 segments in batches of 2 make 3 steps an epoch; every segment is drawn before any comes again."""
+    tones = [Hum(seed=k).batch(0)[0] * 2.0**-k for k in range(5)]
+    monkeypatch.setattr(train, "solo_segments", lambda dataset, subset, *_: tones[: 5 if subset == "train" else 2])
+    drawn = []
+    monkeypatch.setattr(train, "fit_prior", lambda sampler, _, **options: drawn.append((sampler, options)))
+    training = SIZES["training"].model_copy(update={"epochs": 4})
+    profile = Profile(name="tiny", training=training, model=SIZES["model"])
+    train.train_source(SimpleNamespace(name="band", hash="abc"), "hum", profile, tmp_path)
+    sampler, options = drawn[0]
+    assert options["training"].steps == 4 * 3 and sampler.in_turn
+    assert options["provenance"]["train_segments"] == 5 and options["provenance"]["valid_segments"] == 2
+    levels = np.concatenate([sampler.batch(step) for step in range(5)]).std(axis=1)
+    assert len(np.unique(np.round(np.log2(levels[:5])))) == 5
 
 
 def test_it_learns_and_leaves_its_files(tmp_path):

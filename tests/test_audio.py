@@ -1,0 +1,119 @@
+"""Audio files: what was written comes back, and what is broken is named."""
+
+import resource
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile as sf
+from helpers import BROKEN, ODD_NAME, RATE, damage, make_stems
+
+from flowsep.audio import read_audio, write_audio
+from flowsep.files import FlowsepError
+
+
+def test_wav_and_flac_round_trip(tmp_path):
+    audio = make_stems()["vocals"]
+    assert write_audio(tmp_path / ODD_NAME / "a.wav", audio, 48000) == 0
+    back, rate = read_audio(tmp_path / ODD_NAME / "a.wav")
+    np.testing.assert_array_equal(back, audio)
+    assert rate == 48000 and sf.info(tmp_path / ODD_NAME / "a.wav").subtype == "FLOAT"
+    loud = audio * 20
+    assert write_audio(tmp_path / "a.flac", loud[:1], RATE) == np.count_nonzero(np.abs(loud[0]) > 1) > 0
+    back, _ = read_audio(tmp_path / "a.flac")
+    np.testing.assert_allclose(back, np.clip(loud[:1], -1, 1), atol=2**-22)
+    assert sf.info(tmp_path / "a.flac").subtype == "PCM_24"
+    assert write_audio(tmp_path / "b.wav", loud, RATE) == 0  # float holds it
+    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav")[0], loud)
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "ogg", "opus", "m4a", "wma", "mka"])
+def test_compressed_formats(tmp_path, suffix):
+    audio = make_stems(seconds=1)["vocals"]
+    sf.write(tmp_path / "a.wav", audio.T, RATE)
+    path = tmp_path / f"-y 'quoted' {ODD_NAME}: concat:b.{suffix}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-b:a", "192k", f"file:{path}"], check=True)
+    back, rate = read_audio(path)
+    assert rate == (48000 if suffix == "opus" else RATE) and back.dtype == np.float32
+    assert back.shape[0] == 2 and back.shape[1] == pytest.approx(rate, rel=0.06)
+    assert np.std(back) == pytest.approx(np.std(audio), rel=0.1)
+
+
+def test_mp3_with_no_length_in_its_header_is_read_to_the_end(tmp_path):
+    rng = np.random.default_rng(0)
+    audio = np.concatenate([rng.normal(0, 0.1, 2 * RATE), np.zeros(4 * RATE)])  # VBR: dense first, then cheap
+    sf.write(tmp_path / "a.wav", audio, RATE)
+    options = ["-q:a", "4", "-write_xing", "0"]
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, tmp_path / "a.mp3"], check=True)
+    back, rate = read_audio(tmp_path / "a.mp3")
+    assert back.shape[1] / rate == pytest.approx(6, abs=0.1)
+
+
+@pytest.mark.parametrize("how", [how for how in BROKEN if how not in ("shorter", "other rate")])
+def test_broken_audio_file(tmp_path, how):
+    path = tmp_path / "song.wav"
+    sf.write(path, make_stems()["vocals"].T, RATE, "FLOAT")
+    damage(path, how)
+    reason = "neither libsndfile nor ffmpeg" if "not audio" in BROKEN[how] else BROKEN[how]
+    with pytest.raises(FlowsepError, match=rf"song\.wav: .*{reason}"):
+        read_audio(path)
+
+
+@pytest.mark.parametrize("name", ["song.flac", "song.m4a"])
+def test_truncated_flac_and_m4a(tmp_path, name):
+    sf.write(tmp_path / "a.wav", make_stems(seconds=2)["vocals"].T, RATE)
+    path = tmp_path / name
+    options = ["-movflags", "faststart"] if name.endswith("m4a") else []
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, path], check=True)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(FlowsepError, match=rf"{name}: truncated"):
+        read_audio(path)
+
+
+def test_wav_from_a_pipe_has_no_length_and_is_read(tmp_path):
+    sf.write(tmp_path / "a.wav", make_stems()["vocals"].T, RATE)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-f", "wav", "pipe:1"]
+    (tmp_path / "b.wav").write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert (tmp_path / "b.wav").read_bytes()[4:8] == b"\xff\xff\xff\xff"
+    np.testing.assert_array_equal(read_audio(tmp_path / "b.wav")[0], read_audio(tmp_path / "a.wav")[0])
+
+
+def test_missing_file_no_ffmpeg_and_six_channels_in_m4a(tmp_path, monkeypatch):
+    with pytest.raises(FlowsepError, match=r"gone\.wav: no such file"):
+        read_audio(tmp_path / "gone.wav")
+    sf.write(tmp_path / "a.wav", np.zeros((RATE, 6)), RATE)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.m4a"], check=True)
+    with pytest.raises(FlowsepError, match=r"a\.m4a: 6 channels; downmix to stereo first"):
+        read_audio(tmp_path / "a.m4a")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FlowsepError, match=r"a\.m4a: .*install ffmpeg"):
+        read_audio(tmp_path / "a.m4a")
+
+
+def test_writing_fails_whole(tmp_path):
+    audio = make_stems()["vocals"]
+    with pytest.raises(FlowsepError, match=r"cannot write '\.mp3'; use \.wav or \.flac"):
+        write_audio(tmp_path / "a.mp3", audio, RATE)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(FlowsepError, match="cannot write there"):
+        write_audio(tmp_path / "file" / "a.wav", audio, RATE)
+    write_audio(tmp_path / "a.wav", audio, RATE)
+    before = (tmp_path / "a.wav").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, limits[1]))  # stands in for a full disk
+    try:
+        with pytest.raises(FlowsepError, match=r"a\.wav: not written"):
+            write_audio(tmp_path / "a.wav", np.ones((2, 100000), np.float32), RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "a.wav").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_wav_beyond_four_gigabytes_becomes_rf64(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(sf, "write", lambda *args, format: written.append(format))
+    huge = np.broadcast_to(np.float32(0), (2, 2**29))  # 4 GiB of samples, held by one
+    write_audio(tmp_path / "huge.wav", huge, RATE)
+    write_audio(tmp_path / "small.wav", huge[:, :100], RATE)
+    assert written == ["RF64", "WAV"]
