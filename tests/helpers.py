@@ -1,5 +1,6 @@
 """Small data sets on disk, for the tests of whatever reads one."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,21 @@ def write_packed_tree(root: Path, *, train: int = 1, test: int = 1, seconds: flo
     return root
 
 
+def copy_project(tree: Path) -> Path:
+    """A copy of what a run needs, without results: `Snakefile`, notebooks, configs and the pages of the book."""
+    root = Path(__file__).parent.parent
+    tree.mkdir()
+    for name in ("book", "configs", "notebooks", "tools"):
+        shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__"))
+    for name in ("_config.yml", "Snakefile"):
+        shutil.copy(root / name, tree)
+    (tree / "results").mkdir()
+    shutil.copy(root / "results" / "published.csv", tree / "results")
+    return tree
+
+
 SLAKH_STEMS = ("Guitar", "Piano", "Guitar", "Bass", "Strings (continued)", "Drums")  # inst_class of S00 to S05
+SLAKH_TONES = ("vocals", "other", "vocals", "bass", "vocals", "drums")  # which of the four tones each of them plays
 
 
 def write_slakh_track(
@@ -71,7 +86,7 @@ def write_slakh_track(
     (folder / "all_src.mid").write_bytes(b"MThd")
     stems, sums = {}, {}
     for number, kind in enumerate(SLAKH_STEMS):
-        audio = make_stems(10 * seed + number, seconds, 1)[SOURCES[number % 4]][0]
+        audio = make_stems(10 * seed + number, seconds, 1)[SLAKH_TONES[number]][0]
         audio = np.round(audio * 2**15) / 2**15
         stems[f"S{number:02d}"] = {
             "audio_rendered": kind not in unrendered,

@@ -1,0 +1,108 @@
+"""The paper's profiles as shipped, on miniature data sets in the real formats: only their sizes are made smaller."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from helpers import copy_project, write_hq_tree, write_packed_tree, write_slakh_track
+
+from flowsep import load_prior
+from flowsep.evaluate import read_scores
+
+ROOT = Path(__file__).parent.parent
+SMALL = {
+    "model": {"steps": 2, "hidden": 8, "kernel": 3, "layers": 1, "dropout": 0.0},
+    "training": {"epochs": 4, "batch": 2, "lr": 0.003, "validate_every": 4},
+    "listen_seconds": 2,
+    "listen_tracks": 1,
+}
+SMALL_SYSTEMS = {"nmf": {"components": 4, "frames": 200, "iterations": 10, "activations": 5}}
+SMALL_SYSTEMS["instglow"] = {"iterations": 2}
+ALL, FEW = ("mixture", "nmf", "instglow", "ideal_ratio_mask"), ("instglow", "ideal_ratio_mask")
+CASES = {  # profile -> (variable, changes of its data, systems; a notebook each, so all of them only once)
+    "musdb18": ("MUSDB_PATH", {}, ALL),
+    "singing": ("MUSDB_PATH", {"kind": "musdb18hq"}, FEW),
+    "slakh": ("SLAKH_PATH", {}, FEW),
+}
+SECONDS = 14  # of a song: always two pieces
+
+pytestmark = pytest.mark.chain
+
+
+def write_data(kind: str, root: Path) -> Path:
+    """Two training songs and one to test, ; for Slakh two more that lack a source."""
+    if kind == "musdb18":
+        return write_packed_tree(root, train=2, test=1, seconds=SECONDS)
+    if kind == "singing":
+        return write_hq_tree(root, train=2, test=1, seconds=SECONDS, subtype="PCM_16")
+    for number, subset in ((1, "train"), (2, "train"), (5, "validation"), (6, "test"), (7, "omitted")):
+        write_slakh_track(root / subset / f"Track0000{number}", number, seconds=SECONDS)
+    write_slakh_track(root / "train" / "Track00003", 3, unrendered=("Piano",))
+    write_slakh_track(root / "test" / "Track00004", 4)
+    (root / "test" / "Track00004" / "stems" / "S03.flac").unlink()
+    return root
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("profiles") / "project")
+
+
+def snakemake(tree: Path, name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if key not in ("MUSDB_PATH", "SLAKH_PATH")}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment |= {"FLOWSEP_DATA": str(tree / "cache")} | variables
+    command = ["snakemake", "--configfile", f"configs/{name}.yaml", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["musdb18", "slakh"])
+def test_missing_data_stop_it_before_any_work(tree, name):
+    variable = CASES[name][0]
+    done = snakemake(tree, name, "--dry-run", "book")
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and f"{variable} is not set; set {variable} to the folder of" in told
+    assert "zenodo.org" in told and "Traceback" not in told
+    assert not (tree / "results" / name).exists()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_profile_runs_to_its_tables(tree, name):
+    variable, changes, systems = CASES[name]
+    shipped = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["profile"]
+    smaller = shipped | SMALL | {"data": shipped["data"] | changes}
+    smaller["training"] = shipped["training"] | SMALL["training"]
+    assert set(shipped["systems"]) == set(ALL)
+    smaller["systems"] = {system: shipped["systems"][system] | SMALL_SYSTEMS.get(system, {}) for system in systems}
+    (tree / "configs" / f"{name}.yaml").write_text(yaml.safe_dump({"profile": smaller}))
+    data = write_data(name, tree / "data" / name)
+    done = snakemake(tree, name, "results", **{variable: str(data)})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+    results = tree / "results" / name
+    scores = read_scores(sorted((results / "scores").glob("*.csv")))
+    assert set(scores.system) == set(systems)
+    assert set(scores.stem) == set(shipped["sources"]) and scores.track.nunique() == 1
+    assert set(scores.status) == {"ok"} and scores.value.notna().all()
+    for convention in shipped["evaluation"]["conventions"]:
+        table = pd.read_csv(results / f"table-{convention}.csv").pivot(index="system", columns="stem", values="median")
+        assert set(table.columns) == set(shipped["sources"]) and set(table.index) == set(systems)
+        assert (table.loc["ideal_ratio_mask"] > 5).all()  # the references are those of the mixture
+
+    manifest = json.loads((results / "data.json").read_text())
+    assert manifest["name"] == smaller["data"]["kind"]
+    assert [track["split"] for track in manifest["tracks"]] == ["train", "train", "test"]
+    skipped = {
+        "train/Track00003": "no stem of piano was rendered",
+        "test/Track00004": "stems/S03.flac (bass) is missing",
+    }
+    assert manifest["skipped"] == (skipped if name == "slakh" else {})
+    for source in shipped["sources"]:
+        facts = load_prior(results / "priors" / f"{source}.safetensors").provenance
+        assert (facts["train_segments"], facts["valid_segments"]) == (3, 1)  # two pieces of each of two songs
+        assert facts["training"]["steps"] == 4 * 2
