@@ -16,12 +16,12 @@ from flowsep.config import find_root
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ALONE = {"glow", "spectrogram", "metrics", "plots", "player"}
+ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
 # data flows down this list and imports point up it
 ORDER = [
     *("files", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
     *("spectrogram", "glow", "prior", "instglow", "separate", "train", "metrics", "baselines", "evaluate"),
-    *("museval_json", "results", "plots", "player", "run", "ablation", "cli"),
+    *("museval_json", "results", "plots", "player", "slider", "run", "ablation", "cli"),
 ]
 
 
