@@ -73,7 +73,8 @@ def test_figures_become_small_pictures_of_what_they_show():
     frames = []
     for level in (0.2, 0.8):
         figure = Figure(figsize=(4, 3), dpi=50)
-        figure.figimage(np.full((150, 200), level) + 0.02 * rng.standard_normal((150, 200)), vmin=0, vmax=1, cmap="gray")
+        grey = level + 0.02 * rng.standard_normal((150, 200))
+        figure.figimage(grey, vmin=0, vmax=1, cmap="gray")
         frames.append(figure)
     made = PictureSlider(frames, ["dark", "light"])
     assert made.size == (200, 150) and made.media == ["image/webp"] * 2
