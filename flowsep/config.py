@@ -166,6 +166,14 @@ class AblationConfig(_Model):
     studies: dict[str, dict[str, list[Any]]]
 
 
+class NewSourcesConfig(_Model):
+    """Sources that join a finished model later, with one new prior each; all other priors stay as they are."""
+
+    sources: tuple[str, ...] = Field(min_length=1)
+    within: str  # the source of the profile that has held them so far
+    steps: PositiveInt | None = None  # of their training, where it is shorter than the others'; all else is the same
+
+
 class Profile(_Model):
     """One complete experiment: what `configs/<name>.yaml` says."""
 
@@ -173,6 +181,7 @@ class Profile(_Model):
     seed: int = 2022
     data: DataConfig = DataConfig()
     sources: tuple[str, ...] = ("vocals", "bass", "drums", "other")
+    new_sources: NewSourcesConfig | None = None
     feature: FeatureConfig = FeatureConfig()
     model: GlowConfig = GlowConfig()
     training: TrainingConfig = TrainingConfig()
@@ -190,6 +199,27 @@ class Profile(_Model):
             found = f"found {', '.join(sorted(made))}; the mixture is the sum of exactly these"
             raise ValueError(f"data.classes must make the profile's sources ({', '.join(self.sources)}), {found}")
         return self
+
+    @model_validator(mode="after")
+    def _fit_new_sources(self) -> Self:
+        if new := self.new_sources:
+            if new.within not in self.sources:
+                raise ValueError(f"new_sources.within: '{new.within}' is none of the sources {', '.join(self.sources)}")
+            if len(set(self.trained)) < len(self.trained) or "rest" in new.sources:
+                names = ", ".join(new.sources)
+                raise ValueError(f"new_sources.sources: {names}: each once, none called 'rest' or among `sources`")
+        return self
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The sources that have a prior: the profile's, then the new ones."""
+        return self.sources + (self.new_sources.sources if self.new_sources else ())
+
+    def training_of(self, source: str) -> TrainingConfig:
+        """`training`, with the number of steps that new sources may have of their own."""
+        new = self.new_sources
+        own = new is not None and new.steps is not None and source in new.sources
+        return self.training.model_copy(update={"steps": new.steps}) if own else self.training
 
     @property
     def folder(self) -> Path:

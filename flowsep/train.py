@@ -234,7 +234,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
     `source` are opened: this is source-only supervision.
     """
-    folder, training, feature = Path(folder), profile.training, profile.feature
+    folder, training, feature = Path(folder), profile.training_of(source), profile.feature
     length = crop_samples(training, feature)
     segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
     if training.epochs:
