@@ -28,7 +28,7 @@ OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
 
 wildcard_constraints:
-    source="|".join(PROFILE.sources),
+    source="|".join(PROFILE.trained),
     system="|".join(PROFILE.systems),
 
 # Written beside the log first and renamed when it has run to its end: a notebook under notebooks/ is a whole one.
@@ -114,6 +114,20 @@ rule inside:
     shell:
         RUN
 
+rule shown:
+    input:
+        expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
+        notebook="notebooks/09_the_flow_shown.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/09_the_flow_shown.ipynb",
+    log:
+        f"{OUT}/logs/09_the_flow_shown.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 def needs(wildcards):
     return expand(rules.prior.output.prior, source=PROFILE.sources) if wildcards.system == "instglow" else []
 
@@ -150,6 +164,23 @@ rule ablations:
     threads: workflow.cores
     shell:
         RUN
+
+if PROFILE.new_sources:
+    rule new_source:
+        input:
+            expand(rules.prior.output.prior, source=PROFILE.trained),
+            [f"{OUT}/scores/instglow.csv"] if "instglow" in PROFILE.systems else [],
+            notebook="notebooks/10_a_new_source.ipynb",
+        output:
+            notebook=f"{OUT}/notebooks/10_a_new_source.ipynb",
+            scores=f"{OUT}/new_sources.csv",
+        log:
+            f"{OUT}/logs/10_a_new_source.ipynb",
+        params:
+            more="",
+        threads: workflow.cores
+        shell:
+            RUN
 
 rule tables:
     input:
@@ -188,8 +219,10 @@ rule book:
         rules.data.output.notebook,
         rules.spectrograms.output.notebook,
         rules.glow.output.notebook,
-        expand(rules.prior.output.notebook, source=PROFILE.sources),
+        expand(rules.prior.output.notebook, source=PROFILE.trained),
         rules.inside.output.notebook,
+        rules.shown.output.notebook,
+        [f"{OUT}/notebooks/10_a_new_source.ipynb"] if PROFILE.new_sources else [],
         expand(rules.separate.output.notebook, system=PROFILE.systems),
         rules.tables.output.notebook,
         rules.listen.output.notebook,

@@ -244,3 +244,78 @@ def _columns(frame: "pandas.DataFrame", *needed: str) -> None:
     missing = [column for column in needed if column not in frame]
     if missing or frame.empty:
         raise ValueError(f"frame: expected rows with the columns {needed}, found {len(frame)} rows of {list(frame)}")
+
+
+def spectrogram_table(
+    rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, db_range: float = 60.0, top: float | None = None
+) -> "Figure":
+    """Rows of small spectrograms rows[row][column] on common axes, under one colour scale.
+
+    top: the magnitude of 0 dB; None: the largest of all. Everything else as in `spectrogram`.
+    """
+    import librosa
+    import librosa.display
+
+    titles = list(dict.fromkeys(title for row in _named(rows).values() for title in _named(row)))
+    arrays = {(row, title): _array(values, title, 2) for row, its in rows.items() for title, values in its.items()}
+    reference = top or max(float(values.max()) for values in arrays.values()) or 1.0
+    figure, grid = _grid(len(rows) * len(titles), len(titles), max(2.1, 8.4 / len(titles)), 1.5)
+    figure.set_dpi(80)  # noise hardly compresses, and there are many pictures of it here
+    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+    for ax, (row, title) in zip(grid, ((row, title) for row in rows for title in titles), strict=True):
+        ax.set_visible((row, title) in arrays)
+        if (row, title) in arrays:
+            values = arrays[row, title]
+            levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
+            rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
+            image = librosa.display.specshow(levels, ax=ax, **rates, **look)
+            ax.set(title=title if row == next(iter(rows)) else "", xlabel="Time (s)", ylabel=f"{row}\nFrequency (Hz)")
+            ax.set_yticks([100, 1000, 10000], ["100", "1 k", "10 k"])
+            ax.label_outer()
+            ax.grid(False)
+    figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.01, aspect=40)
+    return figure
+
+
+def average_spectra(panels: Mapping[str, Arrays], sample_rate: int) -> "Figure":
+    """10 log10(mean over frames of magnitude^2) dB by frequency: panels[panel][line], each (bins, frames).
+
+    0 dB is the highest value of all lines. Bins run from 0 Hz to sample_rate / 2.
+    """
+    power = {
+        (panel, line): np.square(_array(values, line, 2), dtype=np.float64).mean(axis=1)
+        for panel, lines in _named(panels).items()
+        for line, values in _named(lines).items()
+    }
+    top = max(float(values.max()) for values in power.values()) or 1.0
+    figure, grid = _grid(len(panels), min(2, len(panels)), 8.0 if len(panels) == 1 else 5.0, 2.6)
+    for ax, panel in zip(grid, panels, strict=True):
+        for line in panels[panel]:
+            levels = 10 * np.log10(power[panel, line] / top + 1e-20)
+            frequency = np.linspace(0, sample_rate / 2, len(levels))
+            ax.semilogx(frequency[1:], levels[1:], linewidth=1.4, label=line)  # 0 Hz has no place on the axis
+        ax.set(title=panel, xlabel="Frequency (Hz)", ylabel="Level (dB)", ylim=(-90, 3))
+        ax.legend(loc="lower left")
+    return figure
+
+
+def likelihoods(frame: "pandas.DataFrame") -> "Figure":
+    """Every clip's log-likelihood by what it is, one panel a prior; columns `prior`, `audio`, `log_prob` in nats.
+
+    The axis is linear between -10 and 10 and logarithmic beyond.
+    """
+    import seaborn
+
+    _columns(frame, "prior", "audio", "log_prob")
+    priors, kinds = frame["prior"].unique(), frame["audio"].unique()
+    figure, grid = _grid(len(priors), min(2, len(priors)), 5.5, 0.3 * len(kinds) + 1.1)
+    for ax, prior in zip(grid, priors, strict=True):
+        common = {"data": frame[frame["prior"] == prior], "x": "log_prob", "y": "audio", "order": list(kinds), "ax": ax}
+        seaborn.boxplot(**common, color=source_color(prior), boxprops={"alpha": 0.35}, showfliers=False, linewidth=1)
+        seaborn.stripplot(**common, color=source_color(prior), size=3, jitter=0.2)
+        ax.set_xscale("symlog", linthresh=10)
+        ax.set(title=f"{prior} prior", xlabel="log p(x) (nats per element)", ylabel="")
+        ax.set_xlim(2 * min(frame["log_prob"].min(), -10), 10)
+        ax.locator_params(axis="x", numticks=5)
+        ax.label_outer()
+    return figure

@@ -1,11 +1,11 @@
 """The steps of the graph that notebooks call: score one system on the test songs, keep what is worth hearing.
 
-Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`, and
-`museval/<system>/test/<track>.json` where the profile asks for SIR, ISR and SAR.
+Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`,
+`new_sources.csv`, and `museval/<system>/test/<track>.json` where the profile asks for SIR, ISR and SAR.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 
 from .audio import read_audio, write_audio
-from .baselines import load_system
-from .config import Profile
+from .baselines import System, load_system
+from .config import NewSourcesConfig, Profile
 from .data import Dataset, Track
 from .evaluate import evaluate_system, run_provenance, write_scores
 from .files import FlowsepError, safe_name
 from .museval_json import write_museval
 
 REFERENCES = "references"  # the folder of the true stems among those of the systems
+REST = "rest"  # what a source holds besides the new ones within it
 
 
 def score_system(
@@ -125,3 +126,86 @@ def load_excerpts(folder: str | Path) -> tuple[dict[str, dict[str, dict[str, np.
             f"{Path(folder) / 'audio'}: excerpts of several sample rates ({sorted(rates)}); remove one set"
         )
     return found, rates.pop()
+
+
+def score_new_sources(
+    profile: Profile,
+    dataset: Dataset,
+    *,
+    on_estimates: Callable[[str, Any, Mapping[str, np.ndarray]], None] | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score the flow before and after the priors of the new sources join it; the rows go to `new_sources.csv`.
+
+    The test songs that have the new sources are separated twice under the profile's options: by its own priors
+    (`variant` 'before'), and by these and the new ones ('after'). *After*, what the prior of `within` explains is the
+    `rest`, and `within` the sum of that and the new sources; *before*, each of these gets an equal share of `within`.
+    Both are scored on the same stems, so that the same frames count.
+
+    Args:
+        on_estimates: called with (variant, track, estimates) after each track.
+    Raises:
+        FlowsepError: no new sources in the profile, no test song that has them, a missing prior.
+    """
+    new = profile.new_sources
+    if new is None:
+        raise FlowsepError(f"profile {profile.name}: names no `new_sources`")
+    tracks = [_Parted(track, new) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
+    if not tracks:
+        raise FlowsepError(f"{dataset.root}: no test song has stems of all new sources ({', '.join(new.sources)})")
+    frames = []
+    for variant, sources in (("before", profile.sources), ("after", profile.trained)):
+        options = profile.systems.get("instglow")
+        flow = _PartedFlow(load_system("instglow", options, sources=sources, priors=profile.folder / "priors"), new)
+
+        def keep(track: Any, estimates: Mapping[str, np.ndarray], variant: str = variant) -> None:
+            if on_estimates is not None:
+                on_estimates(variant, track, estimates)
+
+        frames.append(
+            evaluate_system(
+                flow,
+                tracks,
+                sources=(*profile.trained, REST),
+                provenance=run_provenance(profile, flow, dataset, variant=variant),
+                conventions=profile.evaluation.conventions,
+                on_estimates=keep,
+                progress=progress,
+            )
+        )
+    frame = pd.concat(frames, ignore_index=True)
+    write_scores(frame, profile.folder / "new_sources.csv")
+    return frame
+
+
+class _Parted:
+    """A track in which `rest` is the stem of `within` without the new sources."""
+
+    def __init__(self, track: Track, new: NewSourcesConfig):
+        self.track, self.new = track, new
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.track, name)
+
+    def stem(self, source: str) -> np.ndarray:
+        """See `Track.stem`."""
+        if source != REST:
+            return self.track.stem(source)
+        return self.track.stem(self.new.within) - sum(self.track.stem(name) for name in self.new.sources)
+
+
+class _PartedFlow:
+    """A flow whose estimate of `within` also comes in parts: the new sources and the `rest`."""
+
+    def __init__(self, flow: System, new: NewSourcesConfig):
+        self.flow, self.new = flow, new
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.flow, name)
+
+    def separate(self, mixture: np.ndarray, sample_rate: int, references: Any = None) -> dict[str, np.ndarray]:
+        """See `System.separate`."""
+        found, parts = self.flow.separate(mixture, sample_rate), (self.new.within, *self.new.sources)
+        if not set(parts) <= set(found):
+            found |= dict.fromkeys(parts, found[self.new.within] / len(parts))
+        return found | {REST: found[self.new.within], self.new.within: sum(found[part] for part in parts)}

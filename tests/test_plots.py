@@ -157,6 +157,43 @@ def test_latents_show_the_values_and_the_normal_density():
     assert _labels(left) == ("drums", "Frame", "Latent channel")
 
 
+def test_spectrogram_table_has_a_row_and_a_column_a_name_and_one_scale():
+    rows = {"truth": {"x": _magnitude(500), "y": 0.1 * _magnitude(500)}, "estimate": {"x": 0.01 * _magnitude(500)}}
+    figure = plots.spectrogram_table(rows, RATE, HOP, db_range=50)
+    cells = figure.axes[:4]
+    assert [ax.get_visible() for ax in cells] == [True, True, True, False]
+    top = [np.max(ax.collections[0].get_array()) for ax in cells[:3]]
+    np.testing.assert_allclose(top, [0, -20, -40], atol=1e-4)
+    assert [ax.get_title() for ax in cells[:3]] == ["x", "y", ""]
+    assert cells[2].get_ylabel() == "estimate\nFrequency (Hz)" and cells[2].get_xlabel() == "Time (s)"
+    assert cells[0].get_ylabel() == "truth\nFrequency (Hz)" and figure.axes[4].get_ylabel() == "Level (dB)"
+    louder = plots.spectrogram_table(rows, RATE, HOP, top=10.0)
+    assert np.max(louder.axes[0].collections[0].get_array()) == pytest.approx(-20, abs=1e-4)
+
+
+def test_average_spectra_are_powers_over_frequency():
+    twice = np.concatenate([_magnitude(1000), np.zeros((513, 40))], axis=1)
+    figure = plots.average_spectra({"a": {"whole": _magnitude(1000), "half of the time": twice}}, RATE)
+    whole, half = figure.axes[0].lines
+    frequency, levels = whole.get_data()
+    assert abs(frequency[levels.argmax()] - 1000) < RATE / 1024 and frequency[-1] == RATE / 2
+    np.testing.assert_allclose([levels.max(), levels.min()], [0, -60], atol=1e-4)
+    assert half.get_ydata().max() == pytest.approx(10 * np.log10(0.5))
+    assert _labels(figure.axes[0]) == ("a", "Frequency (Hz)", "Level (dB)")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["whole", "half of the time"]
+
+
+def test_likelihoods_show_every_clip_from_far_below_to_far_above():
+    rows = list(itertools.product(["bass", "drums"], ["own", "noise"], [5.0, -3e5]))
+    figure = plots.likelihoods(pd.DataFrame(rows, columns=["prior", "audio", "log_prob"]))
+    for ax, name in zip(figure.axes, ("bass", "drums"), strict=True):
+        dots = np.concatenate([item.get_offsets()[:, 0] for item in ax.collections])
+        assert sorted(dots) == [-3e5, -3e5, 5, 5]
+        assert ax.get_xlim()[0] < -3e5 and ax.get_xscale() == "symlog"
+        assert ax.get_title() == f"{name} prior"
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["own", "noise"]
+
+
 def test_figures_can_be_saved_and_leave_nothing_open(tmp_path):
     figure = plots.waveforms({"x": np.ones(2000)}, 1000)
     figure.savefig(tmp_path / "x.png")
@@ -186,6 +223,10 @@ NAN = np.array([[np.nan, 1.0]])
             lambda: plots.paired_scatter(_campaign(), "best", "nobody"),
             "no song with a number of both 'best' and 'nobody'",
         ),
+        (lambda: plots.spectrogram_table({"row": {"bass": NAN}}, RATE, HOP), "bass.*NaN"),
+        (lambda: plots.spectrogram_table({"row": {}}, RATE, HOP), "nothing to draw"),
+        (lambda: plots.average_spectra({}, RATE), "nothing to draw"),
+        (lambda: plots.likelihoods(pd.DataFrame({"prior": ["a"]})), "audio"),
         (lambda: plots.latents(np.zeros((0, 3))), r"z.*shape \(0, 3\)"),
     ],
 )
