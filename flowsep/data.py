@@ -338,6 +338,7 @@ class CropSampler:
         if not len(which):
             raise FlowsepError(f"{source}: no crop of {length} samples reaches {silence_db} dB; is it silent?")
         self.candidates = np.stack([which, np.concatenate(starts)], axis=1)
+        _, self.first, self.count = np.unique(which, return_index=True, return_counts=True)  # of each segment
 
     def batch(self, step: int) -> np.ndarray:
         """The crops of one training step, float32 (batch, samples)."""
@@ -357,11 +358,11 @@ class CropSampler:
         return crops
 
     def _in_turn(self, rng: np.random.Generator, step: int) -> np.ndarray:
-        _, first, count = np.unique(self.candidates[:, 0], return_index=True, return_counts=True)
-        turn, place = np.divmod(np.arange(step * self.size, (step + 1) * self.size), len(first))
-        orders = {t: np.random.default_rng([self.seed, t, 1]).permutation(len(first)) for t in set(turn.tolist())}
-        segments = np.array([orders[t][p] for t, p in zip(turn.tolist(), place, strict=True)])
-        return self.candidates[first[segments] + rng.integers(count[segments])]
+        audible = len(self.first)
+        turn, place = np.divmod(np.arange(step * self.size, (step + 1) * self.size), audible)
+        orders = {t: np.random.default_rng([self.seed, t, 1]).permutation(audible) for t in set(turn.tolist())}
+        drawn = np.array([orders[t][p] for t, p in zip(turn.tolist(), place, strict=True)])
+        return self.candidates[self.first[drawn] + rng.integers(self.count[drawn])]
 
     def _faster(self, segment: np.ndarray, start: int, factor: float) -> np.ndarray:
         """A crop played `factor` times as fast, so that it needs as many more samples."""

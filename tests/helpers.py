@@ -66,7 +66,8 @@ def copy_project(tree: Path) -> Path:
     for name in ("_config.yml", "Snakefile"):
         shutil.copy(root / name, tree)
     (tree / "results").mkdir()
-    shutil.copy(root / "results" / "published.csv", tree / "results")
+    for path in (root / "results").glob("*.csv"):
+        shutil.copy(path, tree / "results")
     return tree
 
 

@@ -11,12 +11,10 @@ import nbformat
 import pandas as pd
 import pytest
 from browser import launch, open_page
+from helpers import copy_project
 
 from flowsep import load_prior, load_profile
 from flowsep.results import aggregate, load_scores
-
-ROOT = Path(__file__).parent.parent
-COPIED = ("_config.yml", "Snakefile", "book", "configs", "notebooks", "tools")
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
@@ -31,18 +29,7 @@ def snakemake(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     """A copy of the project (a folder with a blank and an umlaut in its name) in which `book` has been made."""
-    tree = tmp_path_factory.mktemp("chain") / "flowsep kopie ü"
-    tree.mkdir()
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(
-                ROOT / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__")
-            )
-        else:
-            shutil.copy(ROOT / name, tree)
-    (tree / "results").mkdir()
-    for name in ("published.csv", "sisec18_test_medians.csv"):
-        shutil.copy(ROOT / "results" / name, tree / "results")
+    tree = copy_project(tmp_path_factory.mktemp("chain") / "flowsep kopie ü")
     done = snakemake(tree, "book")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return tree
