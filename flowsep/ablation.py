@@ -73,10 +73,11 @@ def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior]
     """
     path, frame = Path(path), pd.DataFrame(columns=list(COLUMNS))
     weights = {name: _fingerprint(prior) for name, prior in priors.items()}
+    runs, tracks = itertools.chain(*settings(profile).values()), dataset.subset("valid")[: profile.ablation.tracks]
+    if not tracks:
+        raise FlowsepError(f"{dataset.root}: no validation songs (data.pieces holds out pieces instead) to vary it on")
     wanted = {}
-    for track, run in itertools.product(
-        dataset.subset("valid")[: profile.ablation.tracks], itertools.chain(*settings(profile).values())
-    ):
+    for track, run in itertools.product(tracks, runs):
         used = [weights[name] for name in profile.sources[: run["priors"]]]
         identity = (dataset.hash, track.name, profile.ablation.seconds, profile.ablation.iterations, used, run)
         wanted[hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]] = track, run

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import copy_project, write_hq_tree, write_packed_tree, write_slakh_track
+from reference.checkpoints import research_checkpoint
 
 from flowsep import load_prior
 from flowsep.evaluate import read_scores
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.chain
 
 
 def write_data(kind: str, root: Path) -> Path:
-    """Two training songs and one to test, ; for Slakh two more that lack a source."""
+    """Two training songs and one to test; for Slakh two more that lack a source."""
     if kind == "musdb18":
         return write_packed_tree(root, train=2, test=1, seconds=SECONDS)
     if kind == "singing":
@@ -106,3 +107,26 @@ def test_profile_runs_to_its_tables(tree, name):
         facts = load_prior(results / "priors" / f"{source}.safetensors").provenance
         assert (facts["train_segments"], facts["valid_segments"]) == (3, 1)  # two pieces of each of two songs
         assert facts["training"]["steps"] == 4 * 2
+
+
+def test_released_checkpoints_are_scored_without_training(tree):
+    """Folders of the research code and the songs are all that a table of the paper's own system needs."""
+    shipped = yaml.safe_load((ROOT / "configs" / "singing.yaml").read_text())["profile"]
+    smaller = shipped | {"name": "released", "data": shipped["data"] | {"kind": "musdb18hq"}}
+    smaller["systems"] = {"instglow": shipped["systems"]["instglow"] | SMALL_SYSTEMS["instglow"]}
+    (tree / "configs" / "released.yaml").write_text(yaml.safe_dump({"profile": smaller}))
+    for seed, source in enumerate(shipped["sources"]):
+        research_checkpoint(tree / "checkpoints" / source, seed, bins=514, epoch=1000)
+    data = write_hq_tree(tree / "data" / "released", train=1, test=1, seconds=3)
+    command = ["papermill", "notebooks/06_results.ipynb", "out.ipynb", "-f", "configs/released.yaml"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment["MUSDB_PATH"] = str(data)
+    done = subprocess.run(
+        [*command, "-p", "checkpoints", "checkpoints"], cwd=tree, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    scores = read_scores(tree / "results" / "released" / "scores" / "instglow@checkpoints.csv")
+    assert set(scores.stem) == {"vocals", "accompaniment"} and set(scores.status) == {"ok"}
+    assert scores.checkpoint.str.fullmatch(r"G_1000\.pth:\w{12} G_1000\.pth:\w{12}").all()
+    assert "instglow [checkpoints]" in (tree / "results" / "released" / "table-paper.md").read_text()
+    assert "InstGlow" in (tree / "results" / "released" / "table-paper.md").read_text()  # the paper's, beside it
