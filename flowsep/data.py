@@ -137,8 +137,8 @@ class Dataset:
         tracks = [track for track in self.tracks if track.subset == ("test" if name == "test" else "train")]
         if name != "test" and not self.pieces and not own:
             order = np.random.default_rng(self.seed).permutation(len(tracks))
-            held_out = set(order[max(0, len(tracks) - self.valid_tracks) :])
-            tracks = [track for i, track in enumerate(tracks) if (i in held_out) == (name == "valid")]
+            last = set(order[max(0, len(tracks) - self.valid_tracks) :])
+            tracks = [track for i, track in enumerate(tracks) if (i in last) == (name == "valid")]
         if not tracks:
             found = f"{len(self.tracks)} tracks, data.valid_tracks = {self.valid_tracks}"
             raise FlowsepError(f"{self.root}: nothing is left for '{name}' ({found})")
