@@ -172,6 +172,7 @@ class NewSourcesConfig(_Model):
     sources: tuple[str, ...] = Field(min_length=1)
     within: str  # the source of the profile that has held them so far
     steps: PositiveInt | None = None  # of their training, where it is shorter than the others'; all else is the same
+    seconds: PositiveFloat | None = None  # of each song that are separated, where its sources sound most; None: all
 
 
 class Profile(_Model):

@@ -6,7 +6,9 @@ Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/
 
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,7 +92,7 @@ def keep_excerpt(profile: Profile, track: Track, stems: Mapping[str, np.ndarray]
         write_audio(path, audio[:, start:stop], track.sample_rate)
 
 
-def excerpt(track: Track, sources: tuple[str, ...], seconds: float) -> tuple[int, int]:
+def excerpt(track: Any, sources: tuple[str, ...], seconds: float) -> tuple[int, int]:
     """(start, stop) in samples, whole seconds: where the geometric mean of the references' energies is largest.
 
     References that are silent from end to end do not count.
@@ -137,24 +139,26 @@ def score_new_sources(
 ) -> pd.DataFrame:
     """Score the flow before and after the priors of the new sources join it; the rows go to `new_sources.csv`.
 
-    The test songs that have the new sources are separated twice under the profile's options: by its own priors
-    (`variant` 'before'), and by these and the new ones ('after'). *After*, what the prior of `within` explains is the
-    `rest`, and `within` the sum of that and the new sources; *before*, each of these gets an equal share of `within`.
-    Both are scored on the same stems, so that the same frames count.
+    The test songs that have the new sources are separated under the profile's options by three sets of priors, the
+    `variant` of the rows. 'before': the profile's, where each new source and the `rest` get an equal share of `within`.
+    'after': these and the new ones, where the prior of `within` explains the rest. 'instead': the new ones in the place
+    of `within`, so that nothing explains a rest. In both, `within` is the sum of its parts. All are scored on the same
+    stems, so that the same frames count.
 
     Args:
-        on_estimates: called with (variant, track, estimates) after each track.
+        on_estimates: called with (variant, track, estimates) after each track; the track has a stem `rest`.
     Raises:
         FlowsepError: no new sources in the profile, no test song that has them, a missing prior.
     """
     new = profile.new_sources
     if new is None:
         raise FlowsepError(f"profile {profile.name}: names no `new_sources`")
-    tracks = [_Parted(track, new) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
+    tracks = [_Parted(track, profile) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
     if not tracks:
         raise FlowsepError(f"{dataset.root}: no test song has stems of all new sources ({', '.join(new.sources)})")
+    instead = tuple(source for source in profile.trained if source != new.within)
     frames = []
-    for variant, sources in (("before", profile.sources), ("after", profile.trained)):
+    for variant, sources in (("before", profile.sources), ("after", profile.trained), ("instead", instead)):
         options = profile.systems.get("instglow")
         flow = _PartedFlow(load_system("instglow", options, sources=sources, priors=profile.folder / "priors"), new)
 
@@ -179,19 +183,34 @@ def score_new_sources(
 
 
 class _Parted:
-    """A track in which `rest` is the stem of `within` without the new sources."""
+    """The seconds of a track that are separated; its `rest` is the stem of `within` without the new sources."""
 
-    def __init__(self, track: Track, new: NewSourcesConfig):
-        self.track, self.new = track, new
+    def __init__(self, track: Track, profile: Profile):
+        self.track, self.new = track, profile.new_sources
+        self.sources = (*(source for source in profile.trained if source != self.new.within), REST)  # they sum up
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.track, name)
 
+    def mixture(self) -> np.ndarray:
+        """See `Track.mixture`."""
+        return self.track.mixture()[:, self._span]
+
     def stem(self, source: str) -> np.ndarray:
         """See `Track.stem`."""
+        return self._whole(source)[:, self._span]
+
+    def _whole(self, source: str) -> np.ndarray:
         if source != REST:
             return self.track.stem(source)
         return self.track.stem(self.new.within) - sum(self.track.stem(name) for name in self.new.sources)
+
+    @cached_property
+    def _span(self) -> slice:
+        if self.new.seconds is None:
+            return slice(None)
+        whole = SimpleNamespace(stem=self._whole, sample_rate=self.sample_rate)
+        return slice(*excerpt(whole, self.sources, self.new.seconds))
 
 
 class _PartedFlow:
@@ -205,7 +224,9 @@ class _PartedFlow:
 
     def separate(self, mixture: np.ndarray, sample_rate: int, references: Any = None) -> dict[str, np.ndarray]:
         """See `System.separate`."""
-        found, parts = self.flow.separate(mixture, sample_rate), (self.new.within, *self.new.sources)
-        if not set(parts) <= set(found):
-            found |= dict.fromkeys(parts, found[self.new.within] / len(parts))
-        return found | {REST: found[self.new.within], self.new.within: sum(found[part] for part in parts)}
+        found, within = self.flow.separate(mixture, sample_rate), self.new.within
+        parts = (within, *self.new.sources)
+        if not set(self.new.sources) <= set(found):
+            found |= dict.fromkeys(parts, found[within] / len(parts))
+        rest = found.get(within, np.zeros_like(mixture))
+        return found | {REST: rest, within: rest + sum(found[name] for name in self.new.sources)}

@@ -10,7 +10,8 @@ from flowsep.evaluate import read_scores
 from flowsep.files import sha256
 from flowsep.run import REST, score_new_sources
 
-NEW = {"sources": ["guitar", "piano"], "within": "other", "steps": 7}
+NEW = {"sources": ["guitar", "piano"], "within": "other", "steps": 7, "seconds": 2}
+VARIANTS = ("before", "after", "instead")
 SOURCES = ("vocals", "bass", "drums", "other")
 
 
@@ -48,23 +49,26 @@ def test_before_shares_are_equal_and_after_the_parts_make_the_whole(place):
 
     def keep(variant, track, estimates):
         kept[variant, track.name] = estimates
-        np.testing.assert_allclose(
-            track.stem(REST) + track.stem("guitar") + track.stem("piano"), track.stem("other"), atol=1e-6
-        )
-        parts = [estimates[name] for name in ("vocals", "bass", "drums", "guitar", "piano", REST)]
-        np.testing.assert_allclose(sum(parts), track.mixture(), atol=1e-5)
+        inside = track.stem(REST) + track.stem("guitar") + track.stem("piano")
+        np.testing.assert_allclose(inside, track.stem("other"), atol=1e-6)
+        assert track.sources == ("vocals", "bass", "drums", "guitar", "piano", REST)
+        assert track.mixture().shape == (2, 2 * RATE)
+        for of in (track.stem, estimates.get):
+            np.testing.assert_allclose(sum(of(name) for name in track.sources), track.mixture(), atol=1e-5)
 
     frame = score_new_sources(profile, dataset, on_estimates=keep, progress=False)
-    assert set(kept) == {(variant, f"song {k}") for variant in ("before", "after") for k in (1, 2)}
+    assert set(kept) == {(variant, f"song {k}") for variant in VARIANTS for k in (1, 2)}
     for (variant, _), its in kept.items():
         np.testing.assert_allclose(its["guitar"] + its["piano"] + its[REST], its["other"], atol=1e-6)
         same = [np.allclose(its["other"], 3 * its[name], atol=1e-6) for name in ("guitar", "piano", REST)]
         assert same == [variant == "before"] * 3
+        assert its[REST].any() == (variant != "instead")
     assert {source: sha256(profile.folder / "priors" / f"{source}.safetensors") for source in SOURCES} == old
 
     assert (frame.status == "ok").all() and set(frame.stem) == {*profile.trained, REST}
-    assert frame.groupby("variant").size().to_dict() == {"before": 28, "after": 28}  # 2 songs, 7 stems, 2 metrics
-    assert frame.groupby("variant").checkpoint.first().str.split().str.len().to_dict() == {"before": 4, "after": 6}
+    assert frame.groupby("variant").size().to_dict() == dict.fromkeys(VARIANTS, 28)  # 2 songs, 7 stems, 2 metrics
+    files = frame.groupby("variant").checkpoint.first().str.split().str.len()
+    assert files.to_dict() == {"before": 4, "after": 6, "instead": 5}
     assert (frame.config_hash == profile.hash).all()
     assert len(read_scores(profile.folder / "new_sources.csv")) == len(frame)
 
