@@ -266,3 +266,14 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         provenance=provenance,
         progress=progress,
     )
+
+
+def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 20, most: int = 200) -> np.ndarray:
+    """Solo clips that no prior has seen, of the test songs and cut as for training: float32 (clips, samples).
+
+    Of the first `songs` that have the source, and thinned out evenly to `most`, so that any data set is as quick.
+    """
+    segments = solo_segments(dataset, "test", source, profile.feature)[:songs]
+    length = crop_samples(profile.training, profile.feature)
+    clips = validation_crops(segments, length, profile.training.silence_db)
+    return clips[np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)]
