@@ -12,8 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import write_hq_tree
 
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, Profile, TrainingConfig, fit_prior, load_prior, train
+from flowsep import (
+    FeatureConfig,
+    FlowsepError,
+    GlowConfig,
+    Profile,
+    TrainingConfig,
+    fit_prior,
+    load_dataset,
+    load_prior,
+    train,
+)
+from flowsep.data import solo_segments, validation_crops
 from flowsep.train import crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
@@ -148,3 +160,20 @@ def test_crops_give_even_frames_without_edges():
         training = TrainingConfig(crop_seconds=seconds)
         frames = magnitudes(torch.zeros(1, crop_samples(training, FEATURE)), FEATURE).shape[-1]
         assert frames % 2 == 0 and math.isclose(frames * 256 / 22050, seconds, abs_tol=0.025)
+
+
+def test_held_out_clips_are_of_the_test_songs_and_bounded(tmp_path):
+    root = write_hq_tree(tmp_path / "songs", train=3, test=3, seconds=2.0)
+    data = {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}
+    profile = Profile(name="x", data=data, training={"crop_seconds": 0.2})
+    dataset = load_dataset(profile.data, profile.seed)
+    every = train.held_out_clips(dataset, "bass", profile)
+    length = crop_samples(profile.training, profile.feature)
+    own = np.concatenate(
+        [validation_crops([x], length) for x in solo_segments(dataset, "test", "bass", profile.feature)]
+    )
+    np.testing.assert_array_equal(every, own)
+    few = train.held_out_clips(dataset, "bass", profile, most=5)
+    assert few.shape == (5, length)
+    np.testing.assert_array_equal(few[[0, -1]], every[[0, -1]])  # spread over all of them
+    assert len(train.held_out_clips(dataset, "bass", profile, songs=1)) == len(every) // 3
