@@ -93,7 +93,7 @@
     // In its dark theme the book puts HTML outputs on a light card; the controls have the page's own colours.
     const style = document.createElement("style");
     style.id = TAG;
-    style.textContent = `html[data-theme=dark] .bd-content div.cell_output .text_html:has(${TAG})
+    style.textContent = `html[data-theme=dark] .bd-content div.cell_output .text_html:not(:has(table.dataframe)):has(${TAG})
       { background: none; color: inherit; padding: 0 }`;
     document.head.append(style);
   }

@@ -54,7 +54,7 @@ class PictureSlider:
         return (
             f'<figure{hidden} data-label="{label}"><img src="data:{self.media[step]};base64,{data}" decoding="sync" '
             f'width="{width}" height="{height}" style="max-width:100%;height:auto" alt="{label}">'
-            f"<figcaption>{label}</figcaption></figure>"
+            f'<figcaption style="color:inherit;font:inherit;text-align:left">{label}</figcaption></figure>'
         )
 
 
