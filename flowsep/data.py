@@ -12,7 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 
@@ -244,11 +244,8 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
     Raises FlowsepError: no track has the source, damaged tracks (named together), too few pieces to hold one out.
     """
     config = dataset.pieces if subset != "test" else None
-    tracks = [t for t in dataset.subset("train" if config else subset) if source in (*t.files, "accompaniment")]
-    if not tracks:
-        known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))
-        raise FlowsepError(f"{dataset.root}: no {subset} track has the source '{source}'; sources there: {known}")
-    stems = _mono_stems(dataset, tracks, source, feature.sample_rate, config)
+    tracks = _having(dataset, "train" if config else subset, source)
+    stems = [frames[:, 0] for frames in _decoded(dataset, tracks, source, feature.sample_rate, 1, config)]
     if config is None:
         return stems
     pieces = []
@@ -262,40 +259,75 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
     return [pieces[i] for i in np.flatnonzero(chosen)]
 
 
-def _mono_stems(
-    dataset: Dataset, tracks: Sequence[Track], source: str, sample_rate: int, pieces: PiecesConfig | None
-) -> list[np.ndarray]:
-    """One array a track, all within one file: a mapped file each would need more open files than systems allow.
+def whole_stems(dataset: Dataset, subset: str, source: str, sample_rate: int, channels: int = 2) -> list[np.ndarray]:
+    """The stems of one source in all tracks of a subset, memory-mapped float32 arrays (channels, samples).
 
-    The file holds where each array ends (64-bit integers, in samples), then the samples.
+    The arrays of several sources lie side by side in time; a track that lacks the source has one without samples. They
+    are decoded and resampled (soxr) once, as for `solo_segments`, into 8 bytes a stereo sample. Songs are held out as a
+    whole, also in a data set with `pieces`, which are of one source each.
+
+    Raises FlowsepError: no track has the source, damaged tracks (named together).
+    """
+    whole = replace(dataset, pieces=None)
+    _having(whole, subset, source)
+    return [frames.T for frames in _decoded(whole, whole.subset(subset), source, sample_rate, channels, None)]
+
+
+def _having(dataset: Dataset, subset: str, source: str) -> list[Track]:
+    """The tracks of a subset that have a source; FlowsepError where none has."""
+    tracks = [track for track in dataset.subset(subset) if source in (*track.files, "accompaniment")]
+    if not tracks:
+        known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))
+        raise FlowsepError(f"{dataset.root}: no {subset} track has the source '{source}'; sources there: {known}")
+    return tracks
+
+
+def _decoded(
+    dataset: Dataset,
+    tracks: Sequence[Track],
+    source: str,
+    sample_rate: int,
+    channels: int,
+    pieces: PiecesConfig | None,
+) -> list[np.ndarray]:
+    """One array (samples, channels) a track; one channel is the mean of all, and `pieces` needs one.
+
+    All lie within one file: a mapped file each would need more open files than systems allow. The file holds where
+    each array ends (64-bit integers, in numbers), then the numbers.
     """
     files = [[(path.name, path.stat().st_mtime_ns) for path in track.files_of(source)] for track in tracks]
     silence = pieces and (pieces.silence_db, pieces.max_silence_seconds)
     names = [(track.subset, track.name) for track in tracks]
-    identity = repr((dataset.hash, names, files, source, sample_rate, silence))
+    identity = repr((dataset.hash, names, files, source, sample_rate, channels, silence))
     cached = cache_folder() / "segments" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.f32"
     if not cached.is_file():
         ends, failed = np.zeros(len(tracks), np.int64), []
         with atomic_path(cached) as temporary, temporary.open("wb") as file:
             file.write(ends.tobytes())
             for i, track in enumerate(tracks):
+                ends[i] = ends[i - 1]
+                if not track.files_of(source):
+                    continue
                 try:
-                    mono = soxr.resample(track.stem(source).mean(axis=0), track.sample_rate, sample_rate, "HQ")
+                    audio, rate = track.stem(source), track.sample_rate
                 except FlowsepError as error:
                     failed.append(str(error))
                     continue
-                mono = remove_silences(mono, sample_rate, pieces) if pieces else mono
+                audio = audio.mean(axis=0, keepdims=True) if channels == 1 else _as_channels(audio, channels)
+                frames = soxr.resample(audio.T, rate, sample_rate, "HQ")
+                frames = remove_silences(frames[:, 0], sample_rate, pieces) if pieces else frames
                 with writable(cached, "make room, or set FLOWSEP_DATA to another folder"):
-                    file.write(mono.tobytes())
-                ends[i] = ends[i - 1] + len(mono)
+                    file.write(frames.tobytes())
+                ends[i] += frames.size
             if failed:
                 raise FlowsepError(f"{len(failed)} of {len(tracks)} tracks cannot be trained on: {'; '.join(failed)}")
             file.seek(0)
             file.write(ends.tobytes())
     content = np.memmap(cached, mode="r")
     ends = content[: 8 * len(tracks)].view(np.int64)
-    samples = content[8 * len(tracks) :].view(np.float32)
-    return [samples[start:stop] for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
+    numbers = content[8 * len(tracks) :].view(np.float32)
+    bounds = zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)
+    return [numbers[start:stop].reshape(-1, channels) for start, stop in bounds]
 
 
 class CropSampler:
