@@ -5,7 +5,7 @@ Taught in `notebooks/04_train_prior.ipynb`.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import FeatureConfig, GlowConfig, Profile, TrainingConfig
@@ -84,73 +84,138 @@ def fit_prior(
     settings = {"source": source, "seed": seed}
     settings |= {"model": model.model_dump(mode="json"), "feature": feature.model_dump(mode="json")}
     settings |= {"training": training.model_dump(mode="json")}
-    fabric = _fabric(training)
+    fabric = start_fabric(training)
     torch.manual_seed(seed)
     prior = Prior(model, feature, source).to(fabric.device)
     held_out = _features(torch.from_numpy(validation).to(fabric.device), prior)
     start = [sampler.batch(step) for step in range(max(1, 64 // training.batch))]
     prior.glow.initialise(_features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior))
     add_weight_norm(prior.glow)
-    optimizer = torch.optim.Adam(prior.glow.parameters(), lr=training.lr)
-    flow, optimizer = fabric.setup(prior.glow, optimizer)
 
-    def validate() -> float:
-        prior.eval()
-        with torch.no_grad():
-            total = sum(_nll(flow, part).item() * len(part) for part in held_out.split(training.batch))
-        prior.train()
+    def loss(flow: nn.Module, step: int) -> Tensor:
+        return _nll(flow, _features(torch.from_numpy(sampler.batch(step)).to(fabric.device), prior))
+
+    def validate(flow: nn.Module) -> float:
+        total = sum(_nll(flow, part).item() * len(part) for part in held_out.split(training.batch))
         return total / len(held_out)
+
+    def keep(step: int, nll: float, best: bool) -> None:
+        facts = {"step": step, "valid_nll": nll, "seed": seed, "training": training.model_dump(mode="json")}
+        plain = _folded(prior, dict(provenance or {}) | facts)
+        if best:
+            plain.save(checkpoint)
+        plain.save(work / "last.safetensors")
+
+    optimise(
+        fabric,
+        prior.glow,
+        training,
+        loss=loss,
+        validate=validate,
+        keep=keep,
+        settings=settings,
+        work=work,
+        name=source,
+        seed=seed,
+        column="nll",
+        margin=DIVERGED,
+        progress=progress,
+    )
+    if not checkpoint.is_file():
+        raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
+    return Prior.load(checkpoint)
+
+
+def optimise(
+    fabric: Fabric,
+    network: nn.Module,
+    training: TrainingConfig,
+    *,
+    loss: Callable[[nn.Module, int], Tensor],
+    validate: Callable[[nn.Module], float],
+    keep: Callable[[int, float, bool], None],
+    settings: Mapping[str, Any],
+    work: Path,
+    name: str,
+    seed: int,
+    column: str = "value",
+    margin: float = math.inf,
+    key: str = "training.lr",
+    progress: bool = True,
+) -> None:
+    """`training.steps` steps of Adam on `loss`, seeded by (seed, step), that go on where a killed run left off.
+
+    Args:
+        fabric: of `start_fabric`.
+        network: on the device of `fabric`.
+        training: steps, lr, schedule, clip, validate_every.
+        loss: (network, step) -> the loss of that step's batch, a scalar.
+        validate: network, in evaluation mode and without gradients -> its loss on held-out songs.
+        keep: called with (step, validation loss, is it the best yet) after each validation but the first, which is
+            of the network as it was handed in; it writes the weights.
+        settings: what a run must have in common with the one that it continues, as JSON holds it.
+        work: folder of `state.safetensors` and `loss.csv` (columns step, split, `column`, seconds).
+        name: for messages and the bar.
+        margin: a validation loss that exceeds the first one by more ends the training.
+        key: of the learning rate, as the messages call it.
+    Raises:
+        FlowsepError: the loss became NaN, or left its start behind; the state belongs to another configuration.
+    """
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.lr)
+    wrapped, optimizer = fabric.setup(network, optimizer)
+
+    def validated() -> float:
+        network.eval()
+        with torch.no_grad():
+            value = validate(wrapped)
+        network.train()
+        return value
 
     state = work / "state.safetensors"
     if state.is_file():
-        done, best, rows = _resume(state, settings, prior, optimizer, work)
+        done, best, rows = _resume(state, settings, network, optimizer, work)
     else:
-        done, best = 0, validate()
-        rows = [{"step": 0, "split": "valid", "nll": best, "seconds": 0.0}]
+        done, best = 0, validated()
+        rows = [{"step": 0, "split": "valid", column: best, "seconds": 0.0}]
     before, began = rows[-1]["seconds"], time.monotonic()
-    prior.train()
+    network.train()
     recent: list[Tensor] = []
-    bar = tqdm(total=training.steps, initial=done, desc=source, unit="step", disable=not progress, mininterval=2)
+    bar = tqdm(total=training.steps, initial=done, desc=name, unit="step", disable=not progress, mininterval=2)
     for step in range(done, training.steps):
         torch.manual_seed(seed * 1_000_003 + step)  # dropout draws from here, also after a resumption
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step)
-        loss = _nll(flow, _features(torch.from_numpy(sampler.batch(step)).to(fabric.device), prior))
+        value = loss(wrapped, step)
         optimizer.zero_grad()
-        fabric.backward(loss)
-        fabric.clip_gradients(flow, optimizer, max_norm=training.clip, error_if_nonfinite=False)
+        fabric.backward(value)
+        fabric.clip_gradients(wrapped, optimizer, max_norm=training.clip, error_if_nonfinite=False)
         optimizer.step()
-        recent.append(loss.detach())
+        recent.append(value.detach())
         done, last = step + 1, step + 1 == training.steps
         bar.update()
         if done % CHECK_EVERY == 0 or last or done % training.validate_every == 0:
             mean = torch.stack(recent).mean().item()
             recent.clear()
             if not math.isfinite(mean):
-                raise FlowsepError(f"{source}: training loss became {mean} by step {done}; lower `training.lr`")
-            rows.append({"step": done, "split": "train", "nll": mean, "seconds": before + time.monotonic() - began})
+                raise FlowsepError(f"{name}: training loss became {mean} by step {done}; lower `{key}`")
+            rows.append({"step": done, "split": "train", column: mean, "seconds": before + time.monotonic() - began})
         if last or done % training.validate_every == 0:
-            nll = validate()
-            if not nll < rows[0]["nll"] + DIVERGED:
+            held_out = validated()
+            if not held_out < rows[0][column] + margin:
                 raise FlowsepError(
-                    f"{source}: training diverged: validation {nll:.2f} nats per element at step {done}, "
-                    f"{rows[0]['nll']:.2f} at the start; lower `training.lr`"
+                    f"{name}: training diverged: validation loss {held_out:.4g} at step {done}, "
+                    f"{rows[0][column]:.4g} at the start; lower `{key}`"
                 )
-            rows.append({"step": done, "split": "valid", "nll": nll, "seconds": before + time.monotonic() - began})
-            bar.set_postfix_str(f"valid {nll:.3f}")
-            facts = {"step": done, "valid_nll": nll, "seed": seed, "training": training.model_dump(mode="json")}
-            plain = _folded(prior, dict(provenance or {}) | facts)
-            if nll < best:
-                best = nll
-                plain.save(checkpoint)
-            plain.save(work / "last.safetensors")
+            rows.append(
+                {"step": done, "split": "valid", column: held_out, "seconds": before + time.monotonic() - began}
+            )
+            bar.set_postfix_str(f"valid {held_out:.4g}")
+            keep(done, held_out, held_out < best)
+            best = min(best, held_out)
             with atomic_path(work / "loss.csv") as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-            _save_state(state, settings, done, best, prior, optimizer)  # last: what it continues is on disk by now
+            _save_state(state, settings, done, best, network, optimizer)  # last: what it continues is on disk by now
     bar.close()
-    if not checkpoint.is_file():
-        raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-    return Prior.load(checkpoint)
 
 
 def learning_rate(training: TrainingConfig, step: int) -> float:
@@ -172,12 +237,13 @@ def _features(audio: Tensor, prior: Prior) -> Tensor:
     return pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1)
 
 
-def _nll(flow: torch.nn.Module, x: Tensor) -> Tensor:
+def _nll(flow: nn.Module, x: Tensor) -> Tensor:
     z, logdet = flow(x)
     return -(standard_normal_log_prob(z.float()) + logdet).mean() / x[0].numel()
 
 
-def _fabric(training: TrainingConfig) -> Fabric:
+def start_fabric(training: TrainingConfig) -> Fabric:
+    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere."""
     device = choose_device(training.device)
     precision = training.precision
     if precision == "auto":
@@ -197,16 +263,21 @@ def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
 
 
 def _save_state(
-    path: Path, settings: dict[str, Any], step: int, best: float, prior: Prior, optimizer: torch.optim.Optimizer
+    path: Path,
+    settings: Mapping[str, Any],
+    step: int,
+    best: float,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
-    tensors = {f"model.{name}": value for name, value in prior.glow.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    save_safetensors(path, tensors, settings | {"step": step, "best": best})
+    save_safetensors(path, tensors, {**settings, "step": step, "best": best})
 
 
 def _resume(
-    path: Path, settings: dict[str, Any], prior: Prior, optimizer: torch.optim.Optimizer, work: Path
+    path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
 ) -> tuple[int, float, list[dict[str, Any]]]:
     header, tensors = read_safetensors(path)
     for key, value in settings.items():
@@ -214,7 +285,7 @@ def _resume(
             raise FlowsepError(
                 f"{path}: began with {key} = {header.get(key)}, now {value}; remove {work} to start anew"
             )
-    load_exactly(prior.glow, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
+    load_exactly(network, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):
