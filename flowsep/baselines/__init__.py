@@ -18,6 +18,11 @@ from ..files import FlowsepError
 SYSTEMS = {
     "instglow": "instglow:InstGlow",
     "nmf": "nmf:SourceNMF",
+    "demucs_v2": "demucs_v2:DemucsV2",
+    "conv_tasnet": "conv_tasnet:ConvTasNet",
+    "open_unmix": "open_unmix:OpenUnmix",
+    "open_unmix_random": "open_unmix:RandomMixesOpenUnmix",
+    "wave_u_net": "wave_u_net:WaveUNet",
     "ideal_ratio_mask": "oracle:IdealRatioMask",
     "mixture": "mixture:UnprocessedMixture",
 }
