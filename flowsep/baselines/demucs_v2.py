@@ -1,6 +1,7 @@
 """Demucs v2: a U-Net on the waveform with a recurrent layer at its bottom (Défossez, Usunier, Bottou, Bach 2019)."""
 
 from pydantic import PositiveInt
+from torch import Tensor
 
 from .supervised import Supervised, SupervisedOptions, library
 
@@ -13,7 +14,11 @@ class DemucsOptions(SupervisedOptions):
 
 
 class DemucsV2(Supervised):
-    """`demucs.demucs.Demucs` without what its later versions added; estimates have the mixture's length and scale."""
+    """`f(x) = sigma(x) g(x / sigma(x))`, g of `demucs.demucs.Demucs` without what its later versions added.
+
+    sigma is the standard deviation of the mixture. Version 2 scales its songs by theirs before the network sees them,
+    in training as in use, and measures the loss at that scale; here crops and segments are scaled.
+    """
 
     name = "demucs_v2"
     Options = DemucsOptions
@@ -32,5 +37,19 @@ class DemucsV2(Supervised):
             norm_starts=999,  # no layer is normalised
             dconv_mode=0,  # nor has a residual branch
             context=1,
-            normalize=False,
+            normalize=False,  # of each input; see the class
         )
+
+    def loss(self, network, stems):
+        """mean |g(x / sigma) - s / sigma|."""
+        return super().loss(network, stems / deviation(stems.sum(dim=1)).unsqueeze(1))
+
+    def estimate(self, network, mixture):
+        """See `Supervised.estimate`."""
+        sigma = deviation(mixture)
+        return network(mixture / sigma) * sigma.unsqueeze(1)
+
+
+def deviation(mixture: Tensor) -> Tensor:
+    """sqrt(var of the mean of the channels over time), -60 dB at least; (batch, channels, samples) -> (batch, 1, 1)."""
+    return mixture.mean(dim=1, keepdim=True).std(dim=-1, keepdim=True, correction=0).clamp_min(1e-3)
