@@ -4,6 +4,8 @@ The masking network is asteroid's. The encoder and decoder take all channels at 
 asteroid's own take one.
 """
 
+from typing import ClassVar
+
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,6 +30,7 @@ class ConvTasNet(Supervised):
 
     name = "conv_tasnet"
     Options = ConvTasNetOptions
+    defaults: ClassVar = {"lr": 3e-4}  # as in Défossez et al. 2019
 
     def build(self):
         """Rectified masks and global layer normalisation."""

@@ -1,5 +1,7 @@
 """Demucs v2: a U-Net on the waveform with a recurrent layer at its bottom (Défossez, Usunier, Bottou, Bach 2019)."""
 
+from typing import ClassVar
+
 from pydantic import PositiveInt
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class DemucsV2(Supervised):
 
     name = "demucs_v2"
     Options = DemucsOptions
+    defaults: ClassVar = {"lr": 3e-4}  # as published
 
     def build(self):
         """The library's class in the setting of version 2, which still resamples to twice the rate inside."""

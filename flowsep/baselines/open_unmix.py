@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -81,7 +82,7 @@ class RandomMixesOpenUnmix(OpenUnmix):
     """The same network when songs are not known: fitted to sums of stems that do not belong together."""
 
     name = "open_unmix_random"
-    defaults = {"mixes": "random"}  # noqa: RUF012
+    defaults: ClassVar = {"mixes": "random"}
 
 
 class SideBySide(nn.Module):

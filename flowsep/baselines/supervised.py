@@ -85,7 +85,7 @@ class Supervised(System):
         """Samples on both sides of a segment that the network wants to see as well."""
         return 0
 
-    def fit(self, dataset, profile, folder, progress=True):
+    def fit(self, dataset, profile, folder, progress=False):
         """Train on `dataset`, and write `<folder>/<name>.safetensors` when all is done.
 
         The best weights by the loss on the held-out songs count, as for the priors. Until then the work lies in

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from pydantic import PositiveInt
@@ -25,6 +26,7 @@ class WaveUNet(Supervised):
 
     name = "wave_u_net"
     Options = WaveUNetOptions
+    defaults: ClassVar = {"lr": 1e-4, "crop_seconds": 3.34}  # as published: 147,443 samples
 
     def build(self):
         """Random weights of the sizes in the options."""
