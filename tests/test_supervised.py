@@ -93,7 +93,13 @@ def test_any_length_number_of_channels_and_rate(name):
     for channels in (1, 2):
         system = small(name, channels=channels, segment_seconds=0.2, overlap_seconds=0.05)
         system.network = system.build().eval()
-        for samples, heard, rate in ((1, 1, RATE), (777, 2, RATE), (2 * RATE + 1, 2, RATE), (3001, 1, 11_025)):
+        for samples, heard, rate in (
+            (1, 1, RATE),
+            (777, 2, RATE),
+            (2 * RATE + 1, 2, RATE),
+            (3001, 1, 11_025),
+            (1, 2, 44_100),
+        ):
             mixture = np.random.default_rng(0).standard_normal((heard, samples)).astype(np.float32)
             found = system.separate(mixture, rate)
             assert list(found) == list(PAIR)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -133,7 +133,9 @@ class Supervised(System):
                 save_safetensors(work / "best.safetensors", network.state_dict(), {"step": step, "valid_loss": value})
 
         settings = {"system": self.name, "sources": list(self.sources), "seed": profile.seed, "data": dataset.hash}
-        settings |= {"options": self._lasting_options(), "training": training.model_dump(mode="json")}
+        unused = {"epochs", "gain_db", "speed", "silence_db"}  # of the priors' crops
+        settings |= {"training": training.model_dump(mode="json", exclude=unused)}
+        settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
         optimise(
             fabric,
             network,
@@ -169,7 +171,7 @@ class Supervised(System):
         if not np.any(mixture):
             return {source: np.zeros_like(mixture, np.float32) for source in self.sources}
         audio = soxr.resample(np.asarray(mixture, np.float32).T, sample_rate, rate, "HQ").T
-        heard = torch.from_numpy(np.ascontiguousarray(audio))
+        heard = torch.from_numpy(_fit(audio, max(1, audio.shape[-1])))  # a few samples may resample to none
         channels = self.options.channels
         heard = heard.expand(1, 2, -1) if channels > len(heard) else heard.unflatten(0, (-1, channels))
 
@@ -211,9 +213,6 @@ class Supervised(System):
         network = self.build()
         load_exactly(network, tensors, path)
         self.network = network.eval()
-
-    def _lasting_options(self) -> dict[str, Any]:
-        return self.options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))
 
     def _path(self, folder: str | Path | None) -> Path:
         if folder is None:
