@@ -23,7 +23,9 @@ SYSTEMS = {
     "open_unmix": "open_unmix:OpenUnmix",
     "open_unmix_random": "open_unmix:RandomMixesOpenUnmix",
     "wave_u_net": "wave_u_net:WaveUNet",
+    "hpss": "hpss:HarmonicPercussive",
     "ideal_ratio_mask": "oracle:IdealRatioMask",
+    "multichannel_wiener": "wiener_oracle:MultichannelWiener",
     "mixture": "mixture:UnprocessedMixture",
 }
 

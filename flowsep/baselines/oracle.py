@@ -1,5 +1,7 @@
 """The ceiling of masking: what the best soft mask of a kind would reach, computed from the true stems."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 
@@ -20,18 +22,24 @@ class IdealRatioMask(System):
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError without a reference of the mixture's shape for every source."""
-        for source in self.sources:
-            if references is None or source not in references:
-                raise FlowsepError(f"ideal_ratio_mask: no reference of '{source}'; an oracle needs every true stem")
-            if references[source].shape != mixture.shape:
-                raise FlowsepError(
-                    f"ideal_ratio_mask: '{source}' has shape {references[source].shape}, the mixture {mixture.shape}"
-                )
-        spectrum = _spectrum(mixture)
-        masks = ratio_masks({source: _spectrum(references[source]).abs() for source in self.sources})
+        check_references(self.name, self.sources, mixture, references)
+        spectrum = spectrum_of(mixture)
+        masks = ratio_masks({source: spectrum_of(references[source]).abs() for source in self.sources})
         samples = mixture.shape[-1]
         return {source: istft(mask * spectrum, samples, N_FFT, HOP).numpy() for source, mask in masks.items()}
 
 
-def _spectrum(audio: np.ndarray) -> torch.Tensor:
+def check_references(
+    name: str, sources: Sequence[str], mixture: np.ndarray, references: Mapping[str, np.ndarray] | None
+) -> None:
+    """FlowsepError, naming the oracle, unless there is a reference of the mixture's shape for every source."""
+    for source in sources:
+        if references is None or source not in references:
+            raise FlowsepError(f"{name}: no reference of '{source}'; an oracle needs every true stem")
+        if references[source].shape != mixture.shape:
+            raise FlowsepError(f"{name}: '{source}' has shape {references[source].shape}, the mixture {mixture.shape}")
+
+
+def spectrum_of(audio: np.ndarray) -> torch.Tensor:
+    """The oracles' STFT, single precision: (channels, samples) -> (channels, bins, frames)."""
     return stft(torch.from_numpy(np.ascontiguousarray(audio, np.float32)), N_FFT, HOP)
