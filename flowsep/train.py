@@ -173,7 +173,7 @@ def optimise(
 
     state = work / "state.safetensors"
     if state.is_file():
-        done, best, rows = _resume(state, settings, network, optimizer, work)
+        done, best, rows = resume(state, settings, network, optimizer, work)
     else:
         done, best = 0, validated()
         rows = [{"step": 0, "split": "valid", column: best, "seconds": 0.0}]
@@ -214,7 +214,7 @@ def optimise(
             best = min(best, held_out)
             with atomic_path(work / "loss.csv") as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-            _save_state(state, settings, done, best, network, optimizer)  # last: what it continues is on disk by now
+            save_state(state, settings, done, best, network, optimizer)  # last: what it continues is on disk by now
     bar.close()
 
 
@@ -262,7 +262,7 @@ def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
     return plain.eval()
 
 
-def _save_state(
+def save_state(
     path: Path,
     settings: Mapping[str, Any],
     step: int,
@@ -270,15 +270,20 @@ def _save_state(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
+    """Write all that a training goes on from: settings, steps done, best validation, weights, Adam's moments."""
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
     save_safetensors(path, tensors, {**settings, "step": step, "best": best})
 
 
-def _resume(
+def resume(
     path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
 ) -> tuple[int, float, list[dict[str, Any]]]:
+    """Put back what `save_state` wrote; returns steps done, best validation and the rows of `<work>/loss.csv` so far.
+
+    Raises FlowsepError where any of `settings` differs.
+    """
     header, tensors = read_safetensors(path)
     for key, value in settings.items():
         if header.get(key) != value:

@@ -18,6 +18,7 @@ from ..files import FlowsepError
 SYSTEMS = {
     "instglow": "instglow:InstGlow",
     "nmf": "nmf:SourceNMF",
+    "gan_prior": "gan_prior:GanPrior",
     "demucs_v2": "demucs_v2:DemucsV2",
     "conv_tasnet": "conv_tasnet:ConvTasNet",
     "open_unmix": "open_unmix:OpenUnmix",
