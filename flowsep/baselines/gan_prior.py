@@ -280,7 +280,8 @@ def mixture_loss(mixture: Tensor, sources: Tensor, options: GanOptions) -> Tenso
     quotient = (mixture.log1p().sum(dim=1) + LOG_FLOOR) / (total.log1p().sum(dim=1) + LOG_FLOOR)
     loss = options.spectral * spectral + options.ratio * quotient.sum(dim=1)
     loss = loss - options.inclusion * exclusion(x, y, options.levels)
-    pairs = [exclusion(a, b, options.levels) for a, b in combinations(parts.unbind(dim=1), 2)]
+    together = combinations(parts.unbind(dim=1), 2) if options.exclusion else ()  # the dearest term
+    pairs = [exclusion(a, b, options.levels) for a, b in together]
     return loss + options.exclusion * torch.stack(pairs).mean(dim=0) if pairs else loss
 
 

@@ -24,8 +24,8 @@ class HarmonicPercussive(System):
 
     The percussive part is the drums. Of the harmonic part everything below `crossover_hz` is the bass, and what is
     left belongs to the other sources in equal shares: no rule without training knows a voice from a guitar, and equal
-    shares lose least when nothing is known. With bass and drums alone the bass is all of the harmonic part; without
-    bass there is no crossover. Sources without drums are refused rather than guessed at.
+    shares favour neither. With bass and drums alone the bass is all of the harmonic part; without bass there is no
+    crossover. Sources without drums are refused rather than guessed at.
 
     Reference: Fitzgerald 2010, by `librosa.decompose.hpss`; its masks serve as in `flowsep.separate`.
     """

@@ -13,7 +13,7 @@ FLOOR = 1e-10  # of the covariances, relative to the loudest bin: a rank-one mix
 
 
 class MultichannelWiener(System):
-    """`S_i = v_i R_i (sum_j v_j R_j)^-1 X` in every bin and frame, from the true stems' STFT `S_i` (SiSEC's MWF).
+    """`S_i = v_i R_i (sum_j v_j R_j)^-1 X` in every bin and frame, from the true stems' STFT `S_i`; as SiSEC's MWF.
 
     `v_i[k, m]`, the power of a source, is the mean of `|S_i|^2` over the channels; `R_i[k]`, its place among them, is
     `sum_m S_i S_i^H / sum_m v_i`. So a mask of power ratios tells sources of one frequency apart by where they stand,
