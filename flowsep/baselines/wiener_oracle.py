@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from ..files import FlowsepError
 from ..spectrogram import istft
 from . import System
 from .oracle import HOP, N_FFT, check_references, spectrum_of
+from .supervised import library
 
 BLOCK = 64  # frames filtered together: a song's filters at once would need gigabytes
 FLOOR = 1e-10  # of the covariances, relative to the loudest bin: a rank-one mixture could not be inverted otherwise
@@ -29,10 +29,7 @@ class MultichannelWiener(System):
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError without norbert, or as the ratio mask's."""
-        try:
-            import norbert
-        except ImportError as error:
-            raise FlowsepError(f"{self.name}: needs norbert; pip install 'flowsep[baselines]'") from error
+        norbert = library("norbert")
         check_references(self.name, self.sources, mixture, references)
         x = _frames_first(mixture)
         loudest = float(np.abs(x).max()) or 1.0
