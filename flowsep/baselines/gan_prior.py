@@ -317,9 +317,10 @@ class GanPrior(System):
     """Ratio masks of `G_i(z_i)` with the z_i that `search` finds: projected gradient descent, a second at a time.
 
     Three things differ from the published code, `sourcesepganprior`. Its projection clips tensors of the graph that no
-    step writes back, so that its latents go where they like; here every step ends within the box, as the paper has
-    it. Its generators make waveforms; here, as in the comparison of InstGlow's authors, they make spectrograms, whose
-    magnitudes add up to the mixture's. And its estimates are what the generators say; here they share out the mixture.
+    step writes back, so that its latents go where they like; here every step ends within the box, as the paper's
+    projected descent asks. Its generators make waveforms; here, as in the comparison of InstGlow's authors, they make
+    spectrograms, whose magnitudes add up to the mixture's. And its estimates are what the generators say; here they
+    share out the mixture.
     """
 
     name = "gan_prior"
