@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="<source>.safetensors or <source>/ of the research code",
     )
+    command.add_argument("--sources", metavar="A,B,...", help="which of these priors explain the song; default: all")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
@@ -90,7 +91,11 @@ def _separate(arguments: argparse.Namespace) -> int:
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    priors = {name: load_prior(path) for name, path in find_priors(arguments.priors).items()}
+    found = find_priors(arguments.priors)
+    wanted = arguments.sources.split(",") if arguments.sources else list(found)
+    if missing := [name for name in wanted if name not in found]:
+        raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
+    priors = {name: load_prior(found[name]) for name in wanted}
     failed = []
     for path, target in targets.items():
         try:

@@ -69,6 +69,11 @@ def test_mp3_in_flac_out(priors, song, tmp_path):
     assert (info.samplerate, info.channels, info.subtype) == (RATE, 2, "PCM_24")
 
 
+def test_some_of_the_priors(priors, song, tmp_path):
+    assert separate(song, priors, tmp_path / "out", "--sources=vocals") == 0
+    assert files_below(tmp_path / "out") == ["song/vocals.wav"]
+
+
 def test_clipping_of_flac_is_told(priors, song, tmp_path, capsys):
     audio, rate = sf.read(song)
     sf.write(song, 30 * audio, rate, "FLOAT")
@@ -117,6 +122,7 @@ def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
         (([song, other], priors, out), "another input has the same name"),
         ((song, tmp_path / "nowhere", out), "nowhere: no priors"),
         ((song, tmp_path / "in", out), "in: no priors there, neither <source>.safetensors nor"),
+        ((song, priors, out, "--sources=vocals,flute"), "has no prior of 'flute'; there: bass, vocals"),
         ((song, priors, out, "--iterations=0"), "--iterations 0: Input should be greater than 0"),
         ((song, priors, out, "--alpha=-1"), "--alpha -1.0: Input should be greater than or equal to 0"),
         ((song, priors, song), "song.wav: cannot write there"),  # a file where the folder should be
