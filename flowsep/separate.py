@@ -44,7 +44,8 @@ def separate_magnitude(
     With `config.wiener` the estimates become max(G_i, 0) / sum_j max(G_j, 0) * |x|, or G_i / |sum_j G_j| * |x| where
     `config.nonnegative` is off, as in the research code. As there, too, the estimates are those that the last loss was
     computed from, and the padded bin is masked out of the sum but counted in the mean: with `SeparationConfig.paper()`
-    and priors of the research code the result is the research code's own, on the same processor to the last bit.
+    and priors of the research code the result is the research code's own, from the same magnitude and on the same
+    processor to the last bit (another rounding of either drifts by some per cent).
     Nothing is cut into chunks here: `separate` does that.
 
     Args:
