@@ -94,6 +94,7 @@ rule prior:
         f"{OUT}/logs/04_train_prior_{{source}}.ipynb",
     params:
         more="-p source {source}",
+        settings=lambda wildcards: PROFILE.hash_of(""),  # another value of the profile runs the job again
     priority: 10  # the longest jobs first
     threads: PROFILE.threads
     shell:
@@ -144,6 +145,7 @@ rule separate:
         f"{OUT}/logs/05_separate_{{system}}.ipynb",
     params:
         more="-p system {system}",
+        settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
     priority: 5
     # the flow computes far longer than all others together, so it gets the machine to itself
     threads: lambda wildcards: workflow.cores if wildcards.system == "instglow" else PROFILE.threads

@@ -232,6 +232,11 @@ class Profile(_Model):
         """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings."""
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
 
+    def hash_of(self, system: str) -> str:
+        """`hash` of this profile with one system alone: another one that joins leaves the hashes of the rest alone."""
+        own = {name: options for name, options in self.systems.items() if name == system}
+        return self.model_copy(update={"systems": own, "ablation": None}).hash
+
 
 def find_root(start: str | Path = ".") -> Path:
     """The project folder: the nearest one at or above `start` that holds `configs/` and `notebooks/`."""

@@ -32,10 +32,12 @@ STATUS = ("ok", "silent", "failed")
 FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
 
 _ROW = "profile system variant supervision kind track stem metric convention piece sample_rate value n_frames nan_count"
-_ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty versions device seconds peak_memory_mib time"
-COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split())  # of a score file, in order
+_ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty versions device"
+COSTS = ("parameters", "training_seconds", "training_memory_mib")  # of `System.costs`: 0: learns nothing, NaN: unknown
+SPENT = ("seconds", "audio_seconds", "peak_memory_mib")  # on the separation of a track
+COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split(), *COSTS, *SPENT, "time")  # of a score file, in order
 NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)
-NUMBERS |= dict.fromkeys(("value", "seconds", "peak_memory_mib"), float)  # all other columns hold text
+NUMBERS |= dict.fromkeys(("value", *COSTS, *SPENT), float)  # all other columns hold text
 
 Audio = Mapping[str, np.ndarray]
 log = logging.getLogger(__name__)
@@ -91,7 +93,7 @@ def failed_rows(
 def run_provenance(
     profile: Any, system: Any, dataset: Any, *, name: str | None = None, variant: str = ""
 ) -> dict[str, Any]:
-    """The columns that say what made a score: all of DESIGN's but seconds, memory and time, which each track adds.
+    """The columns that say what made a score, and what the system cost to make; each track adds `SPENT` and time.
 
     Args:
         profile: a `config.Profile`.
@@ -102,7 +104,8 @@ def run_provenance(
     """
     checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
     origin = {"profile": profile.name, "system": name or system.name, "variant": variant, "kind": "measured"}
-    origin |= {"supervision": system.supervision, "checkpoint": checkpoints, "config_hash": profile.hash}
+    origin |= {"supervision": system.supervision, "checkpoint": checkpoints}
+    origin |= {"config_hash": profile.hash_of(origin["system"])} | system.costs()
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
     return origin | git_state() | {"versions": package_versions()}
 
@@ -135,9 +138,10 @@ def evaluate_system(
 
     rows, failed = [], []
     for track in tqdm(list(tracks), desc=provenance["system"], unit="track", disable=not progress):
-        seconds, estimates = math.nan, None
+        seconds, length, estimates = math.nan, math.nan, None
         try:
             mixture = track.mixture()
+            length = mixture.shape[-1] / track.sample_rate
             references = {source: track.stem(source) for source in sources}
             start = time.perf_counter()
             shown = references if system.needs_references else None
@@ -148,7 +152,8 @@ def evaluate_system(
             reason = f"{type(error).__name__}: {error}"
             scores, estimates = failed_rows(dict.fromkeys(sources, reason), conventions, metrics), None
         failed += sorted({f"{track.name}: {row['reason']}" for row in scores if row["status"] == "failed"})
-        measured = {"track": track.name, "seconds": round(seconds, 3), "peak_memory_mib": peak_memory()}
+        measured = {"track": track.name, "seconds": round(seconds, 3), "audio_seconds": round(length, 3)}
+        measured["peak_memory_mib"] = peak_memory()
         measured["time"] = datetime.now(UTC).isoformat(timespec="seconds")
         rows += [{**provenance, **score, **measured} for score in scores]
         if on_estimates is not None and estimates is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .evaluate import COLUMNS, CONVENTIONS
+from .evaluate import COLUMNS, CONVENTIONS, COSTS, SPENT
 from .files import FlowsepError, sha256, write_text
 
 KIND = "museval JSON"  # of the rows that `read_museval` gives
@@ -58,7 +58,7 @@ def read_museval(folder: str | Path) -> pd.DataFrame:
         raise FlowsepError(f"{folder}: no museval scores; expected <system>/test/<track>.json below it")
     rows = [row for path in paths for row in _rows(path)]
     fixed = {"kind": KIND, "data": Path(folder).resolve().name, "convention": "sisec18", "piece": 0}
-    fixed |= {"sample_rate": CONVENTIONS["sisec18"], "seconds": math.nan, "peak_memory_mib": math.nan, "seed": 0}
+    fixed |= {"sample_rate": CONVENTIONS["sisec18"], "seed": 0} | dict.fromkeys((*COSTS, *SPENT), math.nan)
     return pd.DataFrame(rows).assign(**fixed).reindex(columns=list(COLUMNS), fill_value="")
 
 

@@ -54,6 +54,9 @@ class Share:
     def checkpoints(self):
         return self.files
 
+    def costs(self):
+        return {"parameters": 3, "training_seconds": 1.5, "training_memory_mib": 100.0}
+
 
 def tone(seconds, level=0.1, rate=RATE, seed=0, channels=2):
     """Noise below 5 kHz, so that resampling to 22,050 Hz loses nothing of it."""
@@ -274,8 +277,9 @@ def test_rows_say_where_they_come_from(scores, tmp_path):
         "abc",
     )
     assert row.checkpoint == "vocals.safetensors:" + sha256(tmp_path / "vocals.safetensors")[:12]
-    assert (row.config_hash, row.seed, row.variant) == (Profile(name="tiny").hash, 2022, "")
-    assert row.seconds >= 0 and row.peak_memory_mib > 10 and row.device
+    assert (row.config_hash, row.seed, row.variant) == (Profile(name="tiny").hash_of("share"), 2022, "")
+    assert row.seconds >= 0 and row.audio_seconds == 1.5 and row.peak_memory_mib > 10 and row.device
+    assert (row.parameters, row.training_seconds, row.training_memory_mib) == (3, 1.5, 100)
     assert pd.Timestamp(row.time).tzinfo is not None
     assert all(f"{name} " in row.versions for name in ("python", "torch", "numpy", "soxr", "flowsep"))
 

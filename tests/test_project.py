@@ -107,6 +107,14 @@ def test_profiles_can_be_read(path):
     assert load_profile(yaml.safe_load(path.read_text())["profile"]) == profile
 
 
+def test_another_system_leaves_the_hash_of_the_others_alone():
+    one = load_profile({"name": "x", "systems": {"nmf": {"components": 3}}})
+    two = load_profile({"name": "x", "systems": {"nmf": {"components": 3}, "mixture": {}}})
+    other = load_profile({"name": "x", "systems": {"nmf": {"components": 4}, "mixture": {}}})
+    assert one.hash != two.hash and one.hash_of("nmf") == two.hash_of("nmf") != other.hash_of("nmf")
+    assert two.hash_of("mixture") == other.hash_of("mixture") != two.hash_of("nmf")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

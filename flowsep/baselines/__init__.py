@@ -64,6 +64,10 @@ class System:
         """(channels, samples) -> {source: estimate of the same shape and rate}."""
         raise NotImplementedError
 
+    def costs(self) -> dict[str, float]:
+        """Learnt parameters, seconds and peak memory (MiB) of the training; 0: learns nothing, NaN: not known."""
+        return {"parameters": 0, "training_seconds": 0.0, "training_memory_mib": 0.0}
+
     def checkpoints(self) -> list[Path]:
         """The files that an estimate hangs on, for its provenance."""
         return []
