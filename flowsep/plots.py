@@ -3,7 +3,8 @@
 The drawing libraries are imported inside the functions, so that importing this module costs nothing.
 """
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 Arrays = Mapping[str, np.ndarray]
 SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
+ORACLE = "oracle"
+SUPERVISION = {  # what a system learnt from -> its colour, of seaborn's colour-blind-safe ones, and its marker
+    "mixtures": ("#0173b2", "o"),
+    "random mixes": ("#56b4e9", "s"),
+    "solo": ("#d55e00", "D"),
+    "none": ("#949494", "X"),
+    ORACLE: ("#333333", "^"),
+}
 
 
 def source_color(name: str) -> str:
@@ -85,15 +95,21 @@ def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
     return figure
 
 
-def loss_curve(frame: "pandas.DataFrame", *, title: str = "") -> "Figure":
-    """Negative log-likelihood over training steps; columns `step`, `split` ('train' or 'valid'), `nll` in nats."""
+def loss_curve(frame: "pandas.DataFrame", *, label: str = "NLL (nats per element)", title: str = "") -> "Figure":
+    """A loss over training steps; columns `step`, `split` ('train' or 'valid') and `value`, which `label` names."""
+    return loss_curves({title: frame}, label=label)
+
+
+def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str) -> "Figure":
+    """Small multiples, one `loss_curve` a name, each on axes of its own."""
     import seaborn
 
-    _columns(frame, "step", "split", "nll")
-    figure, (ax,) = _grid(1, 1, 7.0, 3.2)
-    seaborn.lineplot(frame, x="step", y="nll", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
-    ax.set(title=title, xlabel="Step", ylabel="NLL (nats per element)")
-    ax.legend(title=None)
+    figure, axes = _grid(1, 1, 7.0, 3.2) if len(_named(frames)) == 1 else _grid(len(frames), 2, 4.6, 2.6)
+    for ax, (name, frame) in zip(axes, frames.items(), strict=True):
+        _columns(frame, "step", "split", "value")
+        seaborn.lineplot(frame, x="step", y="value", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
+        ax.set(title=name, xlabel="Step", ylabel=label)
+        ax.legend(title=None)
     return figure
 
 
@@ -110,7 +126,8 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
         raise ValueError("scores: no row with a value")
     systems = frame["system"].nunique()
     figure, (ax,) = _grid(1, 1, max(6.0, 0.35 * systems * frame["stem"].nunique() + 2.5), 4.0)
-    common = {"data": frame, "x": "stem", "y": "value", "hue": "system", "ax": ax, "palette": "colorblind"}
+    palette = seaborn.color_palette("colorblind", systems)  # a plain name warns of more than ten systems
+    common = {"data": frame, "x": "stem", "y": "value", "hue": "system", "ax": ax, "palette": palette}
     seaborn.boxplot(**common, showfliers=False, linewidth=1, boxprops={"alpha": 0.45}, legend="full")
     seaborn.stripplot(**common, dodge=True, size=3.5, jitter=0.12, legend=False)
     ax.axhline(0, color="0.4", linewidth=0.8, zorder=0)
@@ -119,19 +136,25 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     return figure
 
 
-def campaign_boxes(frame: "pandas.DataFrame", marks: Mapping[str, float], *, mark: str) -> "Figure":
+def ranked_boxes(
+    frame: "pandas.DataFrame", marks: Mapping[str, float] | None = None, *, mark: str = "", dots: bool = False
+) -> "Figure":
     """Quartiles of every system, best median first: a panel a stem, boxes coloured by the kind of system.
 
     frame: columns `stem`, `system`, `kind`, `value` (SDR in dB). marks: stem -> a value to stand among them as a dashed
-    line, called `mark`. Whiskers reach 1.5 times the height of a box; scores beyond them are not drawn.
+    line, called `mark`. Whiskers reach 1.5 times the height of a box; scores beyond them are not drawn, unless `dots`
+    shows every single one.
     """
     import seaborn
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     _columns(frame, "stem", "system", "kind", "value")
+    marks = marks or {}
     ranked = frame.groupby("kind")["value"].median().sort_values(ascending=False).index
-    kinds = dict(zip(ranked, seaborn.color_palette("colorblind", len(ranked)), strict=True))
+    fixed = [color for color, _ in SUPERVISION.values()]
+    spare = iter(c for c in seaborn.color_palette("colorblind").as_hex() if c not in fixed)
+    kinds = {kind: SUPERVISION[kind][0] if kind in SUPERVISION else next(spare) for kind in ranked}
     parts = dict(list(frame.groupby("stem", sort=False)))
     rows = [part["system"].nunique() for part in parts.values()]
     figure, _ = _grid(0, 1, 4.8, 0.0)
@@ -139,8 +162,11 @@ def campaign_boxes(frame: "pandas.DataFrame", marks: Mapping[str, float], *, mar
     axes = figure.subplots(len(rows), 1, sharex=True, height_ratios=rows, squeeze=False)[:, 0]
     for ax, (stem, part) in zip(axes, parts.items(), strict=True):
         order = part.groupby("system")["value"].median().sort_values(ascending=False).index
-        common = {"data": part, "x": "value", "y": "system", "order": order, "hue": "kind", "palette": kinds}
-        seaborn.boxplot(**common, dodge=False, showfliers=False, linewidth=0.8, width=0.7, legend=False, ax=ax)
+        common = {"data": part, "x": "value", "y": "system", "order": order, "legend": False, "ax": ax}
+        look = {"showfliers": False, "linewidth": 0.8, "width": 0.7, "boxprops": {"alpha": 0.5 if dots else 1}}
+        seaborn.boxplot(**common, hue="kind", palette=kinds, dodge=False, **look)
+        if dots:
+            seaborn.stripplot(**common, color="black", alpha=0.5, size=2.5, jitter=0.15)
         if stem in marks:
             ax.axvline(marks[stem], color="black", linestyle="--", linewidth=1.2)
         ax.set_title(stem, loc="left")
@@ -149,8 +175,89 @@ def campaign_boxes(frame: "pandas.DataFrame", marks: Mapping[str, float], *, mar
         ax.tick_params(axis="x", labelbottom=True)
         ax.xaxis.label.set_visible(True)
     handles = [Patch(color=color, label=kind) for kind, color in kinds.items()]
-    handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if len(marks) else []
+    handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if marks else []
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small")
+    return figure
+
+
+def pareto_front(frame: "pandas.DataFrame", cost: str) -> "pandas.DataFrame":
+    """The rows that no other one beats at the same or a lower `cost`, cheapest first.
+
+    frame: columns `supervision`, `mean` (the quality) and `cost`; oracles and rows without a number are left out.
+    """
+    _columns(frame, "supervision", "mean", cost)
+    rows = frame[frame["supervision"] != ORACLE].dropna(subset=["mean", cost])
+    rows = rows.sort_values([cost, "mean"], ascending=[True, False])
+    return rows[rows["mean"] > rows["mean"].cummax().shift(fill_value=-np.inf)]
+
+
+def pareto(frame: "pandas.DataFrame") -> "Figure":
+    """Quality against the seconds of training and of separation, each system a named point, and the front as steps.
+
+    frame: columns `system`, `supervision`, `mean` (median SDR, mean over sources, dB), `training (s)` and `RTF` (s of
+    separation per s of music), as in `results.table`; what lacks a number is left out of its panel. A cost of 0, for
+    which a logarithmic axis has no place, stands at the left edge, shaded.
+    """
+    from matplotlib.lines import Line2D
+
+    panels = {"training (s)": ("Training (s)", "none"), "RTF": ("Separation (s per s of music)", "0")}
+    _columns(frame, "system", "supervision", "mean", *panels)
+    found = set(frame["supervision"])
+    looks = {kind: look for kind, look in SUPERVISION.items() if kind in found}
+    looks |= dict.fromkeys(sorted(found - set(SUPERVISION)), ("#cc78bc", "P"))
+    figure, axes = _grid(2, 1, 7.6, 4.0)
+    drawn = []
+    for ax, (cost, (title, zero)) in zip(axes, panels.items(), strict=True):
+        rows = frame.dropna(subset=["mean", cost])
+        some = rows.loc[rows[cost] > 0, cost]
+        least, most = (some.min(), some.max()) if len(some) else (1.0, 1.0)
+        edge, end = least / 4, most * 4
+        x = rows[cost].where(rows[cost] > 0, edge)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(least / 1.5)), np.log10(end))
+        ax.set(xscale="log", xlim=(edge / 2, end), xlabel=title, ylabel="SDR, mean of medians (dB)")
+        ax.set_xticks([edge, *decades], [zero, *(f"{decade:,g}" for decade in decades)])
+        ax.set_xticks([], minor=True)
+        ax.axvspan(edge / 2, edge * 2, color="0.93", zorder=0)
+        front = pareto_front(frame, cost)["mean"]
+        levels = np.repeat(front.to_numpy(), 2)
+        steps = np.column_stack([np.append(np.repeat(x[front.index].to_numpy(), 2)[1:], end)[: len(levels)], levels])
+        ax.plot(*steps.T, color="0.5", linewidth=1.2, zorder=1)
+        for kind, (color, marker) in looks.items():
+            chosen = rows["supervision"] == kind
+            ax.scatter(x[chosen], rows.loc[chosen, "mean"], s=46, color=color, marker=marker, zorder=3)
+        ax.margins(y=0.12)
+        drawn.append((ax, rows["system"].tolist(), np.column_stack([x, rows["mean"]]), steps))
+    handles = [Line2D([], [], color=c, marker=m, linestyle="", label=kind or "?") for kind, (c, m) in looks.items()]
+    handles += [Line2D([], [], color="0.5", label="best at no more than this cost, without oracles")]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize="small")
+    figure.draw_without_rendering()  # settles the layout, and with it where a point is in pixels
+    for names in drawn:
+        _name_points(*names)
+    return figure
+
+
+def paired_differences(frame: "pandas.DataFrame", system: str) -> "Figure":
+    """Song by song, by how much `system` is above each rival: dots and quartiles, a row a rival, a colour a stem.
+
+    frame: columns `rival`, `stem`, `value` (dB), as in `results.differences`; NaN are left out.
+    """
+    import seaborn
+
+    _columns(frame, "rival", "stem", "value")
+    frame = frame.dropna(subset=["value"])
+    if frame.empty:
+        raise ValueError(f"frame: no song on which both '{system}' and a rival have a number")
+    rivals, stems = frame["rival"].nunique(), frame["stem"].unique()
+    figure, (ax,) = _grid(1, 1, 7.6, (0.13 * len(stems) + 0.1) * rivals + 1.0)
+    palette = {stem: source_color(stem) for stem in stems}
+    common = {"data": frame, "x": "value", "y": "rival", "hue": "stem", "palette": palette, "ax": ax}
+    seaborn.boxplot(**common, showfliers=False, whis=0, showcaps=False, linewidth=1, boxprops={"alpha": 0.35})
+    seaborn.stripplot(**common, dodge=True, size=3, jitter=0.1, legend=False)
+    ax.axvline(0, color="0.3", linewidth=1, zorder=0)
+    for place in range(rivals - 1):
+        ax.axhline(place + 0.5, color="0.85", linewidth=0.6, zorder=0)
+    ax.set(xlabel=f"{system} − rival, SDR (dB)", ylabel="")
+    ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -223,6 +330,42 @@ def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figur
     figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
     plt.close(figure)  # it lives on, but a notebook shows it once, as the value of its cell, and not again by itself
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _name_points(ax: "Axes", names: Sequence[str], points: np.ndarray, line: np.ndarray) -> None:
+    """Write each name beside its point, as near as it hides no point, no other name and nothing of the `line`.
+
+    points: (names, 2); line: (corners, 2), of horizontal and vertical pieces. The figure's layout must be settled.
+    """
+    from matplotlib.transforms import Bbox
+
+    unit = ax.figure.dpi / 72  # pixels per point
+    centres = ax.transData.transform(points)
+    taken = [Bbox([centre - 4 * unit, centre + 4 * unit]) for centre in centres]
+    corners = ax.transData.transform(line)
+    taken += [Bbox([np.minimum(*pair) - 1, np.maximum(*pair) + 1]) for pair in itertools.pairwise(corners)]
+    directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
+    places = [(reach * dx, reach * dy) for reach in (7, 14, 22, 32, 44) for dx, dy in directions]
+    for name, point, centre in zip(names, points, centres, strict=True):
+        probe = ax.text(*point, name, fontsize="x-small")
+        size = np.array(probe.get_window_extent().size)
+        probe.remove()
+        starts = [centre + np.multiply(place, unit) + size * (np.sign(place) - 1) / 2 for place in places]
+        boxes = [Bbox([start, start + size]) for start in starts]
+        free = (k for k, box in enumerate(boxes) if _within(box, ax.bbox) and not box.count_overlaps(taken))
+        chosen = next(free, 0)
+        taken.append(boxes[chosen])
+        dx, dy = places[chosen]
+        sides = {"ha": ("right", "center", "left")[np.sign(dx) + 1], "va": ("top", "center", "bottom")[np.sign(dy) + 1]}
+        lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        note = ax.annotate(
+            name, point, (dx, dy), textcoords="offset points", fontsize="x-small", arrowprops=lead, **sides
+        )
+        note.set_in_layout(False)
+
+
+def _within(box: "Bbox", frame: "Bbox") -> bool:
+    return bool(np.all(box.min >= frame.min) and np.all(box.max <= frame.max))
 
 
 def _array(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:

@@ -1,14 +1,16 @@
 """Score files and published numbers -> tables; reads files, runs no model, and knows no number of its own."""
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pandas as pd
 
-from .evaluate import CONVENTIONS, METRICS, read_scores, read_table
+from .evaluate import CONVENTIONS, COSTS, METRICS, read_scores, read_table
 from .files import FlowsepError
 from .museval_json import KIND, digest
 
@@ -16,9 +18,20 @@ PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem
 KINDS = ("reported by the paper", "reported by its authors", "recomputed")
 MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
+ALL = "all"  # sources together, in paired differences
+BEST, SECOND = "best", "second"  # within a block
+ORACLE = "oracle"  # supervision of what is given the true stems, and competes with nobody
 SYSTEM = ["kind", "profile", "data", "system", "variant"]
 KEYS = [*SYSTEM, "stem"]
 SCORED = [*KEYS, "track", "metric", "convention", "piece"]
+COST_HEADS = {  # of `aggregate` -> in tables
+    "parameters": "parameters",
+    "training_seconds": "training (s)",
+    "training_memory_mib": "training memory (MiB)",
+    "rtf": "RTF",
+    "peak_memory_mib": "memory (MiB)",
+}
+SHOWN_COSTS = ["parameters", "training (s)", "RTF"]  # beside the scores
 SAME = {"musdb18": "MUSDB18", "musdb18hq": "MUSDB18", "slakh": "Slakh2100-submix"}  # data.kind -> published dataset
 
 CAMPAIGN = ("system", "track", "target", "SDR", "SIR", "SAR", "ISR")
@@ -88,15 +101,12 @@ def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.D
 
     Returns:
         a row per kind, profile, data, system, variant and stem with supervision, median, q25, q75 (dB), n (values that
-        count), tracks (that gave one), failed and silent (tracks with a row that gave none).
+        count), tracks (that gave one), failed and silent (tracks with a row that gave none), and what the system cost:
+        parameters, training_seconds, training_memory_mib, rtf and peak_memory_mib, see `costs`.
     Raises:
         FlowsepError: an unknown convention, several at once, or one that no row has.
     """
-    _check(convention)
-    rows = frame[(frame["convention"] == convention) & (frame["metric"] == metric)]
-    if rows.empty:
-        found = sorted(set(zip(frame["convention"], frame["metric"], strict=True)))
-        raise FlowsepError(f"no scores of {metric} by convention '{convention}'; there are {found or 'none at all'}")
+    rows = _select(frame, convention, metric)
     groups = rows.groupby(KEYS, sort=False)
     result = groups.agg(supervision=("supervision", "first"), median=("value", "median"), n=("value", "count"))
     for name, q in (("q25", 0.25), ("q75", 0.75)):
@@ -104,13 +114,34 @@ def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.D
     for name, status in (("tracks", "ok"), ("failed", "failed"), ("silent", "silent")):
         counts = rows[rows["status"] == status].groupby(KEYS)["track"].nunique()
         result[name] = counts.reindex(result.index, fill_value=0)
-    return result.reset_index()
+    return result.reset_index().merge(_costs(rows).drop(columns="supervision"), "left", SYSTEM)
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each measured system cost, the quickest to train first; NaN where it is not known.
+
+    Columns: system, supervision, parameters (learnt), training (s), training memory (MiB), RTF (real-time factor:
+    seconds of separation over seconds of music, of all tracks that were separated), memory (MiB: the most that the
+    process held until the last separation was done).
+    """
+    rows = frame[frame["kind"] != KIND]
+    found = _costs(rows).reset_index().rename(columns=COST_HEADS)
+    found["system"] = labels(found)
+    order = ["training (s)", "RTF", "system"]
+    return found.sort_values(order, ignore_index=True)[["system", "supervision", *COST_HEADS.values()]]
+
+
+def labels(frame: pd.DataFrame) -> pd.Series:
+    """What tables call the system of each row: `system`, or `system [variant]`."""
+    return frame["system"] + frame["variant"].map(lambda name: f" [{name}]" if name else "")
 
 
 def table(
     frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> pd.DataFrame:
-    """The table of one convention: index (block, system), columns supervision, n, each source, and their mean.
+    """The table of one convention: index (block, system), columns supervision, costs, n, each source, and their mean.
+
+    The costs are parameters, training (s) and RTF, as in `costs`; NaN where they are not known, as of published rows.
 
     Blocks say who vouches for the numbers, and on which data: *measured here*, *read from museval JSON*, *reported by
     the paper*, ... Within a block systems are sorted by the mean over sources of the medians, which only a system with
@@ -131,17 +162,20 @@ def table_html(
 ) -> str:
     """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped.
 
-    A system's mark leads to the list of sources below the table, for those who cannot hover.
+    Quartiles stand below the medians. In each block and column the best number is strong, the second underlined, and
+    their titles say so; oracles are left out of that. A system's mark leads to the list of sources below the table, for
+    those who cannot hover. Costs stand beside SDR only, and where there are any.
     """
     cells = _cells(frame, published, convention, sources, metric)
-    found = _pivot(cells, sources)
+    found, places = _shown(cells, sources, metric)
     origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
+    quartiles = _quartiles(cells)
     sourced = cells.groupby(["block", "system"])["source"].unique()
     notes = list(dict.fromkeys(note for index in found.index for note in sourced[index]))
     anchor = f"source-{crc32(repr((convention, metric, notes)).encode()):x}"  # no two tables of a page share it
     names = ["system", *found.columns]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    caption = html.escape(_caption(convention, metric))
+    caption = html.escape(_caption(convention, metric, found, places, "underlined"))
     lines = [f'<table class="flowsep-scores">\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>']
     for block, rows in found.groupby(level="block", sort=False):
         label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
@@ -149,12 +183,17 @@ def table_html(
         for (_, system), row in rows.iterrows():
             numbers = [notes.index(note) + 1 for note in sourced[block, system]]
             marks = " ".join(f'<a href="#{anchor}-{n}" aria-label="source {n}">{n}</a>' for n in numbers)
-            titles = [html.escape(origin.get((block, system, name), "")) for name in row.index]
-            cells = "".join(
-                f'<td title="{title}">{html.escape(_text(cell))}</td>' for title, cell in zip(titles, row, strict=True)
-            )
-            heading = f'<th scope="row">{html.escape(system)}<sup>{marks}</sup></th>'
-            lines.append(f"<tr>{heading}{cells}</tr>".replace(' title=""', ""))
+            lines.append(f'<tr><th scope="row">{html.escape(system)}<sup>{marks}</sup></th>')
+            for name, cell in row.items():
+                text, place = html.escape(_text(name, cell)), places.get((block, system, name), "")
+                if place:
+                    text = f"<strong>{text}</strong>" if place == BEST else f"<u>{text}</u>"
+                    place += " of this block"
+                if spread := quartiles.get((block, system, name)):
+                    text += f"<small>{spread}</small>"
+                title = html.escape("; ".join(filter(None, (origin.get((block, system, name)), place))))
+                lines.append(f'<td title="{title}">{text}</td>' if title else f"<td>{text}</td>")
+            lines.append("</tr>")
         lines.append("</tbody>")
     items = [f'<li id="{anchor}-{n}">{html.escape(note)}</li>' for n, note in enumerate(notes, 1)]
     return "\n".join([*lines, "</table>", '<ol class="flowsep-sources">', *items, "</ol>"])
@@ -163,23 +202,113 @@ def table_html(
 def table_markdown(
     frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
-    """`table` as Markdown, a heading row per block; the sources of each block's numbers follow as a list."""
+    """`table` as Markdown, a heading row per block; the sources of each block's numbers follow as a list.
+
+    Quartiles stand in parentheses; of each block and column the best number is bold, the second in italics.
+    """
     cells = _cells(frame, published, convention, sources, metric)
-    found = _pivot(cells, sources)
+    found, places = _shown(cells, sources, metric)
+    quartiles = _quartiles(cells)
     names = ["system", *found.columns]
     lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
     for block, rows in found.groupby(level="block", sort=False):
         lines.append(_line([f"*{_plain(block)}*", *[""] * (len(names) - 1)]))
-        lines += [_line([_plain(_text(cell)) for cell in (index[1], *row)]) for index, row in rows.iterrows()]
-    lines += ["", _plain(_caption(convention, metric)) + ".", ""]
+        for (_, system), row in rows.iterrows():
+            texts = [_plain(system)]
+            for name, cell in row.items():
+                stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name)), "")
+                spread = quartiles.get((block, system, name), "")
+                texts.append(stars + _plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
+            lines.append(_line(texts))
+    lines += ["", _plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
     origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
     lines += [f"- *{_plain(block)}*: {_plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
+    """`system` - rival in dB, song by song: columns rival, stem, track, value (NaN where one of the two has none).
+
+    The rivals that lie furthest below come first. A song's value is the median over its pieces. The stem 'all' is the
+    mean over the sources of a song, whose values hang together: a test may count songs, not stems. Oracles, which see
+    the true stems, are no rivals.
+
+    Raises:
+        FlowsepError: as `aggregate`, or no row of `system`.
+    """
+    rows = _select(frame, convention, metric)
+    rows = rows.assign(system=labels(rows))
+    if system not in set(rows["system"]):
+        raise FlowsepError(f"no scores of '{system}'; there are those of {', '.join(rows['system'].unique())}")
+    rows = rows[(rows["supervision"] != ORACLE) | (rows["system"] == system)]
+    wide = rows.groupby(["stem", "track", "system"], sort=False)["value"].median().unstack(sort=False)
+    gaps = -wide.drop(columns=system).sub(wide[system], axis=0)
+    whole = gaps.groupby("track").mean()
+    order = whole.median().sort_values(ascending=False, kind="stable").index
+    tidy = pd.concat([pd.concat({ALL: whole}, names=["stem"]), gaps])[order].melt(var_name="rival", ignore_index=False)
+    return tidy.reset_index()[["rival", "stem", "track", "value"]]
+
+
+def paired(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
+    """`differences` summed up: a row per rival and stem.
+
+    Columns: rival, stem ('all' or a source), median, q25, q75 (dB), better (songs on which `system` is above), n
+    (songs), p (Wilcoxon's signed-rank test, two-sided), p_holm (the same, corrected by `holm` for the number of rivals
+    that are compared on that stem).
+    """
+    groups = differences(frame, system, convention=convention, metric=metric).groupby(["rival", "stem"], sort=False)
+    values = groups["value"]
+    found = values.agg(median="median", n="count", p=_signed_rank)
+    found["q25"], found["q75"] = values.quantile(0.25), values.quantile(0.75)
+    found["better"] = values.agg(lambda gaps: int((gaps > 0).sum()))
+    found["p_holm"] = found.groupby("stem")["p"].transform(holm)
+    return found.reset_index()[["rival", "stem", "median", "q25", "q75", "better", "n", "p", "p_holm"]]
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """max over j <= k of (m - j + 1) p_(j), at most 1: the p values of m tests, corrected by Holm's step-down method.
+
+    The chance of one false finding or more among the tests stays below the level (Holm, Scandinavian Journal of
+    Statistics 6, 1979). NaN stays NaN and counts as no test.
+    """
+    p = np.asarray(p, dtype=float)
+    order = p.argsort()  # NaN last
+    factors = np.count_nonzero(~np.isnan(p)) - np.arange(len(p))
+    corrected = np.empty_like(p)
+    corrected[order] = np.maximum.accumulate(p[order] * factors).clip(max=1)
+    return corrected
+
+
+def _signed_rank(values: pd.Series) -> float:
+    """p of Wilcoxon's signed-rank test: 1 where all differences are 0, NaN where there are none."""
+    from scipy.stats import wilcoxon
+
+    values = values.dropna()
+    return float(wilcoxon(values).pvalue) if values.any() else (1.0 if len(values) else math.nan)
+
+
+def _select(frame: pd.DataFrame, convention: str, metric: str) -> pd.DataFrame:
+    _check(convention)
+    rows = frame[(frame["convention"] == convention) & (frame["metric"] == metric)]
+    if rows.empty:
+        found = sorted(set(zip(frame["convention"], frame["metric"], strict=True)))
+        raise FlowsepError(f"no scores of {metric} by convention '{convention}'; there are {found or 'none at all'}")
+    return rows
+
+
+def _costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Supervision and the columns `COST_HEADS`, indexed by `SYSTEM`."""
+    groups = frame.groupby(SYSTEM, sort=False)
+    found = groups.agg({"supervision": "first", **dict.fromkeys(COSTS, "first"), "peak_memory_mib": "max"})
+    separated = frame.drop_duplicates([*SYSTEM, "track"]).dropna(subset=["seconds", "audio_seconds"])
+    sums = separated.groupby(SYSTEM)[["seconds", "audio_seconds"]].sum()
+    found["rtf"] = sums["seconds"] / sums["audio_seconds"]
+    return found[["supervision", *COST_HEADS]]
+
+
 def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
-    """A row per number of the table: block, system, supervision, stem, value, n, failed, origin, source of the row."""
+    """A row per number of the table: where it stands, the number, its quartiles, and what `_pivot` says of a system."""
     _check(convention)
     parts = []
     if frame is not None:
@@ -188,13 +317,15 @@ def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str]
         measured = MEASURED + ", " + rows["profile"] + " (" + rows["data"] + ")"
         rows["block"] = measured.where(rows["kind"] != KIND, f"read from {KIND} (" + rows["data"] + ")")
         rows["source"] = [notes[tuple(key)] for key in rows[SYSTEM].to_numpy()]
-        rows["system"] += rows["variant"].map(lambda name: f" [{name}]" if name else "")
-        parts.append(rows.assign(origin=[_origin(row) for row in rows.to_dict("records")]))
+        rows["system"] = labels(rows)
+        origins = [_origin(row) for row in rows.to_dict("records")]
+        parts.append(rows.assign(origin=origins).rename(columns=COST_HEADS))
     if published is not None:
         rows = published[(published["convention"] == convention) & (published["metric"] == metric)]
         block = rows["kind"] + " (" + rows["dataset"] + ")"
         parts.append(rows.assign(block=block, n=-1, failed=0, origin=rows["source"]))
-    columns = ["block", "system", "supervision", "stem", "value", "n", "failed", "origin", "source"]
+    columns = ["block", "system", "supervision", "stem", "value", "q25", "q75", "n", "failed", "origin", "source"]
+    columns += SHOWN_COSTS
     cells = pd.concat([pd.DataFrame(columns=columns), *parts])[columns]
     return cells[cells["stem"].isin(list(sources))]
 
@@ -204,10 +335,38 @@ def _pivot(cells: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
     for (block, system), group in cells.groupby(["block", "system"], sort=False):
         values = group.set_index("stem")["value"].astype(float).reindex(list(sources))
         row = {"block": block, "system": system, "supervision": group["supervision"].iloc[0], "n": _count(group)}
+        row |= group[SHOWN_COSTS].astype(float).iloc[0].to_dict()
         rows.append(row | values.to_dict() | {MEAN: values.mean(skipna=False)})
-    found = pd.DataFrame(rows, columns=["block", "system", "supervision", "n", *sources, MEAN])
+    found = pd.DataFrame(rows, columns=["block", "system", "supervision", *SHOWN_COSTS, "n", *sources, MEAN])
     order = [part.sort_values(MEAN, ascending=False, kind="stable") for _, part in found.groupby("block", sort=False)]
     return pd.concat([found[:0], *order]).set_index(["block", "system"])
+
+
+def _shown(
+    cells: pd.DataFrame, sources: Sequence[str], metric: str
+) -> tuple[pd.DataFrame, dict[tuple[str, str, str], str]]:
+    """The table as it is printed, without costs that nobody told, and (block, system, column) -> BEST or SECOND.
+
+    Numbers that print alike are equal. Where fewer than two systems could have a mark, none has.
+    """
+    found, places = _pivot(cells, sources), {}
+    for block, rows in found[found["supervision"] != ORACLE].groupby(level="block", sort=False):
+        for column in (*sources, MEAN):
+            values = rows.loc[block, column].round(2).dropna()
+            if len(values) > 1:
+                ranks = values.rank(method="dense", ascending=False)
+                marked = ranks[ranks <= 2].map({1: BEST, 2: SECOND})
+                places |= {(block, system, column): place for system, place in marked.items()}
+    without_costs = metric != "SDR" or found[SHOWN_COSTS].isna().all(axis=None)
+    return found.drop(columns=SHOWN_COSTS if without_costs else []), places
+
+
+def _quartiles(cells: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """(block, system, stem) -> '1.8–4.1', where the quartiles are known."""
+    known = cells.dropna(subset=["q25", "q75"])
+    ends = known[["q25", "q75"]].astype(float).round(1) + 0.0  # no -0.0
+    ranges = [f"{low:.1f}{'–' if low >= 0 else ' to '}{high:.1f}" for low, high in ends.itertuples(index=False)]
+    return dict(zip(known[["block", "system", "stem"]].itertuples(index=False, name=None), ranges, strict=True))
 
 
 def _check(convention: Any) -> None:
@@ -245,16 +404,40 @@ def _count(group: pd.DataFrame) -> str:
     return f"{n} ({failed} failed)" if failed else n
 
 
-def _caption(convention: str, metric: str) -> str:
+def _caption(convention: str, metric: str, found: pd.DataFrame, places: dict, second: str) -> str:
     frames = "whole songs" if metric == "SI-SDR" else "median over frames of 1 s"
     unit = {"paper": "pieces (mono, 22.05 kHz)", "sisec18": f"songs (44.1 kHz, {frames})"}[convention]
-    return f"{metric} in dB by convention {convention}: median over n {unit}; {MEAN} over sources"
+    median = "median (quartiles)" if found["n"].any() else "median"
+    parts = [f"{metric} in dB by convention {convention}: {median} over n {unit}; {MEAN} over sources"]
+    if places:
+        ranks = f"The best number of each block is bold, the second {second}"
+        parts.append(f"{ranks}; oracles, which see the true stems, are not ranked")
+    if "RTF" in found:
+        parts.append("RTF: seconds of separation per second of music; costs: 0 where nothing is learnt, – if unknown")
+    return ". ".join(parts)
 
 
-def _text(value: Any) -> str:
+def _text(column: str, value: Any) -> str:
     if isinstance(value, str):
         return value or "–"
-    return "–" if pd.isna(value) else f"{value:.2f}"
+    if pd.isna(value):
+        return "–"
+    if column == "parameters":
+        return _prefixed(value)
+    return _digits(value) if column in SHOWN_COSTS else f"{value:.2f}"
+
+
+def _prefixed(number: float) -> str:
+    """266 M, 1.62 M, 20.1 k, 641."""
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:.0f}"
+
+
+def _digits(number: float) -> str:
+    """12,345 or three digits: 641, 0.0213."""
+    return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"
 
 
 def _plain(text: str) -> str:

@@ -71,13 +71,24 @@ def test_waveforms_use_the_sources_colours_and_common_axes():
     assert plots.SOURCE_COLORS["vocals"] in drawn
 
 
-def test_loss_curve_draws_each_split():
+def _losses(sign):
     steps = np.arange(5)
-    frame = pd.concat([pd.DataFrame({"step": steps, "split": s, "nll": -steps}) for s in ("train", "valid")])
-    ax = plots.loss_curve(frame.reset_index(drop=True), title="bass").axes[0]
+    parts = [pd.DataFrame({"step": steps, "split": split, "value": sign * steps}) for split in ("train", "valid")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_loss_curve_draws_each_split():
+    ax = plots.loss_curve(_losses(-1), title="bass").axes[0]
     assert _labels(ax) == ("bass", "Step", "NLL (nats per element)")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "valid"]
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), -steps)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), -np.arange(5))
+
+
+def test_loss_curves_are_small_multiples_with_the_label_of_their_loss():
+    figure = plots.loss_curves({"critic": _losses(-1), "generator": _losses(2), "other": _losses(1)}, label="Loss (1)")
+    assert [_labels(ax) for ax in figure.axes] == [(n, "Step", "Loss (1)") for n in ("critic", "generator", "other")]
+    np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), 2 * np.arange(5))
+    assert _labels(plots.loss_curve(_losses(1), label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
 
 
 def test_score_boxes_show_every_score_that_is_a_number():
@@ -89,6 +100,12 @@ def test_score_boxes_show_every_score_that_is_a_number():
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["vocals", "drums"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["nmf", "instglow"]
     assert ax.get_ylabel() == "SDR (dB)"
+
+
+def test_score_boxes_take_more_systems_than_the_palette_has_colours():
+    rows = list(itertools.product(["vocals"], [f"system {k}" for k in range(13)], [1.0, 2.0]))
+    figure = plots.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))  # a warning would be an error
+    assert len(figure.axes[0].get_legend().get_texts()) == 13
 
 
 def _campaign():
@@ -105,8 +122,8 @@ def _campaign():
     )
 
 
-def test_campaign_boxes_rank_the_systems_and_place_the_mark():
-    figure = plots.campaign_boxes(_campaign(), {"vocals": 3.92}, mark="as reported")
+def test_ranked_boxes_rank_the_systems_and_place_the_mark():
+    figure = plots.ranked_boxes(_campaign(), {"vocals": 3.92}, mark="as reported")
     vocals, drums = figure.axes
     assert [tick.get_text() for tick in vocals.get_yticklabels()] == ["best", "c", "worst"]
     assert [tick.get_text() for tick in drums.get_yticklabels()] == ["best", "c"]
@@ -122,7 +139,97 @@ def test_campaign_boxes_rank_the_systems_and_place_the_mark():
     faces = [{tuple(patch.get_facecolor()) for patch in ax.patches} for ax in figure.axes]
     assert len(faces[0]) == 3 and len(faces[1]) == 2 and faces[1] < faces[0]
     assert vocals.get_xlim() == drums.get_xlim() and vocals.get_xlabel() == "SDR (dB)"
-    assert len(plots.campaign_boxes(_campaign(), {}, mark="x").legends[0].get_texts()) == 3
+    assert len(plots.ranked_boxes(_campaign()).legends[0].get_texts()) == 3
+
+
+def test_ranked_boxes_colour_by_supervision_and_show_each_song():
+    figure = plots.ranked_boxes(_campaign().replace({"kind": {"supervised": "mixtures"}}), dots=True)
+    for ax, systems in zip(figure.axes, (3, 2), strict=True):
+        assert sum(len(item.get_offsets()) for item in ax.collections) == 5 * systems
+    colours = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
+    known = {kind: matplotlib.colors.to_rgba(plots.SUPERVISION[kind][0]) for kind in ("oracle", "mixtures")}
+    assert {kind: colours[kind] for kind in known} == known and len(set(colours.values())) == 3
+
+
+# ---- quality against compute -----------------------------------------------------------------------------------------
+
+
+def _table(seed=None):
+    """As `results.table` has it; with a seed, more systems, crowded together."""
+    rows = [
+        ("mixture", "none", 0.0, 0.0, 1.0),
+        ("nmf", "solo", 20.0, 0.5, 2.0),
+        ("worse", "mixtures", 30.0, 5.0, 1.5),
+        ("net", "mixtures", 600.0, 0.1, 5.0),
+        ("equal", "random mixes", 600.0, 0.1, 4.0),
+        ("flow", "solo", 1000.0, 8.0, 5.0),
+        ("mask", "oracle", 0.0, 0.01, 9.0),
+        ("unknown", "mixtures", np.nan, 0.2, 8.0),
+        ("theirs", "", np.nan, np.nan, 7.0),
+    ]
+    if seed is not None:
+        rng = np.random.default_rng(seed)
+        rows += [(f"a long name {k}", "mixtures", *rng.uniform((500, 0.05, 4), (700, 0.2, 5.5))) for k in range(8)]
+    return pd.DataFrame(rows, columns=["system", "supervision", "training (s)", "RTF", "mean"])
+
+
+def test_the_front_holds_what_nothing_cheaper_beats_and_no_oracle():
+    assert plots.pareto_front(_table(), "training (s)")["system"].tolist() == ["mixture", "nmf", "net"]
+    assert plots.pareto_front(_table(), "RTF")["system"].tolist() == ["mixture", "net", "unknown"]
+    assert plots.pareto_front(_table()[:0].assign(x=1.0).reindex([0]), "x").empty
+
+
+def test_pareto_places_each_system_at_its_cost_and_those_without_at_the_edge():
+    figure = plots.pareto(_table())
+    for ax, cost, zero in zip(figure.axes, ("training (s)", "RTF"), ("none", "0"), strict=True):
+        rows = _table().dropna(subset=[cost])
+        dots = np.concatenate([item.get_offsets() for item in ax.collections])
+        edge = min(dots[:, 0])
+        expected = [(row[cost] or edge, row["mean"]) for _, row in rows.iterrows()]
+        np.testing.assert_allclose(sorted(map(tuple, dots)), sorted(expected))
+        assert edge < rows[cost][rows[cost] > 0].min() / 2 and ax.get_xscale() == "log"
+        ticks = {label.get_text(): place for label, place in zip(ax.get_xticklabels(), ax.get_xticks(), strict=True)}
+        assert ticks[zero] == pytest.approx(edge) and ticks["1,000" if zero == "none" else "1"] in (1000, 1)
+        assert sorted(text.get_text() for text in ax.texts) == sorted(rows["system"])
+        steps = ax.lines[0].get_xydata()
+        front = plots.pareto_front(_table(), cost)
+        assert sorted(set(steps[:, 1])) == front["mean"].tolist() and steps[-1, 0] == ax.get_xlim()[1]
+        assert (np.diff(steps, axis=0) >= 0).all() and (np.diff(steps, axis=0) > 0).any(axis=1).all()
+    assert figure.axes[1].get_xlabel() == "Separation (s per s of music)"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:4] == [
+        "mixtures",
+        "random mixes",
+        "solo",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_names_of_crowded_systems_do_not_overlap(seed):
+    figure = plots.pareto(_table(seed))
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
+        assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+        assert all(ax.bbox.x0 - 1 <= box.x0 and box.x1 <= ax.bbox.x1 + 1 for box in boxes)
+
+
+def test_pareto_of_systems_that_cost_nothing_is_a_picture_too(tmp_path):
+    plots.pareto(_table()[:1]).savefig(tmp_path / "x.png")
+    plots.pareto(_table()[-1:]).savefig(tmp_path / "y.png")  # and one of which nothing is known
+
+
+def test_paired_differences_show_every_song_by_rival_and_source():
+    rows = list(itertools.product(["nmf", "net"], ["vocals", "bass"], [1.0, -2.0, np.nan, 4.0]))
+    figure = plots.paired_differences(pd.DataFrame(rows, columns=["rival", "stem", "value"]), "flow")
+    (ax,) = figure.axes
+    dots = np.concatenate([item.get_offsets() for item in ax.collections])
+    assert sorted(dots[:, 0]) == [-2.0] * 4 + [1.0] * 4 + [4.0] * 4
+    assert sorted(set(dots[:, 1].round().astype(int))) == [0, 1]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["nmf", "net"]
+    assert ax.get_xlabel() == "flow − rival, SDR (dB)"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["vocals", "bass"]
+    assert 0 in [line.get_xdata()[0] for line in ax.lines if len(set(line.get_xdata())) == 1]
 
 
 def test_paired_scatter_counts_the_songs_above_the_diagonal():
@@ -214,11 +321,20 @@ NAN = np.array([[np.nan, 1.0]])
         (lambda: plots.waveforms({}, RATE), "nothing to draw"),
         (lambda: plots.waveforms({"drums": NAN}, RATE), "drums.*NaN"),
         (lambda: plots.waveforms({"drums": np.zeros((1, 0))}, RATE), "drums.*shape"),
-        (lambda: plots.loss_curve(pd.DataFrame({"step": [1], "loss": [2]})), "nll.*loss"),
+        (lambda: plots.loss_curve(pd.DataFrame({"step": [1], "loss": [2]})), "value.*loss"),
+        (lambda: plots.loss_curves({}, label="x"), "nothing to draw"),
+        (lambda: plots.pareto(_table().drop(columns="RTF")), "'RTF'.*supervision"),
+        (lambda: plots.pareto(_table()[:0]), "0 rows"),
+        (lambda: plots.pareto_front(_table(), "seconds"), "'seconds'"),
+        (lambda: plots.paired_differences(pd.DataFrame({"rival": ["x"], "value": [1.0]}), "flow"), "stem"),
+        (
+            lambda: plots.paired_differences(pd.DataFrame({"rival": ["x"], "stem": ["a"], "value": [np.nan]}), "flow"),
+            "no song on which both 'flow' and a rival",
+        ),
         (lambda: plots.score_boxes(pd.DataFrame({"stem": ["a"], "system": ["b"], "value": [np.nan]})), "no row"),
         (lambda: plots.score_boxes(pd.DataFrame(columns=["stem", "system", "value"])), "0 rows"),
         (lambda: plots.score_matrix(pd.DataFrame([[np.nan]]), label="x"), "x.*NaN"),
-        (lambda: plots.campaign_boxes(_campaign().drop(columns="kind"), {}, mark=""), "kind"),
+        (lambda: plots.ranked_boxes(_campaign().drop(columns="kind"), {}, mark=""), "kind"),
         (
             lambda: plots.paired_scatter(_campaign(), "best", "nobody"),
             "no song with a number of both 'best' and 'nobody'",

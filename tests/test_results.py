@@ -6,16 +6,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
 
 from flowsep.evaluate import COLUMNS, NUMBERS, write_scores
 from flowsep.files import FlowsepError
 from flowsep.museval_json import KIND
 from flowsep.results import (
+    ALL,
     SUBMISSIONS,
     aggregate,
+    costs,
+    differences,
+    holm,
     load_campaign,
     load_published,
     load_scores,
+    paired,
     same_data,
     same_songs,
     table,
@@ -278,7 +284,7 @@ def test_each_systems_mark_leads_to_its_source_below_the_table(frame):
 
 def test_the_caption_says_what_a_value_is(frame):
     both = frame.assign(convention="sisec18", metric="SI-SDR")
-    assert "SI-SDR in dB by convention sisec18: median over n songs (44.1 kHz, whole songs)" in table_html(
+    assert "SI-SDR in dB by convention sisec18: median (quartiles) over n songs (44.1 kHz, whole songs)" in table_html(
         both, convention="sisec18", sources=("bass",), metric="SI-SDR"
     )
 
@@ -289,7 +295,7 @@ def test_markdown_escapes_pipes_and_lists_the_sources(frame):
     lines = text.splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in rows} == {rows[0].count("|")}
-    assert "| a\\|b \\*c\\* &lt;i&gt; | solo | 2 | 1.00 | 2.00 | 1.50 |" in lines
+    assert "| a\\|b \\*c\\* &lt;i&gt; | solo | 0 | 0 | – | 2 | 1.00 (1.0–1.0) | 2.00 (2.0–2.0) | 1.50 |" in lines
     notes = [line for line in lines if line.startswith("- ")]
     assert len(notes) == 3 and all("doi 10.1109/LSP.2022.3219355" in note for note in notes)
 
@@ -307,6 +313,225 @@ def test_load_scores_reads_a_folder_and_refuses_what_counts_twice(frame, tmp_pat
     write_scores(frame[:1], tmp_path / "scores" / "again.csv")
     with pytest.raises(FlowsepError, match=r"two rows score the same .*flow.*bass.*one"):
         load_scores(tmp_path)
+
+
+# ---- what a system cost ----------------------------------------------------------------------------------------------
+
+SPENDING = {  # supervision, parameters, training seconds and MiB, seconds of separation of three songs, MiB
+    "net": ("mixtures", 266_000_000, 12_345.0, 2000.0, (2.0, 4.0, np.nan), 900.0),
+    "mask": ("oracle", 0, 0.0, 0.0, (0.1, 0.1, 0.1), 300.0),
+    "flow": ("solo", 1_620_000, 641.2, 1000.0, (20.0, 40.0, 90.0), 800.0),
+    "their own": ("mixtures", 20_100, np.nan, np.nan, (1.0, 1.0, 1.0), 700.0),
+}
+LENGTHS = (10.0, 20.0, 30.0)
+SDRS = {"net": 4.0, "mask": 9.0, "flow": 3.0, "their own": 4.004}
+
+
+def spending():
+    """Four systems, three songs, two sources; the net failed on the last song, before it was separated."""
+    rows = []
+    for system, (supervision, parameters, training, memory, seconds, peak) in SPENDING.items():
+        made = {"system": system, "supervision": supervision, "parameters": parameters, "training_seconds": training}
+        for track, (spent, length) in enumerate(zip(seconds, LENGTHS, strict=True)):
+            done = {"seconds": spent, "audio_seconds": length, "peak_memory_mib": peak - track}
+            done |= {"track": f"song {track}", "training_memory_mib": memory}
+            value = np.nan if np.isnan(spent) else SDRS[system] + track - 1
+            done["status"] = "failed" if np.isnan(spent) else "ok"
+            rows += [made | done | {"stem": stem, "value": value} for stem in ("bass", "drums")]
+    return scores(*rows)
+
+
+def test_costs_are_those_of_the_songs_that_were_separated():
+    theirs = scores({"system": "net", "kind": KIND, "data": "theirs", "track": "song 0", "stem": "bass", "value": 1.0})
+    found = costs(pd.concat([spending(), theirs])).set_index("system")
+    assert list(found.index) == ["mask", "flow", "net", "their own"]  # by the seconds of training, unknown ones last
+    assert found["RTF"].to_dict() == pytest.approx({"mask": 0.3 / 60, "flow": 2.5, "net": 6 / 30, "their own": 0.05})
+    assert found["parameters"]["net"] == 266e6 and found["supervision"]["flow"] == "solo"
+    assert found.loc["flow", ["training (s)", "training memory (MiB)", "memory (MiB)"]].tolist() == [641.2, 1000, 800]
+    assert np.isnan(found.loc["their own", "training (s)"])
+    columns = ["parameters", "training_seconds", "training_memory_mib", "rtf", "peak_memory_mib"]
+    row = aggregate(spending(), "paper").set_index(["system", "stem"]).loc[("net", "drums"), columns]
+    assert row.tolist() == pytest.approx([266e6, 12345, 2000, 0.2, 900])
+
+
+def test_the_table_shows_the_costs_shortly():
+    lines = table_markdown(spending(), load_published(PUBLISHED), convention="paper", sources=("bass", "drums"))
+    starts = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:6] for line in lines.splitlines() if "|" in line}
+    assert starts["system"] == ["supervision", "parameters", "training (s)", "RTF", "n"]
+    assert starts["net"] == ["mixtures", "266 M", "12,345", "0.2", "2 (1 failed)"]
+    assert starts["flow"] == ["solo", "1.62 M", "641", "2.5", "3"]
+    assert starts["mask"] == ["oracle", "0", "0", "0.005", "3"]
+    assert starts["their own"] == ["mixtures", "20.1 k", "–", "0.05", "3"]
+    assert starts["InstGlow"] == ["source-only", "–", "–", "–", "–"]
+    assert "0 where nothing is learnt, – if unknown" in lines
+
+
+def test_costs_stand_where_there_are_any_and_beside_sdr_only():
+    both = pd.concat([spending(), spending().assign(metric="SI-SDR")])
+    assert "RTF" in table_html(both, convention="paper", sources=("bass",))
+    assert "RTF" not in table_html(both, convention="paper", sources=("bass",), metric="SI-SDR")
+    assert "RTF" not in table_markdown(None, load_published(PUBLISHED), convention="paper", sources=FOUR)
+    assert list(table(both, convention="paper", sources=("bass",), metric="SI-SDR").columns)[:5] == [
+        *("supervision", "parameters", "training (s)", "RTF", "n"),
+    ]
+
+
+# ---- best and second -------------------------------------------------------------------------------------------------
+
+
+def test_best_and_second_of_a_block_without_its_oracles():
+    text = table_markdown(spending(), load_published(PUBLISHED), convention="paper", sources=("bass", "drums"))
+    assert "| mask | oracle | 0 | 0 | 0.005 | 3 | 9.00 (8.5–9.5) | 9.00 (8.5–9.5) | 9.00 |" in text
+    own = next(line for line in text.splitlines() if line.startswith("| their own"))
+    assert own.endswith("| **4.00** (3.5–4.5) | **4.00** (3.5–4.5) | **4.00** |")
+    net = next(line for line in text.splitlines() if line.startswith("| net"))
+    assert net.endswith("| *3.50* (3.2–3.8) | *3.50* (3.2–3.8) | *3.50* |")
+    assert "| Demucs (v2) | full | – | – | – | – | **5.50** | **6.74** | **6.12** |" in text
+    assert "| Open-Unmix | full | – | – | – | – | *4.88* | *6.35* | *5.62* |" in text
+    assert "The best number of each block is bold, the second in italics; oracles" in text
+
+
+def test_equal_looking_numbers_have_equal_marks():
+    rows = [
+        {"system": s, "track": "one", "stem": "bass", "value": v} for s, v in zip("abc", (3.001, 3.002, 1), strict=True)
+    ]
+    text = table_markdown(scores(*rows), convention="paper", sources=("bass",))
+    assert text.count("**3.00** (3.0–3.0) | **3.00** |") == 2 and text.count("*1.00* (1.0–1.0) | *1.00* |") == 1
+
+
+def test_a_single_system_beats_nobody():
+    pair = spending()[lambda rows: rows["system"].isin(["flow", "mask"])]
+    text = table_markdown(pair, convention="paper", sources=("bass", "drums"))
+    page = table_html(pair, convention="paper", sources=("bass", "drums"))
+    assert "**" not in text and "best" not in text + page and "<strong>" not in page
+
+
+def test_html_marks_are_told_in_titles_and_quartiles_stand_below():
+    page = table_html(spending(), convention="paper", sources=("bass", "drums"))
+    (own,) = [line for line in page.split("<tr>") if "their own<sup>" in line]
+    assert own.count("<strong>4.00</strong>") == 3 and own.count("<small>3.5–4.5</small>") == 2
+    titles = _Cells(own).titles
+    assert len(titles) == 3 and all(title.endswith("best of this block") for title in titles)
+    assert "median of 3 values from 3 tracks, quartiles 3.50 to 4.50 dB; best of this block" in titles
+    (net,) = [line for line in page.split("<tr>") if "net<sup>" in line]
+    assert net.count("<u>3.50</u>") == 3 and net.count("second of this block") == 3
+    (mask,) = [line for line in page.split("<tr>") if "mask<sup>" in line]
+    assert "of this block" not in mask
+    assert "the second underlined" in page
+
+
+def test_quartiles_below_zero_are_read_without_doubt():
+    rows = [{"system": "x", "track": str(k), "stem": "bass", "value": v} for k, v in enumerate((-2.0, -0.04, 1.0))]
+    text = table_markdown(scores(*rows), convention="paper", sources=("bass",))
+    assert "-0.04 (-1.0 to 0.5)" in text
+    text = table_markdown(scores(rows[1]), convention="paper", sources=("bass",))
+    assert "(0.0–0.0)" in text and "-0.0 " not in text
+
+
+# ---- paired differences ----------------------------------------------------------------------------------------------
+
+
+def duel(seed=0, songs=9):
+    """The flow against three rivals of which the last is an oracle; song 0 has no bass, `odd` failed on song 1."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"system": system, "track": f"song {k}", "stem": stem, "value": level + rng.normal(), "supervision": kind}
+        for system, level, kind in (
+            ("flow", 2, "solo"),
+            ("good", 3, "mixtures"),
+            ("odd", 1, "none"),
+            ("o", 9, "oracle"),
+        )
+        for k in range(songs)
+        for stem in ("drums", "bass")
+        if not (k == 0 and stem == "bass")
+    ]
+    frame = scores(*rows)
+    frame.loc[(frame["system"] == "odd") & (frame["track"] == "song 1"), "value"] = np.nan
+    return frame
+
+
+def test_differences_are_those_of_the_same_song():
+    frame = duel()
+    found = differences(frame, "flow", convention="paper")
+    wide = frame.pivot(index=["stem", "track"], columns="system", values="value")
+    for row in found[found["stem"] != ALL].itertuples():
+        expected = wide.loc[(row.stem, row.track), "flow"] - wide.loc[(row.stem, row.track), row.rival]
+        assert row.value == pytest.approx(expected, nan_ok=True)
+    assert found["rival"].unique().tolist() == ["odd", "good"]  # the flow is furthest above the first; no oracle
+    whole = found[(found["stem"] == ALL) & (found["rival"] == "good")].set_index("track")["value"]
+    gaps = wide["flow"] - wide["good"]
+    assert whole["song 3"] == pytest.approx((gaps["drums", "song 3"] + gaps["bass", "song 3"]) / 2)
+    assert whole["song 0"] == pytest.approx(gaps["drums", "song 0"])
+
+
+def test_a_song_of_several_pieces_counts_once():
+    pieces = [("flow", v, k) for k, v in enumerate((1.0, 5.0, 6.0))] + [
+        ("x", v, k) for k, v in enumerate((1.0, 2.0, 9.0))
+    ]
+    frame = scores(*({"system": s, "track": "one", "stem": "bass", "value": v, "piece": k} for s, v, k in pieces))
+    assert differences(frame, "flow", convention="paper")["value"].tolist() == [3, 3]
+
+
+def test_paired_rows_hold_wilcoxons_p_and_holms():
+    frame = duel()
+    gaps = differences(frame, "flow", convention="paper")
+    found = paired(frame, "flow", convention="paper")
+    assert found[["rival", "stem"]].to_numpy().tolist() == [
+        [r, s] for r in ("odd", "good") for s in (ALL, "drums", "bass")
+    ]
+    for row in found.itertuples():
+        values = gaps[(gaps["rival"] == row.rival) & (gaps["stem"] == row.stem)]["value"].dropna()
+        assert row.p == wilcoxon(values).pvalue and row.n == len(values) and row.better == (values > 0).sum()
+        assert (row.median, row.q25, row.q75) == pytest.approx(tuple(values.quantile([0.5, 0.25, 0.75])))
+    assert found.set_index(["rival", "stem"])["n"].to_dict() == {
+        **{("odd", ALL): 8, ("odd", "drums"): 8, ("odd", "bass"): 7},
+        **{("good", ALL): 9, ("good", "drums"): 9, ("good", "bass"): 8},
+    }
+    for _, part in found.groupby("stem"):
+        low, high = part["p"].min(), part["p"].max()
+        assert part["p_holm"].max() == pytest.approx(min(1, max(2 * low, high)))
+        assert part["p_holm"].min() == pytest.approx(min(1, 2 * low))
+
+
+def test_nothing_between_two_systems_is_no_significance():
+    frame = duel()
+    same = frame[frame["system"] == "flow"].assign(variant="copy")
+    lost = frame[frame["system"] == "odd"].assign(system="lost", value=np.nan)
+    found = paired(pd.concat([frame, same, lost]), "flow", convention="paper").set_index(["rival", "stem"])
+    assert found.loc[("flow [copy]", ALL), ["median", "better", "n", "p", "p_holm"]].tolist() == [0, 0, 9, 1, 1]
+    assert found.loc[("lost", ALL), "n"] == 0 and np.isnan(found.loc[("lost", ALL), "p"])
+    assert np.isnan(found.loc[("lost", "bass"), "p_holm"])
+
+
+def test_paired_names_a_system_that_is_not_there():
+    with pytest.raises(FlowsepError, match="no scores of 'glow'; there are those of flow, good, odd, o"):
+        paired(duel(), "glow", convention="paper")
+    with pytest.raises(FlowsepError, match="no scores of SDR by convention 'sisec18'"):
+        differences(duel(), "flow", convention="sisec18")
+    alone = duel()[lambda rows: rows["system"] == "flow"]
+    assert paired(alone, "flow", convention="paper").empty
+
+
+def test_holm_by_hand():
+    # sorted 0.01 0.02 0.03 0.04 -> times 4 3 2 1 -> 0.04 0.06 0.06 0.04 -> never smaller than the one before
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.5]) == pytest.approx([1, 1])
+    assert holm([0.05]) == pytest.approx([0.05])
+    assert holm([np.nan, 0.02, 0.04]) == pytest.approx([np.nan, 0.04, 0.04], nan_ok=True)
+    assert holm([]).shape == (0,)
+
+
+def test_holm_keeps_the_family_wise_error():
+    """Reject all p <= a in the corrected list: the same as Holm's own step-down rule."""
+    for p in np.random.default_rng(1).beta(0.3, 3, (50, 6)):
+        ranked = np.sort(p)
+        passed = ranked <= 0.05 / np.arange(6, 0, -1)
+        rejected = 6 if passed.all() else int(passed.argmin())
+        assert (holm(p) <= 0.05).sum() == rejected
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
