@@ -4,6 +4,7 @@ The drawing libraries are imported inside the functions, so that importing this 
 """
 
 import itertools
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +109,7 @@ def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str) -> "Fig
     for ax, (name, frame) in zip(axes, frames.items(), strict=True):
         _columns(frame, "step", "split", "value")
         seaborn.lineplot(frame, x="step", y="value", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
-        ax.set(title=name, xlabel="Step", ylabel=label)
+        ax.set(title=name, xlabel="Step", ylabel=textwrap.fill(label, 30))
         ax.legend(title=None)
     return figure
 
@@ -150,7 +151,7 @@ def ranked_boxes(
     from matplotlib.patches import Patch
 
     _columns(frame, "stem", "system", "kind", "value")
-    marks = marks or {}
+    marks = {} if marks is None else dict(marks)
     ranked = frame.groupby("kind")["value"].median().sort_values(ascending=False).index
     fixed = [color for color, _ in SUPERVISION.values()]
     spare = iter(c for c in seaborn.color_palette("colorblind").as_hex() if c not in fixed)

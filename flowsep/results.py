@@ -185,12 +185,14 @@ def table_html(
             marks = " ".join(f'<a href="#{anchor}-{n}" aria-label="source {n}">{n}</a>' for n in numbers)
             lines.append(f'<tr><th scope="row">{html.escape(system)}<sup>{marks}</sup></th>')
             for name, cell in row.items():
-                text, place = html.escape(_text(name, cell)), places.get((block, system, name), "")
+                text, below = html.escape(_text(name, cell)), quartiles.get((block, system, name), "")
+                if name == "n":
+                    text, _, below = text.rstrip(")").partition(" (")  # how many failed
+                place = places.get((block, system, name), "")
                 if place:
                     text = f"<strong>{text}</strong>" if place == BEST else f"<u>{text}</u>"
                     place += " of this block"
-                if spread := quartiles.get((block, system, name)):
-                    text += f"<small>{spread}</small>"
+                text += f"<small>{below}</small>" if below else ""
                 title = html.escape("; ".join(filter(None, (origin.get((block, system, name)), place))))
                 lines.append(f'<td title="{title}">{text}</td>' if title else f"<td>{text}</td>")
             lines.append("</tr>")

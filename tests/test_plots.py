@@ -89,6 +89,9 @@ def test_loss_curves_are_small_multiples_with_the_label_of_their_loss():
     assert [_labels(ax) for ax in figure.axes] == [(n, "Step", "Loss (1)") for n in ("critic", "generator", "other")]
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), 2 * np.arange(5))
     assert _labels(plots.loss_curve(_losses(1), label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
+    long = "mean absolute error (standard deviations of the mixture)"
+    lines = plots.loss_curve(_losses(1), label=long).axes[0].get_ylabel().split("\n")
+    assert " ".join(lines) == long and len(lines) == 2
 
 
 def test_score_boxes_show_every_score_that_is_a_number():

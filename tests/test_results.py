@@ -415,6 +415,7 @@ def test_html_marks_are_told_in_titles_and_quartiles_stand_below():
     assert "median of 3 values from 3 tracks, quartiles 3.50 to 4.50 dB; best of this block" in titles
     (net,) = [line for line in page.split("<tr>") if "net<sup>" in line]
     assert net.count("<u>3.50</u>") == 3 and net.count("second of this block") == 3
+    assert "<td>2<small>1 failed</small></td>" in net
     (mask,) = [line for line in page.split("<tr>") if "mask<sup>" in line]
     assert "of this block" not in mask
     assert "the second underlined" in page
