@@ -5,10 +5,7 @@ import itertools
 import logging
 import math
 import platform
-import re
-import resource
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +17,7 @@ import pandas as pd
 import soxr
 
 from .files import FlowsepError, atomic_path, sha256
+from .machine import device_name, peak_memory
 from .metrics import bss_eval, frame_sdr, sdr, si_sdr
 
 CONVENTIONS = {"paper": 22_050, "sisec18": 44_100}  # name -> sample rate at which it scores
@@ -232,26 +230,6 @@ def package_versions() -> str:
     """The versions that a number may hang on, in one line."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "soxr", "flowsep")}
     return ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())
-
-
-def device_name() -> str:
-    """The GPU if torch sees one, else the CPU's model."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    information = Path("/proc/cpuinfo")
-    models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
-    return models[0] if models else platform.processor() or platform.machine()
-
-
-def peak_memory() -> float:
-    """Most memory held so far, MiB: on the GPU if torch used one, else of the process."""
-    import torch
-
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts KiB on Linux, bytes on macOS
-    return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
 
 
 def _score_paper(

@@ -134,15 +134,20 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
         save_file(plain, temporary, metadata={"flowsep": json.dumps(header)})
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_safetensors(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file of `save_safetensors`; FlowsepError if it is none (a pickle, a truncated file)."""
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("flowsep", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise FlowsepError(f"{path}: not a whole .safetensors file ({error}); nothing was loaded") from error
     return (header if isinstance(header, dict) else {}), tensors
+
+
+def parameters(network: nn.Module) -> int:
+    """How many numbers a network learns."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:

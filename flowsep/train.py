@@ -20,7 +20,8 @@ from .config import FeatureConfig, GlowConfig, Profile, TrainingConfig
 from .data import CropSampler, solo_segments, validation_crops
 from .files import FlowsepError, atomic_path
 from .glow import add_weight_norm, fold_weight_norm, standard_normal_log_prob
-from .prior import Prior, load_exactly, read_safetensors, save_safetensors
+from .machine import peak_memory
+from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
 from .separate import choose_device
 from .spectrogram import pad_features, stft
 
@@ -62,7 +63,8 @@ def fit_prior(
     likelihood is computed, the best prior so far goes to `checkpoint`, and the last prior, the whole state of the
     training and the loss curve go to `work` (`last.safetensors`, `state.safetensors`, `loss.csv` with the columns
     step, split, nll in nats per element, seconds). A run that was killed goes on from there and ends with the same
-    weights, because batches and dropout depend on the seed and the step only.
+    weights, because batches and dropout depend on the seed and the step only. At the end the provenance is told the
+    number of `parameters` and what `optimise` returns.
 
     Args:
         sampler: crops of `crop_samples` samples at the feature's rate.
@@ -106,7 +108,7 @@ def fit_prior(
             plain.save(checkpoint)
         plain.save(work / "last.safetensors")
 
-    optimise(
+    costs = optimise(
         fabric,
         prior.glow,
         training,
@@ -123,7 +125,10 @@ def fit_prior(
     )
     if not checkpoint.is_file():
         raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-    return Prior.load(checkpoint)
+    best = Prior.load(checkpoint)
+    best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
+    best.save(checkpoint)
+    return best
 
 
 def optimise(
@@ -142,7 +147,7 @@ def optimise(
     margin: float = math.inf,
     key: str = "training.lr",
     progress: bool = True,
-) -> None:
+) -> dict[str, float]:
     """`training.steps` steps of Adam on `loss`, seeded by (seed, step), that go on where a killed run left off.
 
     Args:
@@ -158,6 +163,9 @@ def optimise(
         name: for messages and the bar.
         margin: a validation loss that exceeds the first one by more ends the training.
         key: of the learning rate, as the messages call it.
+    Returns:
+        `training_seconds`, the sum over all runs up to their last states, and `training_memory_mib`, the largest of
+        their `peak_memory`.
     Raises:
         FlowsepError: the loss became NaN, or left its start behind; the state belongs to another configuration.
     """
@@ -173,9 +181,10 @@ def optimise(
 
     state = work / "state.safetensors"
     if state.is_file():
-        done, best, rows = resume(state, settings, network, optimizer, work)
+        reached, rows = resume(state, settings, network, optimizer, work)
+        done, best, memory = reached["step"], reached["best"], reached.get("memory", math.nan)
     else:
-        done, best = 0, validated()
+        done, best, memory = 0, validated(), math.nan
         rows = [{"step": 0, "split": "valid", column: best, "seconds": 0.0}]
     before, began = rows[-1]["seconds"], time.monotonic()
     network.train()
@@ -214,8 +223,11 @@ def optimise(
             best = min(best, held_out)
             with atomic_path(work / "loss.csv") as temporary:
                 pd.DataFrame(rows).to_csv(temporary, index=False)
-            save_state(state, settings, done, best, network, optimizer)  # last: what it continues is on disk by now
+            memory = float(np.fmax(memory, peak_memory()))
+            # last: what it continues is on disk by now
+            save_state(state, settings, network, optimizer, step=done, best=best, memory=memory)
     bar.close()
+    return {"training_seconds": round(rows[-1]["seconds"], 1), "training_memory_mib": memory}
 
 
 def learning_rate(training: TrainingConfig, step: int) -> float:
@@ -265,22 +277,23 @@ def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
 def save_state(
     path: Path,
     settings: Mapping[str, Any],
-    step: int,
-    best: float,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    **reached: float,
 ) -> None:
-    """Write all that a training goes on from: settings, steps done, best validation, weights, Adam's moments."""
+    """Write all that a training goes on from: settings, steps done and more, weights, Adam's moments."""
     tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    save_safetensors(path, tensors, {**settings, "step": step, "best": best})
+    save_safetensors(path, tensors, {**settings, "step": step, **reached})
 
 
 def resume(
     path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
-) -> tuple[int, float, list[dict[str, Any]]]:
-    """Put back what `save_state` wrote; returns steps done, best validation and the rows of `<work>/loss.csv` so far.
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Put back what `save_state` wrote; returns its header and the rows of `<work>/loss.csv` so far.
 
     Raises FlowsepError where any of `settings` differs.
     """
@@ -297,10 +310,9 @@ def resume(
             _, index, moment = name.split(".")
             moments.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    step = header["step"]
     curve = pd.read_csv(work / "loss.csv")
-    rows = curve[curve.step <= step].to_dict("records")  # a kill between the two writes left a longer curve
-    return step, header["best"], rows
+    rows = curve[curve.step <= header["step"]].to_dict("records")  # a kill between the two writes left a longer curve
+    return header, rows
 
 
 def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:

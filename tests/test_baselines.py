@@ -5,14 +5,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from flowsep import Prior, data, load_prior, separate, train
-from flowsep.baselines import SYSTEMS, System, load_system
+from flowsep.baselines import COSTS, SYSTEMS, System, load_system, total_costs
 from flowsep.baselines.nmf import random_spectra
 from flowsep.config import FeatureConfig, GlowConfig, Profile, SeparationConfig
 from flowsep.files import FlowsepError
 from flowsep.metrics import sdr
+from flowsep.prior import parameters, read_safetensors
 
 RATE = 44_100
 PAIR = ("bass", "drums")
@@ -61,12 +64,24 @@ def fitted(monkeypatch, tmp_path):
     return system
 
 
+def test_costs_add_up_and_do_not_hide_what_is_not_said():
+    one = {"parameters": 10, "training_seconds": 1.5, "training_memory_mib": 700.0, "step": 3}
+    two = {"parameters": 5, "training_seconds": 2.5, "training_memory_mib": 900.0}
+    assert total_costs([one, two]) == {"parameters": 15, "training_seconds": 4.0, "training_memory_mib": 900.0}
+    unknown = total_costs([{"parameters": 5}, two])
+    assert unknown["parameters"] == 10
+    assert np.isnan([unknown["training_seconds"], unknown["training_memory_mib"]]).all()
+    assert total_costs([]) == dict.fromkeys(COSTS, 0)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_keeps_the_protocol(name):
     system = load_system(name, sources=PAIR)
     assert isinstance(system, System) and system.name == name
     assert system.supervision in ("solo", "mixtures", "random mixes", "oracle", "none")
     assert system.needs_references == (system.supervision == "oracle")
+    if system.supervision in ("oracle", "none"):
+        assert system.costs() == dict.fromkeys(COSTS, 0) and system.curves() == {}
 
 
 def test_unknown_systems_and_options_are_told_with_the_nearest():
@@ -125,8 +140,11 @@ def test_nmf_is_deterministic_and_survives_its_file(fitted, stems, tmp_path):
     mixture = sum(stems.values())
     again = load_system("nmf", {"components": 12, "frames": 400, "iterations": 60}, sources=PAIR)
     again.fit(None, Profile(name="tiny"), tmp_path / "again")
-    (file,), (other,) = fitted.checkpoints(), again.checkpoints()
-    assert file.read_bytes() == other.read_bytes()
+    (header, learnt), (_, relearnt) = (read_safetensors(*system.checkpoints()) for system in (fitted, again))
+    assert set(learnt) == set(relearnt) == set(PAIR)  # of the header, the measured seconds and memory may differ
+    assert all(torch.equal(learnt[source], relearnt[source]) for source in PAIR)
+    assert header["provenance"] == fitted.costs() and fitted.costs()["parameters"] == 2 * 12 * 513
+    assert fitted.costs()["training_memory_mib"] > 50 and fitted.curves() == {}
     loaded = load_system("nmf", sources=PAIR, folder=tmp_path)
     for source, estimate in loaded.separate(mixture, RATE).items():
         np.testing.assert_array_equal(estimate, fitted.separate(mixture, RATE)[source])
@@ -134,8 +152,9 @@ def test_nmf_is_deterministic_and_survives_its_file(fitted, stems, tmp_path):
 
 def test_nmf_without_its_file_says_so(fitted, priors, stems, tmp_path):
     mixture = sum(stems.values())
-    with pytest.raises(FlowsepError, match="not fitted"):
-        load_system("nmf", sources=PAIR).separate(mixture, RATE)
+    for call in (lambda system: system.separate(mixture, RATE), System.costs):
+        with pytest.raises(FlowsepError, match="not fitted"):
+            call(load_system("nmf", sources=PAIR))
     with pytest.raises(FlowsepError, match=r"empty/nmf\.safetensors"):
         load_system("nmf", sources=PAIR, folder=tmp_path / "empty").separate(mixture, RATE)
     with pytest.raises(FlowsepError, match="no dictionary of 'piano'"):
@@ -199,6 +218,9 @@ def test_instglow_takes_research_checkpoints_as_they_are(stems, tmp_path):
     expected = separate(mixture, {s: load_prior(folder / s) for s in PAIR}, system.options, RATE)
     np.testing.assert_array_equal(system.separate(mixture, RATE)["bass"], expected["bass"])
     assert [path.name for path in system.checkpoints()] == ["G_1000.pth", "G_1000.pth"]
+    costs = system.costs()
+    assert costs["parameters"] == 2 * parameters(load_prior(folder / "bass"))
+    assert np.isnan([costs["training_seconds"], costs["training_memory_mib"]]).all()  # a checkpoint does not say
     Prior(GlowConfig(), FeatureConfig(), "bass").save(folder / "bass.safetensors")
     with pytest.raises(FlowsepError, match="two priors of 'bass', a file and a folder"):
         system.checkpoints()
@@ -223,4 +245,9 @@ def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     system = load_system("instglow", {"iterations": 1}, sources=PAIR)
     system.fit(SimpleNamespace(name="band", hash="abc"), profile, tmp_path)
     assert all(path.is_file() for path in system.checkpoints())
+    costs = system.costs()
+    assert costs["parameters"] == sum(parameters(load_prior(path)) for path in system.checkpoints())
+    assert costs == total_costs(load_prior(path).provenance for path in system.checkpoints())
+    curves = [pd.read_csv(tmp_path / "training" / source / "loss.csv").seconds.iloc[-1] for source in PAIR]
+    assert costs["training_seconds"] == pytest.approx(sum(curves), abs=0.11) and costs["training_memory_mib"] > 50
     assert set(system.separate(np.ones((1, 4000), np.float32), 22_050)) == set(PAIR)

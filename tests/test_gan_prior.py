@@ -9,22 +9,12 @@ import torch
 from helpers import SOURCES, write_hq_tree
 
 from flowsep import FlowsepError, Profile, data, load_dataset
-from flowsep.baselines import load_system
-from flowsep.baselines.gan_prior import (
-    Critic,
-    GanOptions,
-    Generator,
-    SpecGANOptions,
-    exclusion,
-    fit_gan,
-    gradient_penalty,
-    mixture_loss,
-    project,
-    search,
-)
+from flowsep.baselines import COSTS, load_system
+from flowsep.baselines.gan_prior import GanOptions, exclusion, mixture_loss, project, search
+from flowsep.baselines.specgan import Critic, Generator, SpecGANOptions, fit_gan, gradient_penalty
 from flowsep.config import DataConfig
 from flowsep.metrics import sdr
-from flowsep.prior import read_safetensors
+from flowsep.prior import parameters, read_safetensors
 
 RATE = 4000
 TINY = {"sample_rate": RATE, "depth": 2, "channels": 4, "latent": 4, "steps": 80, "critic_steps": 2, "batch": 8}
@@ -148,7 +138,12 @@ def test_tones_of_two_bands_are_told_apart_from_solo_recordings(solo, tmp_path):
     assert [path.name for path in again.checkpoints()] == ["bass.safetensors", "vocals.safetensors"]
     curve = pd.read_csv(tmp_path / "training" / "bass" / "loss.csv")
     assert list(curve.step) == [10, 10, 20, 20] and set(curve.split) == {"train", "valid"}
-    assert list(curve.columns) == ["step", "split", "distance", "seconds"]
+    assert list(curve.columns) == ["step", "split", "value", "seconds"]
+    assert system.curves()["bass"] == tmp_path / "training" / "bass" / "loss.csv" and set(system.curves()) == set(BANDS)
+    costs = system.costs()
+    assert costs["parameters"] == 2 * parameters(Generator(SpecGANOptions(**TINY)))
+    curves = [pd.read_csv(path).seconds.iloc[-1] for path in system.curves().values()]
+    assert costs["training_seconds"] == pytest.approx(sum(curves), abs=0.11) and costs["training_memory_mib"] > 50
     stereo = system.separate(
         np.repeat(mixture[:, : RATE // 2], 2, axis=0), 44_100
     )  # another rate, shorter than an image
@@ -195,7 +190,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
         fit(killed, steady_tone, steps=8, every=3, stop=11)  # within the sixth step, after the state of the third
     assert not (killed / "prior.safetensors").exists()
     fit(killed, steady_tone, steps=8, every=3)
-    assert (whole / "prior.safetensors").read_bytes() == (killed / "prior.safetensors").read_bytes()
+    (header, tensors), (again, resumed) = (read_safetensors(run / "prior.safetensors") for run in (whole, killed))
+    assert tensors.keys() == resumed.keys() and all(torch.equal(tensors[name], resumed[name]) for name in tensors)
+    assert header.pop("provenance").keys() == again.pop("provenance").keys() == set(COSTS)  # measured, so not the same
+    assert header == again
     curves = [pd.read_csv(folder / "loss.csv").drop(columns="seconds") for folder in (whole, killed)]
     pd.testing.assert_frame_equal(*curves)
     other = fit(tmp_path / "other", steady_tone, steps=8, seed=6)

@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
 # data flows down this list and imports point up it
 ORDER = [
-    *("files", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
+    *("files", "machine", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
     *("spectrogram", "glow", "prior", "instglow", "separate", "train", "metrics", "baselines", "evaluate"),
     *("museval_json", "results", "plots", "player", "slider", "run", "ablation", "cli"),
 ]

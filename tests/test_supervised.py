@@ -12,15 +12,16 @@ import soxr
 import torch
 from helpers import write_hq_tree
 
-from flowsep import FlowsepError, Profile, data, load_dataset
+from flowsep import FlowsepError, Profile, data, load_dataset, train
 from flowsep.baselines import SYSTEMS, load_system
+from flowsep.baselines.mixtures import MixtureSampler, validation_batches
 from flowsep.baselines.open_unmix import umx
-from flowsep.baselines.supervised import MixtureSampler, in_segments, parameters, validation_batches
+from flowsep.baselines.segments import in_segments
 from flowsep.baselines.wave_u_net import WaveUNetwork, bottom_for_output, lengths
 from flowsep.config import DataConfig, PiecesConfig
 from flowsep.data import Track, whole_stems
 from flowsep.metrics import sdr
-from flowsep.prior import read_safetensors, save_safetensors
+from flowsep.prior import parameters, read_safetensors, save_safetensors
 
 RATE, PAIR, FOUR = 8000, ("low", "high"), ("vocals", "bass", "drums", "other")
 SHARED = {"sample_rate": RATE, "batch": 4, "crop_seconds": 0.125, "lr": 0.01, "steps": 40}
@@ -86,6 +87,12 @@ def test_a_few_dozen_steps_tell_two_tones_apart(name, tmp_path):
     assert list(curve.columns) == ["step", "split", "value", "seconds"]
     valid = curve[curve.split == "valid"].set_index("step").value
     assert told["step"] == valid.idxmin() > 0 and told["valid_loss"] == pytest.approx(valid.min())
+    seconds = pytest.approx(curve.seconds.iloc[-1], abs=0.06)
+    costs = {"parameters": told["parameters"], "training_seconds": seconds}
+    costs["training_memory_mib"] = pytest.approx(told["training_memory_mib"])
+    assert told["training_memory_mib"] > 50
+    assert system.costs() == load_system(name, sources=PAIR, folder=tmp_path).costs() == costs
+    assert system.curves() == {"": tmp_path / "training" / "loss.csv"} and "error" in system.curve_label
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -371,8 +378,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatc
         again, resumed = fit_tiny(tmp_path / "stopped")
         assert steps == list(range(4, 12))  # from the last validation on
     assert list(whole) == list(resumed) and all(torch.equal(whole[name], resumed[name]) for name in whole)
-    for one in (header, again):
-        assert one["provenance"].pop("training_seconds") > 0
+    for one in (header, again):  # what was measured differs
+        assert one["provenance"].pop("training_seconds") > 0 and one["provenance"].pop("training_memory_mib") > 0
     assert header == again
     curves = [pd.read_csv(tmp_path / run / "training" / "loss.csv") for run in ("whole", "stopped")]
     pd.testing.assert_frame_equal(*(curve.drop(columns="seconds") for curve in curves))
@@ -382,6 +389,7 @@ def test_a_finished_training_is_not_run_again(tmp_path, monkeypatch):
     fit_tiny(tmp_path)
     content = (tmp_path / "conv_tasnet.safetensors").read_bytes()
     steps = interrupt(monkeypatch, at=None)
+    monkeypatch.setattr(train, "peak_memory", lambda: 1e9)  # of a process that trains nothing
     fit_tiny(tmp_path)
     assert not steps and (tmp_path / "conv_tasnet.safetensors").read_bytes() == content
 

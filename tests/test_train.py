@@ -26,6 +26,7 @@ from flowsep import (
     train,
 )
 from flowsep.data import solo_segments, validation_crops
+from flowsep.prior import parameters
 from flowsep.train import crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
@@ -86,6 +87,9 @@ def test_it_learns_and_leaves_its_files(tmp_path):
     assert list(valid.index) == list(range(0, 61, 10))
     assert valid.min() < valid[0] - 0.05
     assert set(curve.split) == {"train", "valid"} and curve.seconds.is_monotonic_increasing
+    told = prior.provenance
+    assert told["parameters"] == parameters(prior) and told["training_memory_mib"] > 50
+    assert told["training_seconds"] == pytest.approx(curve.seconds.iloc[-1], abs=0.06)  # of all steps, not to the best
     assert prior.provenance["data"] == "a hum" and prior.provenance["step"] == valid.idxmin()
     crops = torch.from_numpy(Hum(seed=99).batch(0))
     assert prior.nll(magnitudes(crops, FEATURE)).item() == pytest.approx(valid.min(), abs=1e-4)

@@ -6,14 +6,17 @@ for, so that what one system needs costs the others nothing.
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..files import FlowsepError
+from ..prior import read_safetensors
 
 SYSTEMS = {
     "instglow": "instglow:InstGlow",
@@ -30,6 +33,8 @@ SYSTEMS = {
     "mixture": "mixture:UnprocessedMixture",
 }
 
+COSTS = ("parameters", "training_seconds", "training_memory_mib")  # keys of a provenance
+
 
 class NoOptions(BaseModel):
     """The options of a system that has none."""
@@ -42,7 +47,8 @@ class System:
 
     Class attributes: `name` in `SYSTEMS`; `supervision`, what it learns from ('solo' recordings of one source, 'random
     mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none'); `needs_references`,
-    true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the model's own.
+    true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the model's own;
+    `curve_label`, what the values of its training curves are, with their unit.
     """
 
     name: str
@@ -50,6 +56,7 @@ class System:
     needs_references = False
     Options: ClassVar[type[BaseModel]] = NoOptions
     defaults: ClassVar[Mapping[str, Any]] = {}
+    curve_label = ""
 
     def __init__(self, options: Any, sources: Sequence[str], priors: Any = None, folder: str | Path | None = None):
         self.options, self.sources, self.priors = options, tuple(sources), priors
@@ -71,6 +78,17 @@ class System:
     def checkpoints(self) -> list[Path]:
         """The files that an estimate hangs on, for its provenance."""
         return []
+
+    def costs(self) -> dict[str, float]:
+        """`total_costs` of the provenances in the headers of its checkpoints."""
+        files = [path for path in self.checkpoints() if path.suffix == ".safetensors"]
+        headers = [read_safetensors(path, header_only=True)[0] for path in files]
+        others = [{}] * (len(self.checkpoints()) - len(files))
+        return total_costs([header.get("provenance") or {} for header in headers] + others)
+
+    def curves(self) -> dict[str, Path]:
+        """Training curves below `folder`: label -> CSV with the columns step, split, value, seconds; '' if alone."""
+        return {}
 
 
 def load_system(
@@ -106,6 +124,25 @@ def load_system(
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise FlowsepError(f"system '{name}': {key}: {first['msg']}, found {first['input']!r}") from error
+
+
+def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What it cost to learn all of these: the sum of `parameters` and of `training_seconds`, the largest memory (MiB).
+
+    0 where nothing was learnt, NaN where a provenance does not say.
+    """
+    said = [[float(provenance.get(key, math.nan)) for key in COSTS] for provenance in provenances]
+    numbers, seconds, memory = np.reshape(said, (-1, len(COSTS))).T
+    return dict(zip(COSTS, map(float, (numbers.sum(), seconds.sum(), memory.max(initial=0.0))), strict=True))
+
+
+def library(module: str) -> ModuleType:
+    """A module of an optional package; FlowsepError says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise FlowsepError(f"{package} cannot be imported ({error}); pip install flowsep[baselines]") from error
 
 
 def _hint(word: str, valid: Iterable[str]) -> str:

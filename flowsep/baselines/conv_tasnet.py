@@ -10,7 +10,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .supervised import Supervised, SupervisedOptions, library
+from . import library
+from .supervised import Supervised, SupervisedOptions
 
 
 class ConvTasNetOptions(SupervisedOptions):

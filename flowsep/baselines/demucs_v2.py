@@ -5,7 +5,8 @@ from typing import ClassVar
 from pydantic import PositiveInt
 from torch import Tensor
 
-from .supervised import Supervised, SupervisedOptions, library
+from . import library
+from .supervised import Supervised, SupervisedOptions
 
 
 class DemucsOptions(SupervisedOptions):
@@ -25,6 +26,7 @@ class DemucsV2(Supervised):
     name = "demucs_v2"
     Options = DemucsOptions
     defaults: ClassVar = {"lr": 3e-4}  # as published
+    curve_label = "mean absolute error (standard deviations of the mixture)"
 
     def build(self):
         """The library's class in the setting of version 2, which still resamples to twice the rate inside."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from ..config import SeparationConfig
 from ..files import FlowsepError
 from ..instglow import checkpoint_file
-from ..prior import Prior, find_priors, load_prior
+from ..prior import Prior, find_priors, load_prior, parameters
 from ..separate import separate
-from . import System
+from . import System, total_costs
 
 
 class InstGlow(System):
@@ -33,10 +33,7 @@ class InstGlow(System):
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`."""
-        if self.flows is None:
-            given = isinstance(self.priors, Mapping)
-            self.flows = {s: self._given(s) if given else load_prior(self._path(s)) for s in self.sources}
-        return separate(mixture, self.flows, self.options, sample_rate, callback)
+        return separate(mixture, self._loaded(), self.options, sample_rate, callback)
 
     def checkpoints(self):
         """The priors' files; none for priors that were handed over in memory."""
@@ -44,6 +41,17 @@ class InstGlow(System):
             return []
         paths = [self._path(source) for source in self.sources]
         return [checkpoint_file(path) if path.is_dir() else path for path in paths]
+
+    def costs(self):
+        """See `System.costs`; the parameters are counted, so that the paper's checkpoints need not tell them."""
+        flows = self._loaded().values()
+        return total_costs({**flow.provenance, "parameters": parameters(flow)} for flow in flows)
+
+    def _loaded(self) -> dict[str, Prior]:
+        if self.flows is None:
+            given = isinstance(self.priors, Mapping)
+            self.flows = {s: self._given(s) if given else load_prior(self._path(s)) for s in self.sources}
+        return self.flows
 
     def _given(self, source: str) -> Prior:
         if source not in self.priors:

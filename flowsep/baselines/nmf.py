@@ -1,5 +1,6 @@
 """Non-negative matrix factorisation with a dictionary of spectra a source: the classic of source-only separation."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from ..config import FeatureConfig
 from ..files import FlowsepError
+from ..machine import peak_memory
 from ..prior import read_safetensors, save_safetensors
 from ..separate import separate_with_masks
 from . import System
@@ -50,9 +52,10 @@ class SourceNMF(System):
 
         from ..data import solo_segments
 
-        learnt = {}
+        learnt, seconds = {}, 0.0
         for source in self.sources:
             segments = solo_segments(dataset, "train", source, profile.feature)
+            began = time.monotonic()
             spectra = random_spectra(segments, self.options.frames, profile.feature, profile.seed)
             if not len(spectra):
                 raise FlowsepError(f"nmf: '{source}' is silent in all training tracks; there is nothing to learn")
@@ -61,8 +64,12 @@ class SourceNMF(System):
                 max_iter=self.options.iterations, tol=0, random_state=profile.seed,
             ).fit(spectra)  # fmt: skip
             learnt[source] = model.components_ / model.components_.sum(axis=1, keepdims=True).clip(min=1e-12)
+            seconds += time.monotonic() - began
+        costs = {"parameters": sum(spectra.size for spectra in learnt.values())}
+        costs |= {"training_seconds": round(seconds, 1), "training_memory_mib": peak_memory()}
+        header = {"format": FORMAT, "feature": profile.feature.model_dump(), "provenance": costs}
         tensors = {source: torch.from_numpy(spectra) for source, spectra in learnt.items()}
-        save_safetensors(self._path(folder), tensors, {"format": FORMAT, "feature": profile.feature.model_dump()})
+        save_safetensors(self._path(folder), tensors, header)
         self.folder, self.feature, self.dictionaries = Path(folder), profile.feature, learnt
 
     def separate(self, mixture, sample_rate, references=None):

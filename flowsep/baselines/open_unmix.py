@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..spectrogram import stft
-from .supervised import Supervised, SupervisedOptions, library
+from . import library
+from .supervised import Supervised, SupervisedOptions
 
 
 class OpenUnmixOptions(SupervisedOptions):
@@ -31,6 +32,7 @@ class OpenUnmix(Supervised):
 
     name = "open_unmix"
     Options = OpenUnmixOptions
+    curve_label = "mean squared error of magnitudes (full scale² = 1)"
 
     def build(self):
         """One network a source, side by side: they share nothing but the batches."""

@@ -4,9 +4,8 @@ import numpy as np
 import torch
 
 from ..spectrogram import istft
-from . import System
+from . import System, library
 from .oracle import HOP, N_FFT, check_references, spectrum_of
-from .supervised import library
 
 BLOCK = 64  # frames filtered together: a song's filters at once would need gigabytes
 FLOOR = 1e-10  # of the covariances, relative to the loudest bin: a rank-one mixture could not be inverted otherwise
