@@ -187,11 +187,26 @@ class Profile(_Model):
     model: GlowConfig = GlowConfig()
     training: TrainingConfig = TrainingConfig()
     systems: dict[str, dict[str, Any]] = {"instglow": {}}  # name in the table -> options of that system
+    baselines: tuple[str, ...] | None = None  # which of `systems` run besides instglow; None: all; []: none
     evaluation: EvaluationConfig = EvaluationConfig()
     ablation: AblationConfig | None = None  # None: no such chapter
     listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_baselines(cls, value: Any) -> Any:
+        """Leave instglow and the listed ones in `systems`, so that nothing else is fitted, scored or asked for."""
+        chosen = value.get("baselines") if isinstance(value, Mapping) else None
+        systems = value.get("systems", {"instglow": {}}) if isinstance(chosen, list | tuple) else None
+        if not isinstance(systems, Mapping):
+            return value
+        if unknown := [name for name in chosen if name not in systems]:
+            there = ", ".join(systems)
+            raise ValueError(f"baselines: {', '.join(map(str, unknown))}: not among `systems`, which are {there}")
+        kept = {name: options for name, options in systems.items() if name == "instglow" or name in chosen}
+        return {**value, "systems": kept}
 
     @model_validator(mode="after")
     def _sources_of_slakh(self) -> Self:
