@@ -26,6 +26,7 @@ except FlowsepError as error:
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
+OWN = {name: options["class"].rpartition(":")[0] for name, options in PROFILE.systems.items() if "class" in options}
 
 wildcard_constraints:
     source="|".join(PROFILE.trained),
@@ -130,7 +131,9 @@ rule shown:
         RUN
 
 def needs(wildcards):
-    return expand(rules.prior.output.prior, source=PROFILE.sources) if wildcards.system == "instglow" else []
+    if wildcards.system == "instglow":
+        return expand(rules.prior.output.prior, source=PROFILE.sources)
+    return OWN.get(wildcards.system, [])
 
 rule separate:
     input:
@@ -164,6 +167,21 @@ rule ablations:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
     threads: workflow.cores
+    shell:
+        RUN
+
+rule own_system:
+    input:
+        OWN.values(),
+        expand(rules.separate.output.scores, system=[*OWN, *({"instglow"} & set(PROFILE.systems) if OWN else ())]),
+        notebook="notebooks/12_your_own_system.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/12_your_own_system.ipynb",
+    log:
+        f"{OUT}/logs/12_your_own_system.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
     shell:
         RUN
 
@@ -229,6 +247,7 @@ rule book:
         rules.tables.output.notebook,
         rules.listen.output.notebook,
         rules.ablations.output.notebook if PROFILE.ablation else [],
+        rules.own_system.output.notebook,
         "_config.yml",
         "tools/build_book.py",
         sorted(map(str, Path("book").glob("*.*"))),

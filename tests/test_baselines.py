@@ -1,6 +1,8 @@
 """Systems behind one call: registry, shapes, and what each must reach on sources that are easy to tell apart."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,15 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import make_stems, write_hq_tree
 
-from flowsep import Prior, data, load_prior, separate, train
+from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate, train
 from flowsep.baselines import COSTS, SYSTEMS, System, load_system, total_costs
 from flowsep.baselines.nmf import random_spectra
-from flowsep.config import FeatureConfig, GlowConfig, Profile, SeparationConfig
+from flowsep.config import DataConfig, FeatureConfig, GlowConfig, Profile, SeparationConfig
 from flowsep.files import FlowsepError
 from flowsep.metrics import sdr
 from flowsep.prior import parameters, read_safetensors
 
+ROOT = Path(__file__).parent.parent
 RATE = 44_100
 PAIR = ("bass", "drums")
 
@@ -251,3 +255,147 @@ def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     curves = [pd.read_csv(tmp_path / "training" / source / "loss.csv").seconds.iloc[-1] for source in PAIR]
     assert costs["training_seconds"] == pytest.approx(sum(curves), abs=0.11) and costs["training_memory_mib"] > 50
     assert set(system.separate(np.ones((1, 4000), np.float32), 22_050)) == set(PAIR)
+
+
+def test_no_module_needs_an_optional_package():
+    """Each is imported anew where none of the extra `baselines` can be; what is missing shows on use alone."""
+    script = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("demucs", "openunmix", "asteroid", "norbert", "torchaudio"))
+import flowsep.baselines as package
+names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+for name in names:
+    importlib.import_module(f"flowsep.baselines.{name}")
+for name in package.SYSTEMS:
+    package.load_system(name, sources=("bass", "drums"))
+print(*names)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {path.stem for path in (ROOT / "flowsep" / "baselines").glob("[a-z]*.py")}
+
+
+# --- systems of one's own --------------------------------------------------------------------------------------------
+
+MEAN_SPECTRA = {"class": "notebooks/own_system.py:MeanSpectra"}
+OWN = """
+from dataclasses import dataclass
+from pydantic import BaseModel
+from flowsep.baselines import System
+
+class Settings(BaseModel):
+    gain: float = 1.0
+
+@dataclass
+class Helper:
+    gain: "float"
+
+class Gain(System):
+    supervision = "none"
+    Options = Settings
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.called = self.name
+    def separate(self, mixture, sample_rate, references=None):
+        return {source: Helper(self.options.gain).gain * mixture for source in self.sources}
+
+class Silent(System):
+    pass
+
+class Cheat(System):
+    supervision, needs_references = "solo", True
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path / "own.py"
+
+
+def test_a_class_in_a_file_is_a_system_under_the_name_of_the_profile(own, stems):
+    system = load_system("louder-2", {"class": f"{own}:Gain", "gain": 2.0}, sources=PAIR)
+    assert isinstance(system, System) and system.name == system.called == "louder-2"
+    mixture = sum(stems.values())
+    np.testing.assert_array_equal(system.separate(mixture, RATE)["drums"], 2 * mixture)
+    assert system.costs() == dict.fromkeys(COSTS, 0)
+
+
+def test_what_is_wrong_with_a_class_of_ones_own_is_named(own, monkeypatch):
+    for name, place, message in (
+        ("nmf", f"{own}:Gain", "'nmf': flowsep has a system of this name; call yours otherwise"),
+        ("my system", f"{own}:Gain", "'my system': its name becomes that of files; use letters, digits, _ and -"),
+        ("../mine", f"{own}:Gain", "becomes that of files"),
+        ("-mine", f"{own}:Gain", "becomes that of files"),
+        ("references", f"{own}:Gain", "none of references"),
+        ("mine", f"{own}", r"class: expected 'path/to/file\.py:ClassName', found '.*own\.py'"),
+        ("mine", 3, r"expected 'path/to/file\.py:ClassName', found 3"),
+        ("mine", "notebooks/nowhere.py:Gain", r"class: .*notebooks/nowhere\.py: no such file"),
+        ("mine", f"{own}:Gian", r"own\.py: no class 'Gian' there"),
+        ("mine", f"{own}:Helper", r"own\.py: Helper is not a subclass of System"),
+        ("mine", f"{own}:number", "number is not a subclass of System"),
+        ("mine", f"{own}:Silent", "'mine': supervision is None; valid: solo, random mixes, "),
+        ("mine", f"{own}:Cheat", "needs_references is for supervision 'oracle' alone, found 'solo'"),
+    ):
+        with pytest.raises(FlowsepError, match=message):
+            load_system(name, {"class": place}, sources=PAIR)
+    with pytest.raises(FlowsepError, match=r"'mine': unknown option 'gian'; did you mean 'gain'\?"):
+        load_system("mine", {"class": f"{own}:Gain", "gian": 2}, sources=PAIR)
+    with pytest.raises(FlowsepError, match=r"unknown system 'mine'; .*; one of your own needs the option 'class'"):
+        load_system("mine", {"gain": 2}, sources=PAIR)
+
+
+@pytest.mark.parametrize("name", ["demo", "smoke"])
+def test_profiles_list_the_example(name):
+    profile = load_profile(name)
+    assert profile.systems["mean_spectra"] == MEAN_SPECTRA
+    for system, options in profile.systems.items():
+        assert load_system(system, options, sources=profile.sources).name == system
+
+
+def test_the_example_tells_two_bands_apart_from_solo_recordings(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(data.Track, "mixture", lambda self: pytest.fail("a mixture was read"))
+    root = write_hq_tree(tmp_path / "songs", train=3, test=1)
+    dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), seed=0)
+    system = load_system("mean_spectra", MEAN_SPECTRA, sources=PAIR)
+    system.fit(dataset, Profile(name="tiny"), tmp_path / "learnt")
+    stems = {source: audio for source, audio in make_stems(50).items() if source in PAIR}
+    mixture = sum(stems.values())
+    again = load_system("mean_spectra", MEAN_SPECTRA, sources=PAIR, folder=tmp_path / "learnt")
+    found = again.separate(mixture, RATE)
+    for source, reference in stems.items():
+        assert sdr(reference, found[source]) > sdr(reference, mixture / 2) + 8
+    np.testing.assert_allclose(sum(found.values()), mixture, atol=1e-5)
+    costs = again.costs()
+    assert costs["parameters"] == 2 * 513 and costs["training_seconds"] > 0 and costs["training_memory_mib"] > 50
+
+
+# --- which systems a profile runs ------------------------------------------------------------------------------------
+
+SYSTEMS_OF_ONE = {"mixture": {}, "instglow": {"lr": 0.03}, "nmf": {"components": 3}}
+
+
+@pytest.mark.parametrize(
+    ("baselines", "left"),
+    [
+        (None, ["mixture", "instglow", "nmf"]),
+        ([], ["instglow"]),
+        (["nmf"], ["instglow", "nmf"]),
+        (("nmf", "mixture"), ["mixture", "instglow", "nmf"]),
+    ],
+)
+def test_a_profile_runs_the_baselines_that_it_names(baselines, left):
+    profile = load_profile({"name": "tiny", "systems": SYSTEMS_OF_ONE, "baselines": baselines})
+    assert list(profile.systems) == left and profile.systems["instglow"] == {"lr": 0.03}
+    assert load_profile(profile.model_dump(mode="json")) == profile
+
+
+def test_baselines_that_a_profile_does_not_have_are_named(tmp_path):
+    with pytest.raises(FlowsepError, match="baselines: nfm, hpss: not among `systems`, which are mixture, "):
+        load_profile({"name": "tiny", "systems": SYSTEMS_OF_ONE, "baselines": ["nfm", "nmf", "hpss"]})
+    with pytest.raises(FlowsepError, match=r"baselines: .*valid tuple, found 'nmf'"):
+        load_profile({"name": "tiny", "systems": SYSTEMS_OF_ONE, "baselines": "nmf"})
+    assert load_profile({"name": "tiny", "baselines": []}).systems == {"instglow": {}}

@@ -82,7 +82,7 @@ def test_the_priors_carry_where_they_come_from(results):
 
 def test_executed_notebooks_hold_no_error(results):
     paths = sorted((results / "notebooks").glob("*.ipynb"))
-    assert len(paths) == 9 + 3 + 4  # the chapters, one training a source, one separation a system
+    assert len(paths) == 10 + 3 + 5  # the chapters, one training a source, one separation a system
     for path in paths:
         for cell in nbformat.read(path, as_version=4).cells:
             assert all(output.output_type != "error" for output in cell.get("outputs", [])), path
@@ -101,7 +101,7 @@ def test_another_checkpoint_reruns_only_what_hangs_on_it(tree, results):
     done = snakemake(tree, "--dry-run", "book")
     jobs = (done.stdout + done.stderr).split("Job stats:")[1].split("\n\n")[0]
     planned = {line.split()[0]: int(line.split()[1]) for line in jobs.splitlines()[3:] if line.strip()}
-    once = ("separate", "inside", "shown", "new_source", "ablations", "tables", "listen", "book")
+    once = ("separate", "inside", "shown", "new_source", "ablations", "own_system", "tables", "listen", "book")
     assert planned == dict.fromkeys(once, 1) | {"total": len(once)}
 
 

@@ -1,7 +1,8 @@
 """Every row of the table behind one call: `system = load_system(name, options, sources=...)`.
 
 A system is a subclass of `System` in a file of its own, and a line in `SYSTEMS`; the file is imported when it is asked
-for, so that what one system needs costs the others nothing.
+for, so that what one system needs costs the others nothing. A system from outside the package needs no line there:
+its options name its file and class (`notebooks/12_your_own_system.ipynb`).
 """
 
 import difflib
@@ -33,6 +34,7 @@ SYSTEMS = {
     "mixture": "mixture:UnprocessedMixture",
 }
 
+SUPERVISION = ("solo", "random mixes", "mixtures", "oracle", "none")
 COSTS = ("parameters", "training_seconds", "training_memory_mib")  # keys of a provenance
 
 
@@ -45,10 +47,10 @@ class NoOptions(BaseModel):
 class System:
     """What all systems share; a subclass overrides what it needs.
 
-    Class attributes: `name` in `SYSTEMS`; `supervision`, what it learns from ('solo' recordings of one source, 'random
-    mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none'); `needs_references`,
-    true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the model's own;
-    `curve_label`, what the values of its training curves are, with their unit.
+    Class attributes: `name` in `SYSTEMS`, or in the profile; `supervision`, what it learns from ('solo' recordings of
+    one source, 'random mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none');
+    `needs_references`, true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the
+    model's own; `curve_label`, what the values of its training curves are, with their unit.
     """
 
     name: str
@@ -102,28 +104,40 @@ def load_system(
     """The system called `name`, ready to `fit`, or to `separate` with what was fitted before.
 
     Args:
-        name: a key of `SYSTEMS`.
-        options: of that system, as a profile's `systems` says them.
+        name: a key of `SYSTEMS`, or a new one.
+        options: of that system, as a profile's `systems` says them. A new system's hold `class`, "file.py:ClassName"
+            (see `own.own_class`), whose code is run: name only files that you trust.
         sources: what it shall separate.
         priors: folder of `<source>.safetensors`, or source -> `Prior`: for systems built on the flow.
         folder: where a fitted system lies: `<folder>/<name>.safetensors`.
     Raises:
-        FlowsepError: an unknown system or option, with the nearest valid one; a value that the option does not take.
+        FlowsepError: an unknown system or option, with the nearest valid one; a value that the option does not take; a
+            class that is not there, or says no valid `supervision`.
     """
-    if name not in SYSTEMS:
-        raise FlowsepError(f"unknown system '{name}'; {_hint(name, SYSTEMS)}")
-    module, _, attribute = SYSTEMS[name].partition(":")
-    system = getattr(importlib.import_module(f".{module}", __name__), attribute)
     chosen = dict(options or {})
+    if "class" in chosen:
+        from .own import own_class
+
+        system = own_class(name, chosen.pop("class"))
+    elif name in SYSTEMS:
+        module, _, attribute = SYSTEMS[name].partition(":")
+        system = getattr(importlib.import_module(f".{module}", __name__), attribute)
+    else:
+        raise FlowsepError(f"unknown system '{name}'; {_hint(name, SYSTEMS)}; one of your own needs the option 'class'")
     for key in chosen:
         if key not in system.Options.model_fields:
             raise FlowsepError(f"system '{name}': unknown option '{key}'; {_hint(key, system.Options.model_fields)}")
     try:
-        return system(system.Options(**{**system.defaults, **chosen}), sources, priors, folder)
+        made = system(system.Options(**{**system.defaults, **chosen}), sources, priors, folder)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise FlowsepError(f"system '{name}': {key}: {first['msg']}, found {first['input']!r}") from error
+    if (kind := getattr(made, "supervision", None)) not in SUPERVISION:
+        raise FlowsepError(f"system '{name}': supervision is {kind!r}; valid: {', '.join(SUPERVISION)}")
+    if made.needs_references and kind != "oracle":
+        raise FlowsepError(f"system '{name}': needs_references is for supervision 'oracle' alone, found '{kind}'")
+    return made
 
 
 def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:
