@@ -66,7 +66,7 @@ class SourceNMF(System):
             learnt[source] = model.components_ / model.components_.sum(axis=1, keepdims=True).clip(min=1e-12)
             seconds += time.monotonic() - began
         costs = {"parameters": sum(spectra.size for spectra in learnt.values())}
-        costs |= {"training_seconds": round(seconds, 1), "training_memory_mib": peak_memory()}
+        costs |= {"training_seconds": round(seconds, 3), "training_memory_mib": peak_memory()}
         header = {"format": FORMAT, "feature": profile.feature.model_dump(), "provenance": costs}
         tensors = {source: torch.from_numpy(spectra) for source, spectra in learnt.items()}
         save_safetensors(self._path(folder), tensors, header)
