@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import soxr
 
+from .baselines import COSTS
 from .files import FlowsepError, atomic_path, sha256
 from .machine import device_name, peak_memory
 from .metrics import bss_eval, frame_sdr, sdr, si_sdr
@@ -31,7 +32,6 @@ FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (sound
 
 _ROW = "profile system variant supervision kind track stem metric convention piece sample_rate value n_frames nan_count"
 _ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty versions device"
-COSTS = ("parameters", "training_seconds", "training_memory_mib")  # of `System.costs`: 0: learns nothing, NaN: unknown
 SPENT = ("seconds", "audio_seconds", "peak_memory_mib")  # on the separation of a track
 COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split(), *COSTS, *SPENT, "time")  # of a score file, in order
 NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)

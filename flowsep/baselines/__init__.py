@@ -35,7 +35,7 @@ SYSTEMS = {
 }
 
 SUPERVISION = ("solo", "random mixes", "mixtures", "oracle", "none")
-COSTS = ("parameters", "training_seconds", "training_memory_mib")  # keys of a provenance
+COSTS = ("parameters", "training_seconds", "training_memory_mib")  # in provenances and score files
 
 
 class NoOptions(BaseModel):
@@ -72,10 +72,6 @@ class System:
     ) -> dict[str, np.ndarray]:
         """(channels, samples) -> {source: estimate of the same shape and rate}."""
         raise NotImplementedError
-
-    def costs(self) -> dict[str, float]:
-        """Learnt parameters, seconds and peak memory (MiB) of the training; 0: learns nothing, NaN: not known."""
-        return {"parameters": 0, "training_seconds": 0.0, "training_memory_mib": 0.0}
 
     def checkpoints(self) -> list[Path]:
         """The files that an estimate hangs on, for its provenance."""
