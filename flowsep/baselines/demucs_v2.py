@@ -3,7 +3,6 @@
 from typing import ClassVar
 
 from pydantic import PositiveInt
-from torch import Tensor
 
 from . import library
 from .supervised import Supervised, SupervisedOptions
@@ -24,6 +23,7 @@ class DemucsV2(Supervised):
     """
 
     name = "demucs_v2"
+    level = 1.0
     Options = DemucsOptions
     defaults: ClassVar = {"lr": 3e-4}  # as published
     curve_label = "mean absolute error (standard deviations of the mixture)"
@@ -44,17 +44,3 @@ class DemucsV2(Supervised):
             context=1,
             normalize=False,  # of each input; see the class
         )
-
-    def loss(self, network, stems):
-        """mean |g(x / sigma) - s / sigma|."""
-        return super().loss(network, stems / deviation(stems.sum(dim=1)).unsqueeze(1))
-
-    def estimate(self, network, mixture):
-        """See `Supervised.estimate`."""
-        sigma = deviation(mixture)
-        return network(mixture / sigma) * sigma.unsqueeze(1)
-
-
-def deviation(mixture: Tensor) -> Tensor:
-    """sqrt(var of the mean of the channels over time), -60 dB at least; (batch, channels, samples) -> (batch, 1, 1)."""
-    return mixture.mean(dim=1, keepdim=True).std(dim=-1, keepdim=True, correction=0).clamp_min(1e-3)

@@ -47,6 +47,7 @@ class Supervised(System):
 
     Options = SupervisedOptions
     curve_label = "mean absolute error (full scale = 1)"
+    level: float | None = None  # standard deviation to which the mixtures that a network sees are scaled; None: not
     network: nn.Module | None = None  # fitted, or loaded on first use
 
     @property
@@ -69,6 +70,15 @@ class Supervised(System):
     def estimate(self, network: nn.Module, mixture: Tensor) -> Tensor:
         """(batch, channels, samples) -> (batch, sources, channels, samples), of any length."""
         return network(mixture)
+
+    def gain(self, mixture: Tensor) -> Tensor:
+        """`level` / sqrt(var of the mean of the channels over time), that of -60 dB at most, or 1 without a `level`.
+
+        Shape: (batch, channels, samples) -> (batch, 1, 1).
+        """
+        if self.level is None:
+            return mixture.new_ones(len(mixture), 1, 1)
+        return self.level / mixture.mean(dim=1, keepdim=True).std(dim=-1, keepdim=True, correction=0).clamp_min(1e-3)
 
     @property
     def crop(self) -> int:
@@ -113,13 +123,17 @@ class Supervised(System):
         self.prepare(network, sampler)
         network.to(fabric.device)
 
+        def scaled_loss(network: nn.Module, batch: np.ndarray) -> Tensor:
+            stems = torch.from_numpy(batch).to(fabric.device)
+            return self.loss(network, stems * self.gain(stems.sum(dim=1)).unsqueeze(1))
+
         def loss(network: nn.Module, step: int) -> Tensor:
-            return self.loss(network, torch.from_numpy(sampler.batch(step)).to(fabric.device))
+            return scaled_loss(network, sampler.batch(step))
 
         def validate(network: nn.Module) -> float:
             total, items = 0.0, 0
             for batch in validation_batches(stems["valid"], self.crop, options.batch, options.mixes, profile.seed):
-                total += self.loss(network, torch.from_numpy(batch).to(fabric.device)).item() * len(batch)
+                total += scaled_loss(network, batch).item() * len(batch)
                 items += len(batch)
             return total / items
 
@@ -161,10 +175,15 @@ class Supervised(System):
         network = self.network.to(device)
         if not np.any(mixture):
             return {source: np.zeros_like(mixture, np.float32) for source in self.sources}
+
+        def estimate(part: Tensor) -> Tensor:
+            gain = self.gain(part).to(device)
+            return (self.estimate(network, part.to(device) * gain) / gain.unsqueeze(1)).float().cpu()
+
         stems = separate_song(
             mixture,
             sample_rate,
-            lambda part: self.estimate(network, part.to(device)).float().cpu(),
+            estimate,
             rate=options.sample_rate,
             channels=options.channels,
             seconds=options.segment_seconds,
