@@ -376,6 +376,31 @@ def test_costs_stand_where_there_are_any_and_beside_sdr_only():
     ]
 
 
+def test_the_readme_has_no_room_for_quartiles(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from readme_table import compact
+
+    lines = compact(table_markdown(spending(), convention="paper", sources=("bass", "drums"))).splitlines()
+    assert "| net | mixtures | 266 M | 12,345 | 0.2 | 2 (1 failed) | *3.50* | *3.50* | *3.50* |" in lines
+    assert "SDR in dB by convention paper: median over n pieces (mono, 22.05 kHz); mean over sources." in lines[-1]
+    assert "-1.00 |" in compact("| -1.00 (-2.0 to -0.1) |")
+
+
+def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import status_page
+
+    frame = spending().assign(config_hash="abc", git_commit="0123", checkpoint="")
+    frame.loc[frame["system"] == "net", "checkpoint"] = "net.safetensors:12 more:34"
+    write_scores(
+        pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), tmp_path / "scores" / "a.csv"
+    )
+    page = status_page(tmp_path, [{"chapter": "06", "seconds": 3.0, "finished": "2026-01-01T00:00:00"}])
+    assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` | `net.safetensors:12`, `more:34` |" in page
+    assert "| their own | – | – | 3 | 700 | `abc` | none |" in page
+    assert "| flow [x] | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
+
+
 # ---- best and second -------------------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from importlib.resources import files as package_files
+from math import isnan
 from pathlib import Path
 
 import nbformat
 
 from flowsep.config import find_root
 from flowsep.files import FlowsepError, write_text
-from flowsep.results import load_scores
+from flowsep.results import costs, labels, load_scores
 
 THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
@@ -79,17 +80,20 @@ def status_page(results: Path, runs: list[dict]) -> str:
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
     lines += [f"| {run['chapter']} | {run['seconds']:.0f} | {run['finished'][:19]} |" for run in runs]
     lines += [f"| **sum** | **{sum(run['seconds'] for run in runs):.0f}** | |", ""]
-    facts = ["profile", "data", "data_hash", "config_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
+    facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
         values = ", ".join(f"`{value}`" if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
         lines.append(f"| {fact.replace('_', ' ')} | {values} |")
-    lines += [f"| peak memory of a separation | {scores.peak_memory_mib.max():.0f} MiB |", ""]
-    lines += ["| system | separation (s) | checkpoints |", "|---|---:|---|"]
-    for system, rows in scores.groupby("system"):
-        seconds = rows.groupby(["variant", "track"]).seconds.first().sum()
+    heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration", "checkpoints"]
+    lines += ["", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|---|"]
+    spent = costs(scores).set_index("system")
+    for system, rows in scores.groupby(labels(scores)):
+        cost = spent.loc[system]
+        numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
+        shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
         hashes = ", ".join(f"`{item}`" for item in rows.checkpoint.iloc[0].split()) or "none"
-        lines.append(f"| {system} | {seconds:.0f} | {hashes} |")
+        lines.append(f"| {' | '.join([system, *shown, f'`{rows.config_hash.iloc[0]}`', hashes])} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,7 @@
-"""Copy the demo's table from its file into README.md: `python tools/readme_table.py`. A test holds the two equal."""
+"""Copy the demo's table into README.md, without its quartiles: `python tools/readme_table.py`.
+
+A test holds the two equal.
+"""
 
 import re
 
@@ -6,11 +9,17 @@ from flowsep.config import find_root
 from flowsep.files import write_text
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+QUARTILES = re.compile(r" \((quartiles|-?\d+\.\d(–| to )-?\d+\.\d)\)")  # as flowsep.results writes them
 
 
 def renewed(readme: str) -> str:
-    """`readme` with the file that each mark names between the marks."""
-    return MARKED.sub(lambda m: m[1] + (find_root() / m[2]).read_text(encoding="utf-8") + m[3], readme)
+    """`readme` with the file that each mark names between the marks, which a page is too narrow for as it is."""
+    return MARKED.sub(lambda m: m[1] + compact((find_root() / m[2]).read_text(encoding="utf-8")) + m[3], readme)
+
+
+def compact(table: str) -> str:
+    """A table of `flowsep.results.table_markdown` without the quartiles beside its medians."""
+    return QUARTILES.sub("", table)
 
 
 if __name__ == "__main__":
