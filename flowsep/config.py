@@ -12,11 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .files import FlowsepError
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
+PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
 
 
 class _Model(BaseModel):
@@ -186,13 +197,20 @@ class Profile(_Model):
     feature: FeatureConfig = FeatureConfig()
     model: GlowConfig = GlowConfig()
     training: TrainingConfig = TrainingConfig()
-    systems: dict[str, dict[str, Any]] = {"instglow": {}}  # name in the table -> options of that system
+    pretrained: bool = False  # add the rows of `PRETRAINED`, which download weights when they are first run
+    # name in the table -> options of that system
+    systems: dict[str, dict[str, Any]] = Field({"instglow": {}}, validate_default=True)
     baselines: tuple[str, ...] | None = None  # which of `systems` run besides instglow; None: all; []: none
     evaluation: EvaluationConfig = EvaluationConfig()
     ablation: AblationConfig | None = None  # None: no such chapter
     listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
+
+    @field_validator("systems")
+    @classmethod
+    def _with_pretrained(cls, systems: dict[str, dict[str, Any]], info: ValidationInfo) -> dict[str, dict[str, Any]]:
+        return systems | {name: systems.get(name, {}) for name in PRETRAINED if info.data.get("pretrained")}
 
     @model_validator(mode="before")
     @classmethod

@@ -95,13 +95,15 @@ def run_provenance(
 
     Args:
         profile: a `config.Profile`.
-        system: of `flowsep.load_system`; its checkpoints are listed as `file:first 12 digits of the SHA-256`.
+        system: of `flowsep.load_system`; the rows have its `kind`, and list its checkpoints as `file:first 12 digits of
+            the SHA-256`.
         dataset: a `data.Dataset`: its `name` and `hash`.
         name: of the row in the table; default `system.name`.
         variant: which set of checkpoints, when one table shows several; the profile's own is ''.
     """
     checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
-    origin = {"profile": profile.name, "system": name or system.name, "variant": variant, "kind": "measured"}
+    origin = {"profile": profile.name, "system": name or system.name, "variant": variant}
+    origin |= {"kind": getattr(system, "kind", "measured")}
     origin |= {"supervision": system.supervision, "checkpoint": checkpoints}
     origin |= {"config_hash": profile.hash_of(origin["system"])} | system.costs()
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
@@ -160,6 +162,24 @@ def evaluate_system(
             on_scores(track, scores)
     if failed:
         log.warning("%s: %d failed:\n  %s", provenance["system"], len(failed), "\n  ".join(failed))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def unavailable_rows(
+    reason: str,
+    tracks: Iterable[Any],
+    *,
+    sources: Sequence[str],
+    provenance: Mapping[str, Any],
+    conventions: Sequence[str] = tuple(CONVENTIONS),
+    metrics: Sequence[str] = METRICS[:2],
+) -> pd.DataFrame:
+    """The rows of a system that cannot run here: every track failed, for one reason. See `evaluate_system`."""
+    when = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "peak_memory_mib": peak_memory()}
+    empty = failed_rows(dict.fromkeys(sources, reason), conventions, metrics)
+    rows = [
+        {**provenance, **row, **when, "track": track.name, "seconds": math.nan} for track in tracks for row in empty
+    ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

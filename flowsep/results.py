@@ -315,8 +315,10 @@ def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str]
     parts = []
     if frame is not None:
         rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
+        rows = rows.sort_values("kind", kind="stable")  # what was fitted here comes first
         notes = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
-        measured = MEASURED + ", " + rows["profile"] + " (" + rows["data"] + ")"
+        how = rows["kind"].str.removeprefix("measured").str.replace(", ", " with ")  # published weights
+        measured = MEASURED + how + ", " + rows["profile"] + " (" + rows["data"] + ")"
         rows["block"] = measured.where(rows["kind"] != KIND, f"read from {KIND} (" + rows["data"] + ")")
         rows["source"] = [notes[tuple(key)] for key in rows[SYSTEM].to_numpy()]
         rows["system"] = labels(rows)

@@ -18,7 +18,7 @@ from .audio import read_audio, write_audio
 from .baselines import System, load_system
 from .config import NewSourcesConfig, Profile
 from .data import Dataset, Track
-from .evaluate import evaluate_system, run_provenance, write_scores
+from .evaluate import evaluate_system, run_provenance, unavailable_rows, write_scores
 from .files import FlowsepError, safe_name
 from .museval_json import write_museval
 
@@ -35,6 +35,8 @@ def score_system(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fit `name` if it learns, separate and score all test songs; returns the rows, which are on disk by then.
+
+    A system whose published weights cannot be had says so in one line, and in its rows, and stops nothing.
 
     Args:
         name: a system of the profile.
@@ -67,19 +69,16 @@ def score_system(
         write_museval(frames / f"{safe_name(track.name)}.json", rows)
 
     provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
-    frame = evaluate_system(
-        system,
-        tracks,
-        sources=profile.sources,
-        provenance=provenance,
-        conventions=profile.evaluation.conventions,
-        metrics=profile.evaluation.metrics,
-        on_estimates=keep,
-        on_scores=keep_frames,
-        progress=progress,
-    )
+    settings = {"sources": profile.sources, "provenance": provenance, "conventions": profile.evaluation.conventions}
+    settings |= {"metrics": profile.evaluation.metrics}
+    if system.unavailable:
+        print(system.unavailable)
+        frame = unavailable_rows(system.unavailable, tracks, **settings)
+        (folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # which the graph expects, if only empty
+    else:
+        frame = evaluate_system(system, tracks, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress)
     write_scores(frame, folder / "scores" / f"{label}.csv")
-    if (frame.status == "failed").all():
+    if (frame.status == "failed").all() and not system.unavailable:
         raise FlowsepError(f"{name}: all {len(tracks)} tracks failed; the first: {frame.reason.iloc[0]}")
     return frame
 

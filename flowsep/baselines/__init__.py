@@ -28,6 +28,8 @@ SYSTEMS = {
     "open_unmix": "open_unmix:OpenUnmix",
     "open_unmix_random": "open_unmix:RandomMixesOpenUnmix",
     "wave_u_net": "wave_u_net:WaveUNet",
+    "demucs_v2_pretrained": "pretrained:PretrainedDemucs",
+    "open_unmix_pretrained": "pretrained:PretrainedOpenUnmix",
     "hpss": "hpss:HarmonicPercussive",
     "ideal_ratio_mask": "oracle:IdealRatioMask",
     "multichannel_wiener": "wiener_oracle:MultichannelWiener",
@@ -50,12 +52,16 @@ class System:
     Class attributes: `name` in `SYSTEMS`, or in the profile; `supervision`, what it learns from ('solo' recordings of
     one source, 'random mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none');
     `needs_references`, true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the
-    model's own; `curve_label`, what the values of its training curves are, with their unit.
+    model's own; `curve_label`, what the values of its training curves are, with their unit; `kind`, the block of the table.
+    `unavailable` says, once `fit` has found it out, why a system that rests on a download cannot run: the reason of all
+    its rows.
     """
 
     name: str
     supervision: str
+    kind = "measured"
     needs_references = False
+    unavailable = ""
     Options: ClassVar[type[BaseModel]] = NoOptions
     defaults: ClassVar[Mapping[str, Any]] = {}
     curve_label = ""
