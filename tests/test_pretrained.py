@@ -12,9 +12,8 @@ import soxr
 import torch
 from helpers import RATE, make_stems, write_hq_tree
 
-from flowsep.baselines import SYSTEMS, load_system, pretrained
+from flowsep.baselines import SYSTEMS, library, load_system, pretrained
 from flowsep.baselines.open_unmix import umx
-from flowsep.baselines.supervised import library
 from flowsep.config import PRETRAINED, DataConfig, load_profile
 from flowsep.data import load_dataset
 from flowsep.files import FlowsepError

@@ -52,9 +52,8 @@ class System:
     Class attributes: `name` in `SYSTEMS`, or in the profile; `supervision`, what it learns from ('solo' recordings of
     one source, 'random mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none');
     `needs_references`, true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the
-    model's own; `curve_label`, what the values of its training curves are, with their unit; `kind`, the block of the table.
-    `unavailable` says, once `fit` has found it out, why a system that rests on a download cannot run: the reason of all
-    its rows.
+    model's own; `curve_label`, what the values of its training curves are, with their unit; `kind`, the block of the
+    table. `unavailable` says, once `fit` has found it out, why a system that rests on a download cannot run.
     """
 
     name: str
