@@ -19,7 +19,7 @@ class MultichannelWiener(System):
     and with one channel it is that mask. What the floor of the covariance takes goes to all stems alike: they sum to
     the mixture. The filters are norbert's.
 
-    References: Duong, Vincent, Gribonval 2010; Liutkus, Badeau, Richard 2012; Stöter, Liutkus, Ito 2018 (SiSEC).
+    References: Duong, Vincent, Gribonval 2010; Stöter, Liutkus, Ito 2018 (SiSEC).
     """
 
     name = "multichannel_wiener"
