@@ -219,7 +219,7 @@ def test_without_network_the_row_says_why_it_is_empty(dataset, asked, hub, capsy
         ("measured here, tiny (musdb18hq)", "mixture"),
         *((BLOCK, name) for name in PRETRAINED),
     ]
-    assert found.loc[BLOCK, list(profile.sources)].isna().all(axis=None)
+    assert found.loc[BLOCK, ["parameters", "training (s)", *profile.sources]].isna().all(axis=None)
     assert table_markdown(scores, convention="sisec18", sources=profile.sources).count("(2 failed)") == 2
 
 
@@ -229,6 +229,7 @@ def test_with_weights_the_rows_are_measured_in_a_block_of_their_own(dataset, dem
     for name in profile.systems:
         frame = score_system(profile, dataset, name, progress=False)
     assert set(frame.status) == {"ok"} and set(frame.kind) == {"measured, published weights"}
+    assert (frame.parameters > 0).all() and frame.training_seconds.isna().all()  # nobody knows what it took
     assert frame.checkpoint.str.fullmatch(r"demucs-(\w{8})\.th:\1\w{4}").all()
     found = table(load_scores(profile.folder), convention="sisec18", sources=profile.sources)
     assert found.loc[(BLOCK, "demucs_v2_pretrained"), list(profile.sources)].notna().all()

@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 from torch import Tensor
 
 from ..files import FlowsepError, atomic_path, sha256
-from . import System, library
+from ..prior import parameters
+from . import System, library, total_costs
 from .demucs_v2 import DemucsV2
 from .open_unmix import OpenUnmix, SideBySide, umx
 from .supervised import Supervised
@@ -77,6 +78,11 @@ class Pretrained(System):
     def checkpoints(self):
         """The downloaded files."""
         return list(self.files)
+
+    def costs(self):
+        """Parameters, once there is a network; what its training took is not known."""
+        known = {} if self.network is None else {"parameters": parameters(self.network.network)}
+        return total_costs([known])
 
     def _load(self) -> None:
         if self.unavailable:
