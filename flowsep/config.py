@@ -268,7 +268,8 @@ class Profile(_Model):
     def hash_of(self, system: str) -> str:
         """`hash` of this profile with one system alone: another one that joins leaves the hashes of the rest alone."""
         own = {name: options for name, options in self.systems.items() if name == system}
-        return self.model_copy(update={"systems": own, "ablation": None}).hash
+        rest = {"baselines": None, "pretrained": False, "ablation": None}
+        return self.model_copy(update={"systems": own, **rest}).hash
 
 
 def find_root(start: str | Path = ".") -> Path:

@@ -106,6 +106,7 @@ def test_demucs_separates_as_version_2_is_used(demucs):
     for source, estimate in zip(FOUR, expected.numpy(), strict=True):
         np.testing.assert_allclose(found[source], estimate * mono.std() + mono.mean(), atol=1e-5)
     assert [path.name for path in system.checkpoints()] == [pretrained.DEMUCS.rpartition("/")[2]]
+    assert system.costs()["parameters"] == sum(value.numel() for value in demucs.state_dict().values())
     assert not any(np.any(audio) for audio in system.separate(0 * mixture, RATE).values())
 
 

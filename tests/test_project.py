@@ -113,6 +113,8 @@ def test_another_system_leaves_the_hash_of_the_others_alone():
     other = load_profile({"name": "x", "systems": {"nmf": {"components": 4}, "mixture": {}}})
     assert one.hash != two.hash and one.hash_of("nmf") == two.hash_of("nmf") != other.hash_of("nmf")
     assert two.hash_of("mixture") == other.hash_of("mixture") != two.hash_of("nmf")
+    fewer = load_profile({**two.model_dump(), "baselines": ["nmf"], "pretrained": True})
+    assert fewer.hash_of("nmf") == two.hash_of("nmf")
 
 
 @pytest.mark.parametrize(
