@@ -108,7 +108,9 @@ def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str) -> "Fig
     figure, axes = _grid(1, 1, 7.0, 3.2) if len(_named(frames)) == 1 else _grid(len(frames), 2, 4.6, 2.6)
     for ax, (name, frame) in zip(axes, frames.items(), strict=True):
         _columns(frame, "step", "split", "value")
-        seaborn.lineplot(frame, x="step", y="value", hue="split", style="split", errorbar=None, linewidth=1.5, ax=ax)
+        few = bool(frame["split"].value_counts().max() <= 12)  # a line through one point cannot be seen
+        look = {"style": "split", "markers": few, "markersize": 5, "errorbar": None, "linewidth": 1.5}
+        seaborn.lineplot(frame, x="step", y="value", hue="split", **look, ax=ax)
         ax.set(title=name, xlabel="Step", ylabel=textwrap.fill(label, 30))
         ax.legend(title=None)
     return figure

@@ -440,8 +440,10 @@ def _prefixed(number: float) -> str:
 
 
 def _digits(number: float) -> str:
-    """12,345 or three digits: 641, 0.0213."""
-    return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"
+    """12,345 or two digits: 641, 9.3, 0.021; what is less than 0.001 has none to tell."""
+    if 0 < number < 0.001:
+        return "<0.001"
+    return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
 
 
 def _plain(text: str) -> str:

@@ -155,7 +155,7 @@ class GanPrior(System):
                 options=options,
                 checkpoint=self._path(folder, source),
                 work=folder / "training" / source,
-                every=training.validate_every,
+                every=min(training.validate_every, max(1, options.steps // 20)),  # a curve has twenty points
                 seed=profile.seed,
                 device=self.options.device,
                 provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name},

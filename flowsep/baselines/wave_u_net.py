@@ -32,7 +32,7 @@ class WaveUNet(Supervised):
     level = 0.3  # far from where tanh bends
     Options = WaveUNetOptions
     defaults: ClassVar = {"lr": 1e-4, "crop_seconds": 3.34}  # as published: 147,443 samples
-    curve_label = "mean squared error (full scale² = 1)"
+    curve_label = f"mean squared error (of mixtures whose standard deviation is {level})"
 
     def build(self):
         """Random weights of the sizes in the options."""
