@@ -5,9 +5,10 @@ from typing import Any
 
 from .config import FeatureConfig, GlowConfig, Profile, SeparationConfig, TrainingConfig, load_profile
 from .files import FlowsepError
+from .latent import separate_magnitude
 from .metrics import sdr, si_sdr
 from .prior import Prior, load_prior
-from .separate import separate, separate_magnitude
+from .separate import separate
 
 # What needs more than torch and numpy is imported on first use, so that a short command starts at once.
 _LATER = {"fit_prior": "train", "load_dataset": "data", "load_system": "baselines"}

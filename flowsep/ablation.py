@@ -19,10 +19,10 @@ import torch
 from .config import Profile, SeparationConfig
 from .data import Dataset, Track
 from .files import FlowsepError, atomic_path
+from .latent import kl_divergence, ratio_masks, separate_magnitude
 from .metrics import sdr
 from .prior import Prior
 from .run import excerpt
-from .separate import kl_divergence, ratio_masks, separate_magnitude
 from .spectrogram import istft, stft
 
 COLUMNS = (

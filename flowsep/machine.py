@@ -1,10 +1,16 @@
-"""The machine that computes: what it is, and how much memory it has held."""
+"""The machine that computes: what it is, which device of it, and how much memory it has held."""
 
 import platform
 import re
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import FlowsepError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def device_name() -> str:
@@ -25,3 +31,15 @@ def peak_memory() -> float:
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts KiB on Linux, bytes on macOS
     return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
+
+
+def choose_device(name: str) -> "torch.device":
+    """`name` as a torch device; 'auto' is CUDA when there is one, else the CPU."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise FlowsepError(f"device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error

@@ -20,9 +20,8 @@ from .config import FeatureConfig, GlowConfig, Profile, TrainingConfig
 from .data import CropSampler, solo_segments, validation_crops
 from .files import FlowsepError, atomic_path
 from .glow import add_weight_norm, fold_weight_norm, standard_normal_log_prob
-from .machine import peak_memory
+from .machine import choose_device, peak_memory
 from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
-from .separate import choose_device
 from .spectrogram import pad_features, stft
 
 EDGE = 2  # frames cut from both ends of a crop: there the STFT sees the crop's reflection, not the recording

@@ -8,7 +8,8 @@ import torch
 
 import flowsep
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig, sdr
-from flowsep.separate import kl_divergence, ratio_masks, separate_magnitude, separate_with_masks
+from flowsep.latent import kl_divergence, ratio_masks, separate_magnitude
+from flowsep.separate import separate_with_masks
 from flowsep.spectrogram import stft
 
 QUICK = SeparationConfig(iterations=3, device="cpu")

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from ..files import FlowsepError
+from ..machine import choose_device
 from ..prior import load_exactly, read_safetensors
-from ..separate import choose_device, separate_with_masks
+from ..separate import separate_with_masks
 from . import System
 from .specgan import FORMAT, LOG_FLOOR, Generator, SpecGANOptions, fit_gan
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..files import FlowsepError
-from ..separate import ratio_masks
+from ..latent import ratio_masks
 from ..spectrogram import istft, stft
 from . import System
 

@@ -18,9 +18,8 @@ from torch.nn.functional import leaky_relu, relu
 
 from ..config import FeatureConfig
 from ..files import FlowsepError, atomic_path
-from ..machine import peak_memory
+from ..machine import choose_device, peak_memory
 from ..prior import parameters, save_safetensors
-from ..separate import choose_device
 
 FORMAT = "flowsep-specgan-1"
 LOG_FLOOR = 1e-6  # added to magnitudes before their logarithm

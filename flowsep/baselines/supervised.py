@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from torch import Tensor, nn
 
 from ..files import FlowsepError
+from ..machine import choose_device
 from ..prior import load_exactly, parameters, read_safetensors, save_safetensors
-from ..separate import choose_device
 from . import System
 from .mixtures import MixtureSampler, validation_batches
 from .segments import centre, separate_song
