@@ -134,6 +134,7 @@ class SeparationConfig(_Model):
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:

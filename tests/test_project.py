@@ -20,7 +20,19 @@ ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
 # data flows down this list and imports point up it
 ORDER = [
     *("files", "machine", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
-    *("spectrogram", "glow", "prior", "instglow", "latent", "separate", "train", "metrics", "baselines", "evaluate"),
+    *(
+        "spectrogram",
+        "glow",
+        "stacked",
+        "prior",
+        "instglow",
+        "latent",
+        "separate",
+        "train",
+        "metrics",
+        "baselines",
+        "evaluate",
+    ),
     *("museval_json", "results", "plots", "player", "slider", "run", "ablation", "cli"),
 ]
 
