@@ -126,6 +126,7 @@ class SeparationConfig(_Model):
     lr: PositiveFloat = 0.03
     lr_decay: float = Field(1.0, gt=0, le=1)  # the learning rate is multiplied by it ...
     lr_every: PositiveInt = 800  # ... after each so many iterations
+    momentum: float = Field(0.9, ge=0, lt=1)  # Adam's first beta
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
@@ -135,6 +136,8 @@ class SeparationConfig(_Model):
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
+    recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
+    cuda_graph: bool = False  # on CUDA: all kernels of an iteration are launched at once
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -145,6 +148,8 @@ class SeparationConfig(_Model):
             "iterations": 150,
             "lr": 0.01,
             "lr_decay": 0.2,
+            "lr_every": 800,
+            "momentum": 0.9,
             "sigma": 0.0,
             "wiener": False,
             "nonnegative": False,

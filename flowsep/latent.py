@@ -74,39 +74,95 @@ def separate_magnitude(
     first = next(iter(priors.values()))
     entries = magnitude if magnitude.ndim == 3 else magnitude.unsqueeze(0)
     squeeze = math.lcm(*(prior.model.squeeze for prior in priors.values()))
-    target = pad_features(entries.to(device, dtype), first.model.bins, squeeze)
-    audible = (torch.arange(first.model.bins, device=device) <= first.feature.n_fft // 2).to(dtype).unsqueeze(1)
-    flows = _Flows(priors, device, dtype, config)
-    latents = flows.start(config, target)
-    weight = (torch.tensor(config.alpha, dtype=dtype) / target[0].numel()).item()  # rounded as autograd would
-    optimizer = torch.optim.Adam(latents, lr=config.lr, fused=config.engine == "stacked")
+    search = _Search(pad_features(entries.to(device, dtype), first.model.bins, squeeze), priors, config)
+    look, move = search.look, search.move
+    if config.cuda_graph and device.type == "cuda":
+        look, move = search.captured()
     for iteration in range(config.iterations):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * config.lr_decay ** (iteration // config.lr_every)
-        estimates, logdet = flows.decode(latents)
-        # The research code adds its floor to the target anew at every iteration, in the padded bin as well.
-        target = target + FLOOR
-        total = estimates.sum(dim=1).requires_grad_()
-        loss = kl_divergence(target, audible * total.abs())
-        (gradient,) = torch.autograd.grad(loss * len(target), total)  # each entry has a mean of its own
-        loss = loss.detach()
-        if config.alpha > 0:
-            loss = loss + config.alpha * _regulariser(config.space, latents, logdet, target)
+        look()
         if callback is not None:
-            shown = _named(estimates, priors, magnitude.shape)
-            callback({"iteration": iteration, "iterations": config.iterations, "loss": loss, "estimates": shown})
+            shown = _named(search.estimates, priors, magnitude.shape)
+            state = {"iteration": iteration, "iterations": config.iterations, "loss": search.loss.clone()}
+            callback(state | {"estimates": shown})
         if iteration < config.iterations - 1:  # the last step would move latents that nobody decodes any more
-            flows.pull_back(gradient, latents, weight, in_x=config.space == "x")
-            optimizer.step()
-    if not torch.isfinite(loss):
-        raise FlowsepError(f"separation diverged (loss {loss.item()}) at learning rate {config.lr}; lower `lr`")
-    found = _named(estimates, priors, magnitude.shape)
+            search.set_rate(config.lr * config.lr_decay ** (iteration // config.lr_every))
+            move()
+    if not torch.isfinite(search.loss):
+        raise FlowsepError(f"separation diverged (loss {search.loss.item()}) at learning rate {config.lr}; lower `lr`")
+    found = _named(search.estimates, priors, magnitude.shape)
     if config.wiener:
         gains = ratio_masks(found) if config.nonnegative else signed_ratios(found)
         if not config.nonnegative:
-            magnitude = target[..., : magnitude.shape[-2], : magnitude.shape[-1]].view_as(magnitude)
+            magnitude = _cut(search.target, magnitude.shape)
         found = {name: gain * magnitude.to(gain) for name, gain in gains.items()}
     return {name: x.to(magnitude.device, magnitude.dtype) for name, x in found.items()}
+
+
+class _Search:
+    """The latents, what they decode to, and one step of the optimiser; `look` and `move` never wait for the device."""
+
+    def __init__(self, target: Tensor, priors: Mapping[str, Prior], config: SeparationConfig):
+        self.target, self.alpha, self.space = target, config.alpha, config.space
+        audible = next(iter(priors.values())).feature.n_fft // 2 + 1
+        self.audible = (torch.arange(target.shape[1], device=target.device) < audible).to(target.dtype).unsqueeze(1)
+        self.flows = _Flows(priors, target.device, target.dtype, config)
+        self.latents = self.flows.start(config, target)
+        # rounded as autograd would
+        self.weight = (torch.tensor(config.alpha, dtype=target.dtype) / target[0].numel()).item()
+        captured = config.cuda_graph and target.is_cuda
+        self.optimizer = torch.optim.Adam(
+            self.latents,
+            lr=torch.tensor(config.lr, device=target.device) if captured else config.lr,
+            betas=(config.momentum, 0.999),
+            fused=config.engine == "stacked",
+            capturable=captured,
+        )
+
+    def set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"].fill_(rate) if isinstance(group["lr"], Tensor) else rate
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Estimates and loss at the latents, and the gradient with respect to the sum of the estimates."""
+        self.estimates, logdet = self.flows.decode(self.latents)
+        # The research code adds its floor to the target anew at every iteration, in the padded bin as well.
+        self.target += FLOOR
+        total = self.estimates.sum(dim=1).requires_grad_()
+        with torch.enable_grad():
+            loss = kl_divergence(self.target, self.audible * total.abs())
+            (self.gradient,) = torch.autograd.grad(loss * len(total), total)  # each entry has a mean of its own
+        self.loss = loss.detach()
+        if self.alpha > 0:
+            self.loss = self.loss + self.alpha * _regulariser(self.space, self.latents, logdet, self.target)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """One step of the latents down the gradient that `look` left."""
+        self.flows.pull_back(self.gradient, self.latents, self.weight, in_x=self.space == "x")
+        self.optimizer.step()
+
+    def captured(self) -> tuple[Callable[[], None], Callable[[], None]]:
+        """`look` and `move` as CUDA graphs, each of which launches all of its kernels at once; nothing has moved."""
+        moved = [self.target, *self.latents]
+        before = [tensor.clone() for tensor in moved]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # as often as torch asks for: libraries choose and allocate in the first calls
+            for _ in range(3):
+                self.look()
+                self.move()
+        torch.cuda.current_stream().wait_stream(aside)
+        graphs = [torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()]
+        for graph, part in zip(graphs, (self.look, self.move), strict=True):
+            with torch.cuda.graph(graph):
+                part()
+        for tensor, value in zip(moved, before, strict=True):
+            tensor.copy_(value)
+        for moments in self.optimizer.state.values():
+            for moment in moments.values():
+                moment.zero_()
+        return graphs[0].replay, graphs[1].replay
 
 
 class _Flows:
@@ -121,8 +177,10 @@ class _Flows:
             shapes.setdefault(shape if config.engine == "stacked" else name, []).append(name)
         self.kinds = list(shapes.values())
         kind = StackedFlows if config.engine == "stacked" else _LayerByLayer
+        more = {"recompute": config.recompute} if config.engine == "stacked" else {}
         self.engines = [
-            kind([priors[name].glow for name in names], device=device, dtype=dtype, inner=inner) for names in self.kinds
+            kind([priors[name].glow for name in names], device=device, dtype=dtype, inner=inner, **more)
+            for names in self.kinds
         ]
 
     def start(self, config: SeparationConfig, target: Tensor) -> list[Tensor]:
@@ -168,10 +226,10 @@ class _LayerByLayer:
 
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         self.latents = [latent.clone().requires_grad_() for latent in z.unbind(1)]
-        with self.autocast:
+        with self.autocast, torch.enable_grad():
             pairs = [flow.inverse(latent) for flow, latent in zip(self.flows, self.latents, strict=True)]
-        self.decoded = [x.to(z.dtype) for x, _ in pairs]
-        self.logdet = torch.stack([logdet for _, logdet in pairs])
+            self.decoded = [x.to(z.dtype) for x, _ in pairs]
+            self.logdet = torch.stack([logdet for _, logdet in pairs])
         return torch.stack(self.decoded, dim=1).detach(), self.logdet.detach()
 
     def pull_back(self, gradient: Tensor, logdet_weight: float = 0.0) -> Tensor:
@@ -192,8 +250,12 @@ def _regulariser(space: str, latents: list[Tensor], logdet: Tensor, target: Tens
 
 def _named(estimates: Tensor, names: Iterable[str], shape: torch.Size) -> Magnitudes:
     """{name: estimate} without padding, of the shape of the mixture's magnitude."""
-    cut = estimates.detach()[..., : shape[-2], : shape[-1]]
-    return {name: cut[:, i].reshape(shape) for i, name in enumerate(names)}
+    return {name: _cut(estimates[:, i], shape) for i, name in enumerate(names)}
+
+
+def _cut(padded: Tensor, shape: torch.Size) -> Tensor:
+    """Without the padding of bins and frames, and of the mixture's own number of axes."""
+    return padded[..., : shape[-2], : shape[-1]].reshape(shape)
 
 
 def ratio_masks(magnitudes: Magnitudes) -> Magnitudes:

@@ -65,13 +65,13 @@ class StackedFlows:
             for k in reversed(range(count))
         ]
         self.scale, self.shift = scales[0].to(dtype).unsqueeze(3), shifts[0].to(dtype).unsqueeze(3)
-        self.constant = torch.stack(
+        self.constant = torch.stack(  # log |det| of mixing and affines, a frame
             [
-                sum(-m.weight.double().slogdet()[1] * n.logs.numel() / self.groups - n.logs.double().sum()
-                    for m, n in zip(*pair, strict=True))
+                -sum(mix.weight.double().slogdet()[1] * len(norm.logs) / self.groups + norm.logs.double().sum()
+                     for mix, norm in zip(*pair, strict=True))
                 for pair in zip(mixes, norms, strict=True)
             ]
-        )  # fmt: skip
+        ).unsqueeze(1)  # fmt: skip
         self._buffers: _Buffers | None = None
 
     def fold(self, x: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class StackedFlows:
             x = _mix(step.mix, kept.y, buffers.x)
         if self.recompute:
             buffers.last.copy_(x)
-        logdet += (self.constant.to(z.device) * z.shape[3]).to(z.dtype).unsqueeze(1)
+        logdet += self.constant * z.shape[3]
         return torch.addcmul(self.shift, self.scale, x), logdet
 
     @torch.no_grad()
@@ -167,7 +167,8 @@ class _Step:
         self.gates, self.back = ([weight.unsqueeze(2) for weight in typed(*kind)] for kind in (gates, back))
         self.gate_biases, self.residuals = typed(*gate_biases), typed(*residuals)
         self.residual_biases = [bias.unsqueeze(3) for bias in typed(*residual_biases)]
-        self.mix = torch.stack([torch.linalg.inv(mix.weight.double()) for mix in mixes]).to(dtype)
+        unmix = torch.stack([mix.weight.double() for mix in mixes])
+        self.unmix, self.mix = unmix.to(dtype), torch.linalg.inv(unmix).to(dtype)
         self.a0, self.a1, self.b0 = (
             part.to(dtype).contiguous().unsqueeze(3) for part in (a[:, :half], a[:, half:], b[:, :half])
         )
@@ -185,7 +186,7 @@ class _Step:
 
     def undo(self, x: Tensor, kept: "_Kept", buffers: "_Buffers") -> Tensor:
         """The step's input, in place of its output x, and in `kept` what `decode` left there."""
-        _mix(torch.linalg.inv(self.mix), x, kept.y)
+        _mix(self.unmix, x, kept.y)
         y0, y1 = kept.y.chunk(2, dim=1)
         x0, x1 = x.chunk(2, dim=1)
         torch.div(torch.sub(y0, self.b0, out=x0), self.a0, out=x0)
