@@ -118,15 +118,18 @@ class TrainingConfig(_Model):
 
 
 class SeparationConfig(_Model):
-    """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP."""
+    """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
+
+    The defaults were chosen on the demo's validation songs; `notebooks/11_ablations.ipynb` has what each is worth.
+    """
 
     space: Literal["z", "x"] = "x"
-    alpha: float = Field(0.01, ge=0)
-    iterations: PositiveInt = 60
-    lr: PositiveFloat = 0.03
-    lr_decay: float = Field(1.0, gt=0, le=1)  # the learning rate is multiplied by it ...
-    lr_every: PositiveInt = 800  # ... after each so many iterations
-    momentum: float = Field(0.9, ge=0, lt=1)  # Adam's first beta
+    alpha: float = Field(0.015, ge=0)
+    iterations: PositiveInt = 24
+    lr: PositiveFloat = 0.04
+    lr_decay: float = Field(0.97, gt=0, le=1)  # the learning rate is multiplied by it ...
+    lr_every: PositiveInt = 1  # ... after each so many iterations
+    momentum: float = Field(0.0, ge=0, lt=1)  # Adam's first beta; with 0.9, the paper's, estimates run past the stems
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
@@ -179,7 +182,7 @@ class AblationConfig(_Model):
     tracks: PositiveInt = 2  # validation songs
     seconds: PositiveFloat = 6.0  # of each
     iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
-    # study -> option of the separator (space, alpha, lr, sigma, seed) or `priors`, their number -> values
+    # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
     studies: dict[str, dict[str, list[Any]]]
 
 
