@@ -5,9 +5,12 @@ the error into its kinds (ISR, SIR, SAR) and leave its sum alone. So one line do
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+BLOCK = 2**14  # samples of each channel that are summed at once
+PEEK = 2**10  # and that are looked at for sound
 
 
 def sdr(
@@ -29,8 +32,7 @@ def sdr(
     Raises ValueError for shapes that differ, empty audio, NaN or Inf. Reference: Vincent, Gribonval, Févotte 2006.
     """
     reference, estimate = _pair(reference, estimate)
-    frames = _frames(reference.shape[-1], window, hop)
-    values = np.array([_ratio_db(reference[..., frame], estimate[..., frame]) for frame in frames])
+    values = _sdr(reference, estimate, _frames(reference.shape[-1], window, hop))
     return float(values[0]) if window is None else values
 
 
@@ -47,11 +49,9 @@ def frame_sdr(
     """
     pairs = _pairs(references, estimates)
     frames = _frames(pairs[0][0].shape[-1], window, hop)
-    values = np.full((len(pairs), len(frames)), np.nan)
-    for index, frame in enumerate(frames):
-        cut = [(reference[:, frame], estimate[:, frame]) for reference, estimate in pairs]
-        if all(audio.sum(axis=0).any() for pair in cut for audio in pair):
-            values[:, index] = [_ratio_db(*pair) for pair in cut]
+    values = np.stack([_sdr(*pair, frames) for pair in pairs])
+    silent = [not all(_sounds(audio, frame) for pair in pairs for audio in pair) for frame in frames]
+    values[:, silent] = np.nan
     return values
 
 
@@ -62,12 +62,14 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     reference, -inf for an estimate orthogonal to it (such as silence), +inf for a scaled copy.
     Raises ValueError as `sdr` does. Reference: Le Roux, Wisdom, Erdogan, Hershey 2019.
     """
-    reference, estimate = (x.astype(np.float64, copy=False).ravel() for x in _pair(reference, estimate))
-    if not reference.any():
+    reference, estimate = _pair(reference, estimate)
+    whole = slice(0, reference.shape[-1])
+    signal, product = np.sum([(_energy(r), np.vdot(r, e)) for r, e in _blocks(reference, estimate, whole)], axis=0)
+    if signal == 0:
         return math.nan
-    target = (estimate @ reference) / (reference @ reference) * reference
-    error = target - estimate
-    return _decibel(target @ target, error @ error)
+    scale = product / signal
+    error = sum(_energy(scale * r - e) for r, e in _blocks(reference, estimate, whole))  # exact for scaled copies
+    return float(_decibel(scale**2 * signal, error))
 
 
 def bss_eval(
@@ -132,15 +134,32 @@ def _frames(samples: int, window: int | None, hop: int | None) -> list[slice]:
     return [slice(start, start + window) for start in starts]
 
 
-def _ratio_db(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """SDR of one frame; float64 from here on, a frame at a time, so that memory stays that of a frame."""
-    reference = reference.astype(np.float64, copy=False)
-    error = reference - estimate
-    signal = np.vdot(reference, reference)
-    return _decibel(signal, np.vdot(error, error)) if signal > 0 else math.nan
+def _sdr(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) -> np.ndarray:
+    """SDR of each frame; NaN where the reference is silent."""
+    sums = [[(_energy(r), _energy(r - e)) for r, e in _blocks(reference, estimate, frame)] for frame in frames]
+    signal, error = np.array([np.sum(pairs, axis=0) for pairs in sums]).T
+    return np.where(signal > 0, _decibel(signal, error), np.nan)
 
 
-def _decibel(signal: float, error: float) -> float:
-    if signal == 0:
-        return -math.inf
-    return 10 * math.log10(signal / error) if error > 0 else math.inf
+def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A frame in float64, piece by piece: no copy is larger than the cache, however long the song."""
+    for start in range(frame.start, min(frame.stop, reference.shape[-1]), BLOCK):
+        piece = slice(start, min(start + BLOCK, frame.stop))
+        yield reference[..., piece].astype(np.float64), estimate[..., piece].astype(np.float64)
+
+
+def _energy(audio: np.ndarray) -> float:
+    flat = audio.ravel(order="K")  # a view, however the axes lie in memory
+    return flat @ flat
+
+
+def _sounds(audio: np.ndarray, frame: slice) -> bool:
+    """Is the sum of the channels anything but zero throughout? A few samples tell of most frames."""
+    starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)
+    return any(audio[:, start : min(start + PEEK, frame.stop)].sum(axis=0).any() for start in starts)
+
+
+def _decibel(signal: np.ndarray | float, error: np.ndarray | float) -> np.ndarray:
+    """`10 log10(signal / error)`: -inf without a signal, else +inf without an error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(signal, 0), -np.inf, 10 * np.log10(np.divide(signal, error)))
