@@ -1,4 +1,7 @@
-"""The command line: `flowsep separate`, `data`, `info` and `convert`, thin over the package."""
+"""The command line: `flowsep separate`, `score`, `data`, `info` and `convert`, thin over the package.
+
+What takes long to import is imported where it is needed, after what can be told or refused without it.
+"""
 
 import argparse
 import json
@@ -10,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import FlowsepError, writable
+from .files import FlowsepError, safe_name, writable
 
 CURE = "choose another --out"
 
@@ -54,6 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1 ...")
     options.add_argument("--seed", type=int, metavar="S", help="of the initial latents")
     command.set_defaults(run=_separate)
+
+    command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
+    command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
+    against = command.add_mutually_exclusive_group(required=True)
+    against.add_argument("--profile", help="its test songs: name in configs/, or path of a YAML file")
+    against.add_argument("--references", type=Path, metavar="DIR", help="<track>/<stem>.wav")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="scores go to DIR/scores/<system>.csv")
+    command.add_argument("--sources", metavar="A,B,...", help="stems to score; default: the profile's, or all")
+    command.add_argument("--metrics", metavar="A,B,...", help="of SDR, SI-SDR and museval's slow SIR, ISR, SAR")
+    command.add_argument("--jobs", type=int, metavar="N", help="songs at once; default: processors, at most 4")
+    command.add_argument("--force", action="store_true", help="overwrite scores that are there already")
+    command.set_defaults(run=_score)
 
     command = commands.add_parser("data", help="make or check a profile's data, and list it")
     which = command.add_mutually_exclusive_group()
@@ -151,6 +166,41 @@ def _whole_folder(target: Path) -> Iterator[Path]:
             file.replace(target / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise FlowsepError(f"--jobs {arguments.jobs}: expected 1 or more")
+    import pandas as pd
+
+    from .config import load_profile
+    from .data import load_dataset, load_references
+    from .estimates import find_systems, score_estimates
+    from .evaluate import write_scores
+    from .results import table_markdown
+
+    profile = load_profile(arguments.profile or {"name": "references"})
+    if arguments.metrics:
+        rules = profile.evaluation.model_dump() | {"metrics": arguments.metrics.split(",")}
+        profile = load_profile(profile.model_dump() | {"evaluation": rules})
+    dataset = load_dataset(profile.data, profile.seed) if arguments.profile else load_references(arguments.references)
+    sources = profile.sources if arguments.profile else None
+    sources = tuple(arguments.sources.split(",")) if arguments.sources else sources
+    systems = find_systems(arguments.estimates, dataset)
+    targets = {name: arguments.out / "scores" / f"{safe_name(name)}.csv" for name in systems}
+    if there := [target for target in targets.values() if target.exists() and not arguments.force]:
+        raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
+    settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
+    frames = score_estimates(systems, dataset, **settings)
+    for name, frame in frames.items():
+        write_scores(frame, targets[name])
+        for reason in frame.loc[frame["status"] == "failed", "reason"].unique():
+            _tell(f"failed: {name}: {reason}")
+    scores = pd.concat(frames.values())
+    for convention in profile.evaluation.conventions:
+        print(table_markdown(scores, convention=convention, sources=sources or scores["stem"].unique()))
+    failed = [name for name, frame in frames.items() if (frame["status"] == "failed").any()]
+    return _summary(failed, len(frames), "systems have estimates that could not be scored")
 
 
 def _data(arguments: argparse.Namespace) -> int:
