@@ -32,7 +32,7 @@ def sdr(
     Raises ValueError for shapes that differ, empty audio, NaN or Inf. Reference: Vincent, Gribonval, Févotte 2006.
     """
     reference, estimate = _pair(reference, estimate)
-    values = _sdr(reference, estimate, _frames(reference.shape[-1], window, hop))
+    values = _sdr(_sums(reference, estimate, _frames(reference.shape[-1], window, hop)))
     return float(values[0]) if window is None else values
 
 
@@ -49,10 +49,28 @@ def frame_sdr(
     """
     pairs = _pairs(references, estimates)
     frames = _frames(pairs[0][0].shape[-1], window, hop)
-    values = np.stack([_sdr(*pair, frames) for pair in pairs])
-    silent = [not all(_sounds(audio, frame) for pair in pairs for audio in pair) for frame in frames]
-    values[:, silent] = np.nan
-    return values
+    values = np.stack([_sdr(_sums(*pair, frames)) for pair in pairs])
+    return np.where(_silent(pairs, frames), np.nan, values)
+
+
+def silent_frames(
+    references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], window: int | None = None
+) -> np.ndarray:
+    """The frames that `frame_sdr` takes for silent, where any of these audios is: bool, (frames,)."""
+    pairs = list(zip(references, estimates, strict=True))
+    return np.array(_silent(pairs, _frames(pairs[0][0].shape[-1], window, None)))
+
+
+def both_sdr(reference: np.ndarray, estimate: np.ndarray, window: int | None = None) -> tuple[np.ndarray, float]:
+    """`sdr` of each frame, (frames,), and `si_sdr` of the whole, for the price of one of them.
+
+    Arguments as in `sdr`, but known to be finite and of one shape: that is not looked at again.
+    """
+    samples = reference.shape[-1]
+    frames = _frames(samples, window, None)
+    rest = slice(min(frames[-1].stop, samples), samples)
+    sums = _sums(reference, estimate, [*frames, rest])
+    return _sdr(sums[:-1]), _si_sdr(sums.sum(axis=0), reference, estimate)
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -63,13 +81,8 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     Raises ValueError as `sdr` does. Reference: Le Roux, Wisdom, Erdogan, Hershey 2019.
     """
     reference, estimate = _pair(reference, estimate)
-    whole = slice(0, reference.shape[-1])
-    signal, product = np.sum([(_energy(r), np.vdot(r, e)) for r, e in _blocks(reference, estimate, whole)], axis=0)
-    if signal == 0:
-        return math.nan
-    scale = product / signal
-    error = sum(_energy(scale * r - e) for r, e in _blocks(reference, estimate, whole))  # exact for scaled copies
-    return float(_decibel(scale**2 * signal, error))
+    (sums,) = _sums(reference, estimate, [slice(0, reference.shape[-1])])
+    return _si_sdr(sums, reference, estimate)
 
 
 def bss_eval(
@@ -134,29 +147,53 @@ def _frames(samples: int, window: int | None, hop: int | None) -> list[slice]:
     return [slice(start, start + window) for start in starts]
 
 
-def _sdr(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) -> np.ndarray:
+def _sdr(sums: np.ndarray) -> np.ndarray:
     """SDR of each frame; NaN where the reference is silent."""
-    sums = [[(_energy(r), _energy(r - e)) for r, e in _blocks(reference, estimate, frame)] for frame in frames]
-    signal, error = np.array([np.sum(pairs, axis=0) for pairs in sums]).T
+    signal, error, _ = sums.T
     return np.where(signal > 0, _decibel(signal, error), np.nan)
+
+
+def _si_sdr(sums: np.ndarray, reference: np.ndarray, estimate: np.ndarray) -> float:
+    """`a r - e = d - b r` with b = <d, r> / <r, r> = 1 - a, so that its energy is <d, d> - b <d, r>."""
+    signal, error, product = sums
+    if signal == 0:
+        return math.nan
+    scale, rest = 1 - product / signal, error - product**2 / signal
+    if rest < 1e-3 * error:  # the difference of two numbers so alike is too coarse: sum the squares themselves
+        whole = _blocks(reference, estimate, slice(0, reference.shape[-1]))
+        rest = sum(_dot(scale * r - e, scale * r - e) for r, e in whole)
+    return float(_decibel(scale**2 * signal, rest))
+
+
+def _sums(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) -> np.ndarray:
+    """(frames, 3): <r, r>, <d, d> and <d, r> of the error d = r - e."""
+    sums = np.zeros((len(frames), 3))
+    for row, frame in zip(sums, frames, strict=True):
+        for r, e in _blocks(reference, estimate, frame):
+            d = r - e
+            row += _dot(r, r), _dot(d, d), _dot(d, r)
+    return sums
 
 
 def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A frame in float64, piece by piece: no copy is larger than the cache, however long the song."""
     for start in range(frame.start, min(frame.stop, reference.shape[-1]), BLOCK):
         piece = slice(start, min(start + BLOCK, frame.stop))
-        yield reference[..., piece].astype(np.float64), estimate[..., piece].astype(np.float64)
+        yield tuple(np.ascontiguousarray(audio[..., piece], np.float64) for audio in (reference, estimate))
 
 
-def _energy(audio: np.ndarray) -> float:
-    flat = audio.ravel(order="K")  # a view, however the axes lie in memory
-    return flat @ flat
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return a.ravel() @ b.ravel()
 
 
-def _sounds(audio: np.ndarray, frame: slice) -> bool:
-    """Is the sum of the channels anything but zero throughout? A few samples tell of most frames."""
-    starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)
-    return any(audio[:, start : min(start + PEEK, frame.stop)].sum(axis=0).any() for start in starts)
+def _silent(pairs: Sequence[tuple[np.ndarray, np.ndarray]], frames: Sequence[slice]) -> list[bool]:
+    """For each frame: is anything in it silent, so that the sum of its channels is zero throughout?"""
+
+    def sounds(audio: np.ndarray, frame: slice) -> bool:
+        starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)  # a few samples tell of most frames
+        return any(audio[:, start : min(start + PEEK, frame.stop)].sum(axis=0).any() for start in starts)
+
+    return [not all(sounds(audio, frame) for pair in pairs for audio in pair) for frame in frames]
 
 
 def _decibel(signal: np.ndarray | float, error: np.ndarray | float) -> np.ndarray:

@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import soxr
 
 from .files import FlowsepError
-from .metrics import bss_eval, frame_sdr, sdr, si_sdr
+from .metrics import both_sdr, bss_eval, silent_frames
 
 CONVENTIONS = {"paper": 22_050, "sisec18": 44_100}  # name -> sample rate at which it scores
 PIECE_SECONDS = 60  # paper: length of one frame
@@ -102,11 +103,11 @@ def failed_rows(
 
 def _heard(audio: np.ndarray, sample_rate: int, convention: str) -> np.ndarray:
     """(channels, samples) as a convention scores them: *paper* takes the mean of the channels; each has its rate."""
+    same = sample_rate == CONVENTIONS[convention]
     if convention == "paper":
-        audio = sum(channel.astype(np.float64) for channel in audio)[None] / len(audio)  # mean(dtype=...) is slower
-    if sample_rate == CONVENTIONS[convention]:
-        return audio
-    return soxr.resample(np.ascontiguousarray(audio.T), sample_rate, CONVENTIONS[convention]).T
+        exact = audio.astype(np.float64) if same else audio  # soxr computes in float32
+        audio = reduce(np.add, exact)[None] / len(audio)  # in half the time of mean(axis=0)
+    return audio if same else soxr.resample(np.ascontiguousarray(audio.T), sample_rate, CONVENTIONS[convention]).T
 
 
 def _score_paper(pairs: Mapping[str, tuple], rate: int, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -117,32 +118,37 @@ def _score_paper(pairs: Mapping[str, tuple], rate: int, metrics: Sequence[str]) 
             energy = np.vdot(r, r)
             if energy > ENERGY:
                 reason = "the estimate is silent"
-                found = {"SDR": sdr(r, e), "SI-SDR": si_sdr(r, e)} | _museval(metrics, [r], [e])
+                found = dict(zip(METRICS[:2], both_sdr(r, e), strict=True)) | _museval(metrics, [r], [e])
             else:
                 reason, found = f"reference energy {energy:.3g} is not above {ENERGY:g}", {}
             for metric in metrics:
                 if ("paper", metric) != ALONE:
-                    yield _row("paper", stem, metric, np.ravel(found.get(metric, math.nan)), reason, piece)
+                    yield _row("paper", stem, metric, found.get(metric, [math.nan]), reason, piece)
 
 
 def _score_sisec18(pairs: Mapping[str, tuple], rate: int, metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
-    sounding = {stem: pair for stem, pair in pairs.items() if all(audio.any() for audio in pair)}
+    sounding = {stem: pair for stem, pair in pairs.items() if all(_sounds(audio, rate) for audio in pair)}
     if sounding:
         both = tuple(zip(*sounding.values(), strict=True))
-        frames = {"SDR": frame_sdr(*both, rate)} | _museval(metrics, *both, rate)
+        blank, theirs = silent_frames(*both, rate), _museval(metrics, *both, rate)
     for stem, (reference, estimate) in pairs.items():
+        found = dict(zip(METRICS[:2], both_sdr(reference, estimate, rate), strict=True))
         if stem in sounding:
-            found = {metric: values[list(sounding).index(stem)] for metric, values in frames.items()}
+            found["SDR"] = np.where(blank, np.nan, found["SDR"])
+            found |= {metric: values[list(sounding).index(stem)] for metric, values in theirs.items()}
             reason = "there is no frame in which all sources sound"
-        else:
-            found = {"SDR": sdr(reference, estimate, window=rate)}  # NaN, or 0 dB where only the estimate is silent
-            reason = "the reference is silent" if not reference.any() else "the estimate is silent"
+        else:  # SDR is NaN, or 0 dB where only the estimate is silent
+            reason = "the estimate is silent" if _sounds(reference, rate) else "the reference is silent"
         nothing = np.full_like(found["SDR"], np.nan)
-        found["SI-SDR"] = [si_sdr(reference, estimate)]
         for metric in metrics:
             alone = metric == "SIR" and list(sounding) == [stem]
             why = "no other source sounds" if alone else reason
             yield _row("sisec18", stem, metric, found.get(metric, nothing), why)
+
+
+def _sounds(audio: np.ndarray, rate: int) -> bool:
+    """Is any sample not zero? Looked for second by second, so that the first one that sounds answers."""
+    return any(audio[:, start : start + rate].any() for start in range(0, audio.shape[-1], rate))
 
 
 def _museval(metrics: Sequence[str], *audio: Any) -> dict[str, np.ndarray]:
@@ -153,7 +159,7 @@ def _museval(metrics: Sequence[str], *audio: Any) -> dict[str, np.ndarray]:
 
 def _row(name: str, stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
     """The median over frames; without any frame that counts the row is 'silent' for the reason given."""
-    values = np.asarray(values, dtype=float)
+    values = np.ravel(values)
     counted = values[~np.isnan(values)]
     found = {"convention": name, "sample_rate": CONVENTIONS[name], "stem": stem, "metric": metric, "piece": piece}
     found |= {"value": float(np.median(counted)) if len(counted) else math.nan}
