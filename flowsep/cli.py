@@ -5,6 +5,7 @@ What takes long to import is imported where it is needed, after what can be told
 
 import argparse
 import json
+import math
 import os
 import shutil
 import sys
@@ -92,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 def _separate(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
+    from .checkpoints import find_priors
     from .config import SeparationConfig
-    from .prior import find_priors, load_prior
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
     try:
@@ -110,6 +111,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     wanted = arguments.sources.split(",") if arguments.sources else list(found)
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
+    _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
+    from .prior import load_prior
+
     priors = {name: load_prior(found[name]) for name in wanted}
     failed = []
     for path, target in targets.items():
@@ -250,12 +254,19 @@ def _musdb_sample(target: Path) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from .prior import load_prior
+    from .checkpoints import FORMAT, read_header
 
-    prior = load_prior(arguments.file)
-    parameters = sum(weight.numel() for weight in prior.parameters())
-    facts = {"source": prior.source, "parameters": parameters, "model": prior.model.model_dump()}
-    facts |= {"feature": prior.feature.model_dump(), "provenance": prior.provenance}
+    keys = ("source", "model", "feature", "provenance")
+    header, shapes = read_header(arguments.file) if arguments.file.is_file() else ({}, {})
+    if header.get("format") != FORMAT or not set(keys) <= set(header):
+        from .prior import load_prior
+
+        prior = load_prior(arguments.file)  # a folder of the research code, or an error that says what is wrong
+        header = {"source": prior.source, "model": prior.model.model_dump(), "feature": prior.feature.model_dump()}
+        header |= {"provenance": prior.provenance}
+        shapes = {name: weight.shape for name, weight in prior.named_parameters()}
+    facts = {"source": header["source"], "parameters": sum(map(math.prod, shapes.values()))}
+    facts |= {key: header[key] for key in keys}
     print(json.dumps(facts, indent=2, ensure_ascii=False))
     return 0
 

@@ -115,7 +115,7 @@ def _score_paper(pairs: Mapping[str, tuple], rate: int, metrics: Sequence[str]) 
     for stem, (reference, estimate) in pairs.items():
         for piece, start in enumerate(range(0, reference.shape[-1], size)):
             r, e = reference[:, start : start + size], estimate[:, start : start + size]
-            energy = np.vdot(r, r)
+            energy = np.square(r, dtype=np.float64).sum()
             if energy > ENERGY:
                 reason = "the estimate is silent"
                 found = dict(zip(METRICS[:2], both_sdr(r, e), strict=True)) | _museval(metrics, [r], [e])
