@@ -11,9 +11,8 @@ import pytest
 
 import flowsep
 
-HEAVY = (
-    "librosa museval musdb matplotlib seaborn pandas sklearn scipy lightning_fabric IPython asteroid demucs openunmix"
-)
+HEAVY = {"librosa", "museval", "musdb", "matplotlib", "seaborn", "pandas", "sklearn", "scipy", "lightning_fabric"}
+HEAVY |= {"IPython", "asteroid", "demucs", "openunmix"}
 INIT = Path(flowsep.__file__)
 
 
