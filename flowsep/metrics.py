@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-BLOCK = 2**14  # samples of each channel that are summed at once
+BLOCK = 2**13  # samples of each channel that are summed at once
 PEEK = 2**10  # and that are looked at for sound
 
 
@@ -183,7 +183,7 @@ def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterat
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    return a.ravel() @ b.ravel()
+    return np.vecdot(a, b).sum()  # channel by channel: BLAS puts longer sums on threads, which then wait for each other
 
 
 def _silent(pairs: Sequence[tuple[np.ndarray, np.ndarray]], frames: Sequence[slice]) -> list[bool]:
