@@ -48,11 +48,11 @@ def figures(bench: dict[str, Any], *names: str) -> pd.DataFrame:
 
 
 def provenance(bench: dict[str, Any]) -> pd.DataFrame:
-    """One topic a row: status, reason, and where, when and with what its figures were measured."""
+    """One topic a column: status, reason, and where, when and with what its figures were measured, as text."""
     topics = bench["topics"].items()
-    return pd.DataFrame(
-        [{"topic": topic, "status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics]
-    )
+    found = {topic: {"status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics}
+    table = pd.DataFrame(found, dtype=object).fillna("").astype(str)
+    return table.apply(lambda row: row.str[:12] if row.name == "git_commit" else row, axis=1)
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:

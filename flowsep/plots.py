@@ -16,6 +16,7 @@ import yaml
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
@@ -483,7 +484,7 @@ def ranges(frame: "pandas.DataFrame", *, label: str) -> "Figure":
     if "target" in frame and frame["target"].notna().any():
         ax.plot(frame["target"], places, "|", color="#d55e00", markersize=16, markeredgewidth=2, label="target")
     ax.set(xscale="log", xlabel=label, ylim=(-0.6, len(frame) - 0.4))
-    ax.xaxis.set_major_formatter("{x:g}")
+    _plain_decades(ax.xaxis)
     ax.set_yticks(places, frame["name"])
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside upper right", ncols=2, fontsize="small")
@@ -506,5 +507,16 @@ def roofline(frame: "pandas.DataFrame", *, copy: float, product: float) -> "Figu
     look = {"hue": "layer", "style": "direction", "s": 70, "ax": ax}
     seaborn.scatterplot(frame, x="intensity", y="rate", **look)
     ax.set(xscale="log", yscale="log", xlabel="Operations a byte", ylabel="Rate (GFLOP/s)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_decades(axis)
     ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return figure
+
+
+def _plain_decades(axis: "Axis") -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers: a short logarithmic axis would have hardly one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

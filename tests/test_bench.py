@@ -147,7 +147,7 @@ def test_quick_runs_write_whole_files_that_merge(tmp_path, capsys):
     parts = bench.figures(both, "separation.part")
     assert (parts.value >= 0).all() and parts.part.is_unique
     assert (bench.figures(both, "floor.layer").value > 0).all()
-    assert set(bench.provenance(both).status) == {"done"} and len(bench.targets(both)) == len(both["targets"])
+    assert set(bench.provenance(both).loc["status"]) == {"done"} and len(bench.targets(both)) == len(both["targets"])
     assert len(bench.readable(bench.figures(both))) == len(bench.figures(both))
 
 
