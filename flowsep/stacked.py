@@ -202,7 +202,6 @@ class _Step:
 
     def _net(self, x0: Tensor, kept: "_Kept", buffers: "_Buffers") -> tuple[Tensor, Tensor]:
         """(b1 - m, -logs), both (sources, half, batch, frames), of the net; its tanh and sigmoid go to `kept`."""
-        hidden = buffers.h.shape[1]
         h = _product(self.start, buffers.inside(x0), buffers.h)
         h += self.start_bias
         last = len(self.gates) - 1
