@@ -25,6 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .glow import ActNorm, AffineCoupling, Glow, InvertibleConv, fold_weight_norm, grouped_order
+from .winograd import OUTPUTS, ShortConvolution, transformed
+
+WIDE = 96  # hidden channels from which the products that `winograd` saves outweigh its transforms on a CPU
 
 
 class StackedFlows:
@@ -36,6 +39,7 @@ class StackedFlows:
         inner: type inside the coupling nets, where nearly all operations are; default `dtype`.
         recompute: keep no activations: `pull_back` reconstructs them from the output, step by step, because a flow can
             be run backwards. Depth then costs no memory, and the gradient a third more operations.
+        winograd: convolve by fewer multiplications, see that module; default: on a CPU where it is faster.
     Shape:
         folded tensors are (sources, channels, batch, frames / squeeze), channels = squeeze * bins in grouped order;
         `fold` and `unfold` lead there from (batch, sources, bins, frames) and back.
@@ -49,19 +53,32 @@ class StackedFlows:
         dtype: torch.dtype = torch.float32,
         inner: torch.dtype | None = None,
         recompute: bool = False,
+        winograd: bool | None = None,
     ):
         self.bins, self.squeeze, self.sources = flows[0].bins, flows[0].squeeze, len(flows)
         self.dtype, self.inner, self.recompute = dtype, inner or dtype, recompute
         plain = [_in_grouped_order(flow, device, dtype) for flow in flows]
         norms, mixes, couplings = ([[*flow][part::3] for flow in plain] for part in range(3))
         self.groups = len(mixes[0][0].weight)
+        net = couplings[0][0].net
+        if winograd is None:
+            winograd = torch.device(device).type == "cpu" and self.inner == dtype and net.hidden >= WIDE
+        kernels = {gate.kernel_size[0] if gate.dilation == (1,) else None for gate in net.gates}
+        self.kernel = kernels.pop() if winograd and kernels <= set(OUTPUTS) else None  # of winograd's convolutions
         count = len(norms[0])
         scales = [torch.stack([torch.exp(-flow[k].logs) for flow in norms]) for k in range(count)]
         shifts = [-torch.stack([flow[k].bias for flow in norms]) * scales[k] for k in range(count)]
         none = torch.ones_like(scales[0]), torch.zeros_like(shifts[0])
         before = [*zip(scales[1:], shifts[1:], strict=True), none]  # the affine that leads into each step
         self.steps = [
-            _Step([flow[k] for flow in couplings], [flow[k] for flow in mixes], *before[k], dtype, self.inner)
+            _Step(
+                [flow[k] for flow in couplings],
+                [flow[k] for flow in mixes],
+                *before[k],
+                dtype,
+                self.inner,
+                transform=self.kernel is not None,
+            )
             for k in reversed(range(count))
         ]
         self.scale, self.shift = scales[0].to(dtype).unsqueeze(3), shifts[0].to(dtype).unsqueeze(3)
@@ -132,14 +149,13 @@ class _Step:
 
     def __init__(
         self, couplings: list[AffineCoupling], mixes: list[InvertibleConv], a: Tensor, b: Tensor,
-        dtype: torch.dtype, inner: torch.dtype,
+        dtype: torch.dtype, inner: torch.dtype, *, transform: bool,
     ):  # fmt: skip
         nets = [coupling.net for coupling in couplings]
         hidden, half = nets[0].hidden, a.shape[1] // 2
         self.sigmoid_scale = couplings[0].sigmoid_scale
         layers = range(len(nets[0].gates))
-        self.padding = [nets[0].gates[layer].padding[0] for layer in layers]
-        self.dilation = [nets[0].gates[layer].dilation[0] for layer in layers]
+        self.dilations = [nets[0].gates[layer].dilation[0] for layer in layers]
 
         def stacked(take) -> Tensor:
             return torch.stack([take(net) for net in nets])
@@ -150,9 +166,11 @@ class _Step:
         # tanh(a) = 2 sigmoid(2 a) - 1: one call for both halves, and several times faster
         double = torch.ones(2 * hidden, device=a.device, dtype=a.dtype)
         double[:hidden] = 2
-        gates = [torch.cat([double[:, None, None] * net.gates[layer].weight for net in nets]) for layer in layers]
-        back = [torch.cat([net.gates[layer].weight.flip(2).transpose(0, 1) for net in nets]) for layer in layers]
-        gate_biases = [torch.cat([double * net.gates[layer].bias for net in nets]) for layer in layers]
+        gates = [stacked(lambda net, i=layer: double[:, None, None] * net.gates[i].weight) for layer in layers]
+        back = [stacked(lambda net, i=layer: net.gates[i].weight.flip(2).transpose(0, 1)) for layer in layers]
+        gate_biases = [stacked(lambda net, i=layer: double * net.gates[i].bias)[..., None, None] for layer in layers]
+        if transform:
+            gates, back = map(transformed, gates), map(transformed, back)
         residuals = [stacked(lambda net, i=layer: net.res_skips[i].weight[:hidden, :, 0]) for layer in layers[:-1]]
         residual_biases = [stacked(lambda net, i=layer: net.res_skips[i].bias[:hidden, None]) for layer in layers[:-1]]
         skip = stacked(lambda net: torch.cat([conv.weight[-hidden:, :, 0] for conv in net.res_skips], dim=1))
@@ -167,7 +185,7 @@ class _Step:
 
         self.start, self.skip, self.end = typed(start, skip, end)
         self.start_bias, self.end_bias = (bias.unsqueeze(3) for bias in typed(start_bias, end_bias))
-        self.gates, self.back = ([weight.unsqueeze(2) for weight in typed(*kind)] for kind in (gates, back))
+        self.gates, self.back = typed(*gates), typed(*back)
         self.gate_biases, self.residuals = typed(*gate_biases), typed(*residuals)
         self.residual_biases = [bias.unsqueeze(3) for bias in typed(*residual_biases)]
         unmix = torch.stack([mix.weight.double() for mix in mixes])
@@ -206,7 +224,7 @@ class _Step:
         h += self.start_bias
         last = len(self.gates) - 1
         for layer, (weight, bias) in enumerate(zip(self.gates, self.gate_biases, strict=True)):
-            both = _convolution(h, weight, bias, self.padding[layer], self.dilation[layer])
+            both = buffers.gates(h, weight, bias, self.dilations[layer])
             t, s, gated = kept.t[:, layer], kept.s[:, layer], buffers.gated[:, layer]
             torch.sigmoid(both, out=kept.gates[:, layer])
             t.mul_(2).sub_(1)
@@ -247,8 +265,8 @@ class _Step:
             product = torch.mul(g, t, out=buffers.h)  # g t s
             torch.addcmul(g, product, t, value=-1, out=buffers.both[:, :hidden])  # g s (1 - t^2)
             torch.addcmul(product, product, s, value=-1, out=buffers.both[:, hidden:])  # g t s (1 - s)
-            back = _convolution(buffers.both, self.back[layer], None, self.padding[layer], self.dilation[layer])
-            g_h = back if g_h is None else g_h.add_(back)
+            back = buffers.back(buffers.both, self.back[layer], None, self.dilations[layer])
+            g_h = torch.add(back, 0 if g_h is None else g_h, out=buffers.g_h)
         if g_x.dtype == self.start.dtype:
             _add_product(self.start.transpose(1, 2), g_h, g_x0)
         else:
@@ -283,12 +301,12 @@ class _Buffers:
 
         self.same = flows.inner == flows.dtype
         self.out = self.out_wide if self.same else inner(channels)
-        self.h, self.skip, self.both, self.gated = (
-            inner(hidden),
-            inner(hidden),
-            inner(2 * hidden),
-            inner(layers, hidden),
-        )
+        self.h, self.g_h, self.skip = inner(hidden), inner(hidden), inner(hidden)
+        self.both, self.gated = inner(2 * hidden), inner(layers, hidden)
+        self.gates = self.back = _convolution
+        if flows.kernel is not None:
+            self.gates = ShortConvolution(self.h, 2 * hidden, flows.kernel)
+            self.back = ShortConvolution(self.both, hidden, flows.kernel)
 
     def inside(self, x: Tensor) -> Tensor:
         return x if self.same else x.to(self.h.dtype)
@@ -314,11 +332,17 @@ def _add_product(matrix: Tensor, x: Tensor, to: Tensor) -> None:
     to.flatten(2).baddbmm_(matrix, x.flatten(2))
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     """Along frames, each source with its own weights; entries of the batch lie as rows of an image."""
     sources, _, batch, frames = x.shape
-    image = x.reshape(1, -1, batch, frames)
-    image = functional.conv2d(image, weight, bias, padding=(0, padding), dilation=(1, dilation), groups=sources)
+    image = functional.conv2d(
+        x.reshape(1, -1, batch, frames),
+        weight.flatten(0, 1).unsqueeze(2),
+        None if bias is None else bias.flatten(),
+        padding=(0, dilation * (weight.shape[-1] - 1) // 2),
+        dilation=(1, dilation),
+        groups=sources,
+    )
     return image.view(sources, -1, batch, frames)
 
 

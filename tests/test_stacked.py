@@ -9,6 +9,7 @@ from flowsep.stacked import StackedFlows
 
 ARCHITECTURES = {
     "small": {},
+    "kernel of 5": {"kernel_size_dec": 5, "hidden_channels": 3},
     "sigmoid, dilated": {"sigmoid_scale": True, "dilation_rate": 3},
     "squeeze by 4, 8 groups, one layer": {"n_sqz": 4, "n_split": 8, "n_block_layers": 1, "kernel_size_dec": 1},
     "one step, 2 groups": {"n_split": 2, "n_blocks_dec": 1, "kernel_size_dec": 7, "dilation_rate": 2},
@@ -37,11 +38,12 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("recompute", "winograd"), [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_stack_is_its_flows(name, recompute, tmp_path):
+def test_the_stack_is_its_flows(name, recompute, winograd, tmp_path):
     glows = flows(tmp_path, 3, **ARCHITECTURES[name])
-    stack = StackedFlows(glows, dtype=torch.float64, recompute=recompute)
+    stack = StackedFlows(glows, dtype=torch.float64, recompute=recompute, winograd=winograd)
+    assert (stack.kernel is None) == (not winograd or name not in ("small", "kernel of 5"))
     for call in range(2):  # the second writes over what the first left in the buffers
         z, gradient = 0.3 * noise(2, 3, BINS, FRAMES, seed=call), noise(2, 3, BINS, FRAMES, seed=call + 9)
         x, logdet, expected = by_autograd(glows, z, gradient, 0.7)
