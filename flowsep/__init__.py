@@ -8,7 +8,7 @@ from .files import FlowsepError
 from .latent import separate_magnitude
 from .metrics import sdr, si_sdr
 from .prior import Prior, load_prior
-from .separate import separate
+from .separate import separate, separate_stream
 
 # What needs more than torch and numpy is imported on first use, so that a short command starts at once.
 _LATER = {"fit_prior": "train", "load_dataset": "data", "load_system": "baselines"}
@@ -26,6 +26,7 @@ __all__ = [
     "sdr",
     "separate",
     "separate_magnitude",
+    "separate_stream",
     "si_sdr",
 ]
 __all__ += list(_LATER)

@@ -82,6 +82,7 @@ def _separate(arguments: argparse.Namespace) -> int:
 
     from .config import SeparationConfig
     from .prior import find_priors, load_prior
+    from .separate import within_memory
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
     try:
@@ -99,10 +100,11 @@ def _separate(arguments: argparse.Namespace) -> int:
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
     priors = {name: load_prior(found[name]) for name in wanted}
+    config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
     for path, target in targets.items():
         try:
-            _separate_one(path, target, priors, config, arguments.format, arguments.memory_limit)
+            _separate_one(path, target, priors, config, arguments.format, batch)
         except FlowsepError as error:
             _tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
             failed.append(str(path))
@@ -121,9 +123,7 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
 
 
-def _separate_one(
-    path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str, memory_limit: int | None
-) -> None:
+def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str, batch: int) -> None:
     from tqdm import tqdm
 
     from .audio import audio_writer, stream_audio
@@ -147,7 +147,7 @@ def _separate_one(
             song.sample_rate,
             callback=advance,
             samples=song.samples,
-            memory_limit=memory_limit,
+            batch=batch,
         )
         for _, stems in stream:
             for source, stem in stems.items():

@@ -20,14 +20,14 @@ from torch.nn import functional
 from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
 from .latent import FLOOR, Callback, Magnitudes, check_priors, ratio_masks, separate_magnitude
-from .machine import choose_device, peak_memory
+from .machine import choose_device, held_memory
 from .prior import Prior
 from .spectrogram import istft, stft
 
 BLOCK = 2**17  # samples of an array that are taken at once
 
 # of `bytes_of_separation`, and of the audio around it a source and second: measured, see benchmarks/memory.py
-KEPT, HELD, AUDIO = 1.2, 12.0, 4e6
+KEPT, HELD, AUDIO, SPARE = 1.2, 12.0, 4e6, 0
 BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
 
 Stems = dict[str, Any]
@@ -56,7 +56,8 @@ def separate(
         priors: name of the stem -> prior.
         config: default `SeparationConfig()`.
         sample_rate: of the mixture, Hz.
-        callback, memory_limit: as in `separate_stream`.
+        callback: as in `separate_stream`.
+        memory_limit: in bytes, see `within_memory`, which may shorten the chunks; the whole stems come on top of it.
     Returns:
         {name: stem} of the mixture's shape, sample rate and type; with `config.wiener` and `nonnegative`
         they sum to the mixture.
@@ -64,11 +65,10 @@ def separate(
         FlowsepError: empty input, NaN or infinite samples, more than two axes, priors that do not fit together, a
             `memory_limit` that is too low.
     """
+    config, batch = within_memory(memory_limit, priors, config or SeparationConfig()) if priors else (config, 1)
     channels = _channels(mixture)
     blocks = (block.numpy() for block in channels.split(BLOCK, dim=-1))
-    stream = separate_stream(
-        blocks, priors, config, sample_rate, callback, samples=channels.shape[-1], memory_limit=memory_limit
-    )
+    stream = separate_stream(blocks, priors, config, sample_rate, callback, samples=channels.shape[-1], batch=batch)
     return _collect(stream, tuple(priors), mixture)
 
 
@@ -80,7 +80,7 @@ def separate_stream(
     callback: Callback | None = None,
     *,
     samples: int | None = None,
-    memory_limit: int | None = None,
+    batch: int | None = None,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """`separate` of a song of any length, block by block, in the memory of a few chunks.
 
@@ -95,9 +95,7 @@ def separate_stream(
         callback: as in `separate_magnitude`, with `chunk` (from 0), `chunks` (None if `samples` is) and `batch`, how
             many chunks this step is one of, added.
         samples: how many there will be; for `chunks` alone, so about as many will do.
-        memory_limit: bytes that this process, or on a GPU torch there, may hold at most. It shortens chunks that
-            overlap and chooses how many are separated at once, by `bytes_of_separation`; on a GPU all that is free is
-            the limit by default. A CPU separates one at a time, as more would not be faster.
+        batch: how many chunks are separated at once; by default one, on a GPU as many as `within_memory` finds room for.
     Yields:
         (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
     Raises:
@@ -108,7 +106,7 @@ def separate_stream(
     if sample_rate <= 0:
         raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
     feature = next(iter(priors.values())).feature
-    config, batch = _within(memory_limit, priors, config)
+    batch = within_memory(None, priors, config)[1] if batch is None else batch
     squeeze = math.lcm(*(prior.model.squeeze for prior in priors.values()))
     cut = _cut_of(config, feature, squeeze, _times(sample_rate, feature))
     rate = _times(sample_rate, feature) * feature.sample_rate
@@ -153,6 +151,43 @@ def separate_with_masks(
     blocks = [_channels(mixture).numpy()]
     stream = _stream(blocks, sample_rate, estimate, feature or FeatureConfig(), whole, 1, names=names, wiener=wiener)
     return _collect(stream, names, mixture)
+
+
+def within_memory(
+    limit: int | None, priors: Mapping[str, Prior], config: SeparationConfig
+) -> tuple[SeparationConfig, int]:
+    """`config` with chunks short enough for a limit, and how many of them fit into it at once: `separate_stream`'s.
+
+    Chunks that overlap become shorter than `config.chunk_seconds`, but no shorter than 2 s or twice their overlap; the
+    paper's pieces, which do not, keep their length. A CPU separates one at a time, as more would not be faster.
+
+    Args:
+        limit: bytes that this process, or on a GPU torch there, may hold at most. None: no limit; on a GPU what is
+            free there.
+    Raises:
+        FlowsepError: too little for the shortest chunk; says the least that would do.
+    """
+    device = choose_device(config.device)
+    on_gpu = device.type == "cuda"
+    if limit is None and not on_gpu:
+        return config, 1
+    per_second = bytes_of_separation(priors, 1.0)
+    held = 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())  # a frozen copy
+    if on_gpu:
+        limit = torch.cuda.mem_get_info(device)[0] if limit is None else limit
+    else:
+        held += held_memory() + SPARE
+        per_second += AUDIO * len(priors)
+    seconds = (limit - held) / per_second
+    shortest = min(config.chunk_seconds, max(2 * config.overlap_seconds, 2.0) if config.overlap_seconds else math.inf)
+    if seconds < shortest:
+        least = math.ceil((held + shortest * per_second) / 1e6)
+        raise FlowsepError(
+            f"memory limit: {limit / 1e6:.0f} MB are too few for chunks of {shortest:g} s; the least is {least} MB"
+        )
+    chosen = min(config.chunk_seconds, seconds)
+    batch = min(BATCH, max(1, int(seconds / chosen))) if on_gpu else 1
+    return config.model_copy(update={"chunk_seconds": chosen}), batch
 
 
 def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int = 1) -> int:
@@ -218,34 +253,6 @@ def _cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, time
         samples = max(1, round(config.chunk_seconds * times * feature.sample_rate))
         return Cut(length=samples, step=samples)
     return Cut(length=(frames - 1) * hop, step=(frames - shared) * hop, hop=hop, multiple=squeeze)
-
-
-def _within(memory_limit: int | None, priors: Mapping[str, Prior], config: SeparationConfig) -> tuple[Any, int]:
-    """`config` with chunks that are short enough for the limit, and how many of them fit into it at once."""
-    device = choose_device(config.device)
-    on_gpu = device.type == "cuda"
-    if memory_limit is None and not on_gpu:
-        return config, 1
-    per_second = bytes_of_separation(priors, 1.0)
-    weights = 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())
-    if on_gpu:
-        held = weights
-        limit = torch.cuda.mem_get_info(device)[0] if memory_limit is None else memory_limit
-    else:  # the process as it is, a frozen copy of the priors, and the audio, spectra and masks around the flow
-        held = round(peak_memory() * 2**20) + weights
-        per_second += AUDIO * len(priors)
-        limit = memory_limit
-    seconds = (limit - held) / per_second
-    shortest = min(config.chunk_seconds, max(2 * config.overlap_seconds, 2.0) if config.overlap_seconds else math.inf)
-    if seconds < shortest:
-        least = math.ceil((held + shortest * per_second) / 1e6)
-        raise FlowsepError(
-            f"memory limit: {limit / 1e6:.0f} MB are too few for chunks of {shortest:g} s; the least is {least} MB"
-        )
-    chosen = min(config.chunk_seconds, math.floor(10 * seconds) / 10)
-    return config.model_copy(update={"chunk_seconds": chosen}), min(
-        BATCH, max(1, int(seconds // chosen))
-    ) if on_gpu else 1
 
 
 def _separate_batch(
