@@ -220,7 +220,7 @@ def test_memory_limit_shortens_chunks_and_says_what_is_too_little(pair):
     assert need(pair, 10.0, batch=3) == pytest.approx(30 * need(pair, 1.0), rel=1e-6)
     config = SeparationConfig(device="cpu")
     held = held_memory() + separate_module.SPARE
-    second = need(pair, 1.0) + 2 * separate_module.AUDIO
+    second = need(pair, 1.0) + separate_module.AUDIO
     chosen, batch = fit(round(held + 8 * second), pair, config)
     assert 7 < chosen.chunk_seconds < 9 and batch == 1
     assert fit(2**40, pair, config) == (config, 1) == fit(None, pair, config)
