@@ -3,10 +3,13 @@ PROFILE ?= demo
 CORES ?= $(shell nproc)
 SHELL := bash
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book results test clean
+.PHONY: env book results test bench bench-gpu clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
 book:    env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- book
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest
+# let nothing else run meanwhile; the bench sets its numbers of threads itself
+bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
+bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu
 clean:   ; rm -rf book/_build book/chapters results/*/notebooks .snakemake

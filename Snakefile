@@ -234,6 +234,20 @@ rule listen:
     shell:
         RUN
 
+rule speed:
+    input:
+        sorted(map(str, Path("results/bench").glob("*.json"))),
+        notebook="notebooks/13_speed.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/13_speed.ipynb",
+    log:
+        f"{OUT}/logs/13_speed.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule book:
     input:
         rules.data.output.notebook,
@@ -248,6 +262,7 @@ rule book:
         rules.listen.output.notebook,
         rules.ablations.output.notebook if PROFILE.ablation else [],
         rules.own_system.output.notebook,
+        rules.speed.output.notebook,
         "_config.yml",
         "tools/build_book.py",
         sorted(map(str, Path("book").glob("*.*"))),

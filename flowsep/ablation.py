@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from .run import excerpt
 from .spectrogram import istft, stft
 
 COLUMNS = (
-    *("space", "alpha", "lr", "sigma", "seed", "priors", "track", "iteration", "masked", "stem"),
+    *("space", "alpha", "lr", "momentum", "sigma", "seed", "priors", "track", "iteration", "masked", "stem"),
     *("sdr", "kl", "seconds", "hash"),
 )
 
@@ -43,7 +43,7 @@ def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
     longest = max(profile.ablation.iterations)
     studies = {}
     for study, values in profile.ablation.studies.items():
-        if unknown := set(values) - {"space", "alpha", "lr", "sigma", "seed", "priors"}:
+        if unknown := set(values) - {"space", "alpha", "lr", "momentum", "sigma", "seed", "priors"}:
             raise FlowsepError(f"ablation.studies.{study}: cannot vary '{min(unknown)}'")
         runs = []
         for chosen in itertools.product(*values.values()):
@@ -87,8 +87,11 @@ def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior]
     for key, (track, run) in wanted.items():
         if not (frame["hash"] == key).any():
             names = profile.sources[: run["priors"]]
-            rows = _score(track, {name: priors[name] for name in names}, run, profile)
-            frame = pd.concat([frame if len(frame) else None, pd.DataFrame(rows).assign(hash=key)])
+            config = SeparationConfig(**{key: value for key, value in run.items() if key != "priors"})
+            marks, seconds = profile.ablation.iterations, profile.ablation.seconds
+            rows = follow(track, {name: priors[name] for name in names}, config, marks, seconds)
+            told = {key: run[key] for key in COLUMNS if key in run}
+            frame = pd.concat([frame if len(frame) else None, pd.DataFrame(rows).assign(**told, hash=key)])
             with atomic_path(path) as temporary:
                 frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.5g", lineterminator="\n")
     return frame.reset_index(drop=True)
@@ -96,13 +99,20 @@ def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior]
 
 def select(frame: pd.DataFrame, runs: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows of `run_ablation` that belong to one study of `settings`."""
-    keys = ["space", "alpha", "lr", "sigma", "seed", "priors"]
+    keys = ["space", "alpha", "lr", "momentum", "sigma", "seed", "priors"]
     return frame.merge(pd.DataFrame(runs)[keys].drop_duplicates(), on=keys)
 
 
-def _score(track: Track, priors: Mapping[str, Prior], run: dict[str, Any], profile: Profile) -> list[dict[str, Any]]:
+def follow(
+    track: Track, priors: Mapping[str, Prior], config: SeparationConfig, marks: Collection[int], seconds: float
+) -> list[dict[str, Any]]:
+    """The estimates of one separation at the iterations in `marks`, scored: rows as in `run_ablation`.
+
+    The mixture is the sum of the priors' sources, in the `seconds` of the song in which they sound most, mono at the
+    priors' rate. The rows' `seconds` count the separator's time and not the scoring between its iterations.
+    """
     feature = next(iter(priors.values())).feature
-    start, stop = excerpt(track, tuple(priors), profile.ablation.seconds)
+    start, stop = excerpt(track, tuple(priors), seconds)
     truth = {
         name: soxr.resample(track.stem(name)[:, start:stop].mean(axis=0), track.sample_rate, feature.sample_rate)
         for name in priors
@@ -110,13 +120,14 @@ def _score(track: Track, priors: Mapping[str, Prior], run: dict[str, Any], profi
     mixture = torch.from_numpy(sum(truth.values()))
     spectrum = stft(mixture, feature.n_fft, feature.hop)
     magnitude = spectrum.abs()
-    rows, began = [], time.perf_counter()
+    rows, scoring, began = [], 0.0, time.perf_counter()
 
     def watch(state: dict[str, Any]) -> None:
-        if state["iteration"] + 1 not in profile.ablation.iterations:
+        nonlocal scoring
+        if state["iteration"] + 1 not in marks:
             return
-        seconds = time.perf_counter() - began
         estimates = {name: x.cpu() for name, x in state["estimates"].items()}
+        arrived = time.perf_counter()
         kl = kl_divergence(magnitude, sum(estimates.values()).abs()).item()
         for masked in (True, False):
             gains = (
@@ -124,12 +135,11 @@ def _score(track: Track, priors: Mapping[str, Prior], run: dict[str, Any], profi
             )
             for name, gain in gains.items():
                 estimate = istft(gain * spectrum, len(mixture), feature.n_fft, feature.hop).numpy()
-                row = {key: run[key] for key in COLUMNS if key in run}
-                row |= {"track": track.name, "iteration": state["iteration"] + 1, "masked": masked, "stem": name}
                 value = sdr(truth[name], estimate) if np.any(truth[name]) else np.nan
-                rows.append(row | {"sdr": value, "kl": kl, "seconds": seconds})
+                row = {"track": track.name, "iteration": state["iteration"] + 1, "masked": masked, "stem": name}
+                rows.append(row | {"sdr": value, "kl": kl, "seconds": arrived - began - scoring})
+        scoring += time.perf_counter() - arrived
 
-    config = SeparationConfig(**{key: value for key, value in run.items() if key != "priors"})
     separate_magnitude(magnitude, priors, config, watch)
     return rows
 

@@ -1,7 +1,11 @@
-"""The command line: `flowsep separate`, `data`, `info` and `convert`, thin over the package."""
+"""The command line: `flowsep separate`, `score`, `data`, `info` and `convert`, thin over the package.
+
+What takes long to import is imported where it is needed, after what can be told or refused without it.
+"""
 
 import argparse
 import json
+import math
 import os
 import re
 import shutil
@@ -11,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import FlowsepError, writable
+from .files import FlowsepError, safe_name, writable
 
 CURE = "choose another --out"
 
@@ -58,6 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
     command.set_defaults(run=_separate)
 
+    command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
+    command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
+    against = command.add_mutually_exclusive_group(required=True)
+    against.add_argument("--profile", help="its test songs: name in configs/, or path of a YAML file")
+    against.add_argument("--references", type=Path, metavar="DIR", help="<track>/<stem>.wav")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="scores go to DIR/scores/<system>.csv")
+    command.add_argument("--sources", metavar="A,B,...", help="stems to score; default: the profile's, or all")
+    command.add_argument("--metrics", metavar="A,B,...", help="of SDR, SI-SDR and museval's slow SIR, ISR, SAR")
+    command.add_argument("--jobs", type=int, metavar="N", help="songs at once; default: processors, at most 4")
+    command.add_argument("--force", action="store_true", help="overwrite scores that are there already")
+    command.set_defaults(run=_score)
+
     command = commands.add_parser("data", help="make or check a profile's data, and list it")
     which = command.add_mutually_exclusive_group()
     which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
@@ -80,9 +96,8 @@ def _parser() -> argparse.ArgumentParser:
 def _separate(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
+    from .checkpoints import find_priors
     from .config import SeparationConfig
-    from .prior import find_priors, load_prior
-    from .separate import within_memory
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
     try:
@@ -99,6 +114,10 @@ def _separate(arguments: argparse.Namespace) -> int:
     wanted = arguments.sources.split(",") if arguments.sources else list(found)
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
+    _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
+    from .prior import load_prior
+    from .separate import within_memory
+
     priors = {name: load_prior(found[name]) for name in wanted}
     config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
@@ -182,6 +201,41 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _score(arguments: argparse.Namespace) -> int:
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise FlowsepError(f"--jobs {arguments.jobs}: expected 1 or more")
+    import pandas as pd
+
+    from .config import load_profile
+    from .data import load_dataset, load_references
+    from .estimates import find_systems, score_estimates
+    from .evaluate import write_scores
+    from .results import table_markdown
+
+    profile = load_profile(arguments.profile or {"name": "references"})
+    if arguments.metrics:
+        rules = profile.evaluation.model_dump() | {"metrics": arguments.metrics.split(",")}
+        profile = load_profile(profile.model_dump() | {"evaluation": rules})
+    dataset = load_dataset(profile.data, profile.seed) if arguments.profile else load_references(arguments.references)
+    sources = profile.sources if arguments.profile else None
+    sources = tuple(arguments.sources.split(",")) if arguments.sources else sources
+    systems = find_systems(arguments.estimates, dataset)
+    targets = {name: arguments.out / "scores" / f"{safe_name(name)}.csv" for name in systems}
+    if there := [target for target in targets.values() if target.exists() and not arguments.force]:
+        raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
+    settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
+    frames = score_estimates(systems, dataset, **settings)
+    for name, frame in frames.items():
+        write_scores(frame, targets[name])
+        for reason in frame.loc[frame["status"] == "failed", "reason"].unique():
+            _tell(f"failed: {name}: {reason}")
+    scores = pd.concat(frames.values())
+    for convention in profile.evaluation.conventions:
+        print(table_markdown(scores, convention=convention, sources=sources or scores["stem"].unique()))
+    failed = [name for name, frame in frames.items() if (frame["status"] == "failed").any()]
+    return _summary(failed, len(frames), "systems have estimates that could not be scored")
+
+
 def _data(arguments: argparse.Namespace) -> int:
     if arguments.musdb_sample:
         return _musdb_sample(arguments.musdb_sample)
@@ -229,12 +283,19 @@ def _musdb_sample(target: Path) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from .prior import load_prior
+    from .checkpoints import FORMAT, read_header
 
-    prior = load_prior(arguments.file)
-    parameters = sum(weight.numel() for weight in prior.parameters())
-    facts = {"source": prior.source, "parameters": parameters, "model": prior.model.model_dump()}
-    facts |= {"feature": prior.feature.model_dump(), "provenance": prior.provenance}
+    keys = ("source", "model", "feature", "provenance")
+    header, shapes = read_header(arguments.file) if arguments.file.is_file() else ({}, {})
+    if header.get("format") != FORMAT or not set(keys) <= set(header):
+        from .prior import load_prior
+
+        prior = load_prior(arguments.file)  # a folder of the research code, or an error that says what is wrong
+        header = {"source": prior.source, "model": prior.model.model_dump(), "feature": prior.feature.model_dump()}
+        header |= {"provenance": prior.provenance}
+        shapes = {name: weight.shape for name, weight in prior.named_parameters()}
+    facts = {"source": header["source"], "parameters": sum(map(math.prod, shapes.values()))}
+    facts |= {key: header[key] for key in keys}
     print(json.dumps(facts, indent=2, ensure_ascii=False))
     return 0
 

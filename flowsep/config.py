@@ -118,22 +118,30 @@ class TrainingConfig(_Model):
 
 
 class SeparationConfig(_Model):
-    """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP."""
+    """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
+
+    The defaults were chosen on the demo's validation songs; `notebooks/11_ablations.ipynb` has what each is worth.
+    """
 
     space: Literal["z", "x"] = "x"
-    alpha: float = Field(0.01, ge=0)
-    iterations: PositiveInt = 60
-    lr: PositiveFloat = 0.03
-    lr_decay: float = Field(1.0, gt=0, le=1)  # the learning rate is multiplied by it ...
-    lr_every: PositiveInt = 800  # ... after each so many iterations
+    alpha: float = Field(0.015, ge=0)
+    iterations: PositiveInt = 24
+    lr: PositiveFloat = 0.04
+    lr_decay: float = Field(0.97, gt=0, le=1)  # the learning rate is multiplied by it ...
+    lr_every: PositiveInt = 1  # ... after each so many iterations
+    momentum: float = Field(0.0, ge=0, lt=1)  # Adam's first beta; with 0.9, the paper's, estimates run past the stems
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
     seed: int = 0  # of the initial latents, when sigma > 0
-    chunk_seconds: PositiveFloat = 20.0
+    chunk_seconds: PositiveFloat = 20.0  # of the song that are separated together
+    # by which two chunks overlap: faded in its middle half, thrown away outside; 0: pieces, each a song of its own
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
+    recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
+    cuda_graph: bool = False  # on CUDA: all kernels of an iteration are launched at once
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -144,6 +152,8 @@ class SeparationConfig(_Model):
             "iterations": 150,
             "lr": 0.01,
             "lr_decay": 0.2,
+            "lr_every": 800,
+            "momentum": 0.9,
             "sigma": 0.0,
             "wiener": False,
             "nonnegative": False,
@@ -173,7 +183,7 @@ class AblationConfig(_Model):
     tracks: PositiveInt = 2  # validation songs
     seconds: PositiveFloat = 6.0  # of each
     iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
-    # study -> option of the separator (space, alpha, lr, sigma, seed) or `priors`, their number -> values
+    # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
     studies: dict[str, dict[str, list[Any]]]
 
 

@@ -187,6 +187,19 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
     return Dataset(name, root, tuple(tracks), config.valid_tracks, seed, config.pieces, skipped)
 
 
+def load_references(folder: str | Path) -> Dataset:
+    """Stems to score against, `<folder>/<track>/<source>.wav`, without any split: all are test tracks.
+
+    Raises FlowsepError: no such folder, or no track in it.
+    """
+    folder = Path(folder)
+    tracks = [replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), {})]
+    if not any(track.files for track in tracks):
+        what = "no audio in there" if folder.is_dir() else "no such folder"
+        raise FlowsepError(f"{folder}: {what}; expected references <track>/<source>.wav")
+    return Dataset(folder.resolve().name, folder, tuple(track for track in tracks if track.files), 0, 0)
+
+
 def _root(config: DataConfig, seed: int) -> Path:
     if config.kind == "toyband" and config.root is None:
         from .toyband import ensure_band

@@ -1,32 +1,24 @@
 """(system, track) -> tidy score rows that say where they come from; a track that fails is a row too."""
 
 import importlib.metadata
-import itertools
 import logging
 import math
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import soxr
 
 from .baselines import COSTS
 from .files import FlowsepError, atomic_path, sha256
 from .machine import device_name, peak_memory
-from .metrics import bss_eval, frame_sdr, sdr, si_sdr
+from .score import CONVENTIONS, METRICS, failed_rows, score_track
 
-CONVENTIONS = {"paper": 22_050, "sisec18": 44_100}  # name -> sample rate at which it scores
-PIECE_SECONDS = 60  # paper: length of one frame
-ENERGY = 20.0  # paper: pieces whose reference energy sum(x^2) is not above are left out
-METRICS = ("SDR", "SI-SDR", "SIR", "ISR", "SAR")
-MUSEVAL = METRICS[2:]  # museval's, on request
-ALONE = ("paper", "SIR")  # does not exist: nothing interferes with a source that is scored alone
 STATUS = ("ok", "silent", "failed")
 FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
 
@@ -37,55 +29,7 @@ COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split(), *COSTS, *SPENT, 
 NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)
 NUMBERS |= dict.fromkeys(("value", *COSTS, *SPENT), float)  # all other columns hold text
 
-Audio = Mapping[str, np.ndarray]
 log = logging.getLogger(__name__)
-
-
-def score_track(
-    references: Audio,
-    estimates: Audio,
-    sample_rate: int,
-    conventions: Sequence[str] = tuple(CONVENTIONS),
-    metrics: Sequence[str] = METRICS[:2],
-) -> list[dict[str, Any]]:
-    """The scores of one song: a row for each stem, metric, convention and, under *paper*, piece.
-
-    *paper*: mean of the channels, resampled to 22,050 Hz, pieces of 60 s (the last one shorter), one frame a piece,
-    each source alone; pieces with reference energy sum(x^2) <= 20 are 'silent'. *sisec18*: resampled to 44,100 Hz, the
-    median over frames of 1 s that museval counts (`metrics.frame_sdr`); SI-SDR over the whole track. A source silent
-    from end to end, which museval refuses, is 'silent' (0 dB if only its estimate is) and blanks no other source.
-
-    museval's SIR, ISR and SAR (`metrics.bss_eval`) follow the same rules: its frames of 1 s under *sisec18*; under
-    *paper* each source is alone, so that there is no SIR, and the SAR counts what leaks from the others as artefacts.
-
-    Args:
-        references, estimates: stem -> (channels, samples), full scale = 1; estimates that are missing, of another
-            shape or not finite give rows with status 'failed' and the reason.
-        sample_rate: of all of them, Hz.
-        metrics: of `METRICS`.
-    Returns:
-        dictionaries with stem, metric, convention, piece, sample_rate, value (dB), n_frames, nan_count, status, reason,
-        and frames, the array whose median without NaN is the value, which goes into no score file.
-    Raises:
-        FlowsepError: an unknown convention or metric, or a reference that is empty or not finite.
-    """
-    for kind, given, valid in (("convention", conventions, CONVENTIONS), ("metric", metrics, METRICS)):
-        if unknown := set(given) - set(valid):
-            raise FlowsepError(f"{kind} '{min(unknown)}' is unknown; valid: {', '.join(valid)}")
-    problems = {stem: _problem(stem, audio, estimates) for stem, audio in references.items()}
-    pairs = {stem: (audio, estimates[stem]) for stem, audio in references.items() if not problems[stem]}
-    rules = {"paper": _score_paper, "sisec18": _score_sisec18}
-    rows = [row for name in conventions for row in rules[name](pairs, sample_rate, CONVENTIONS[name], metrics)]
-    return rows + failed_rows({stem: reason for stem, reason in problems.items() if reason}, conventions, metrics)
-
-
-def failed_rows(
-    reasons: Mapping[str, str], conventions: Sequence[str], metrics: Sequence[str] = METRICS[:2]
-) -> list[dict[str, Any]]:
-    """Score rows without a score: stem -> reason."""
-    every = itertools.product(conventions, reasons.items(), metrics)
-    rows = [_row(name, stem, metric, [], reason) | {"status": "failed"} for name, (stem, reason), metric in every]
-    return [row for row in rows if (row["convention"], row["metric"]) != ALONE]
 
 
 def run_provenance(
@@ -250,82 +194,6 @@ def package_versions() -> str:
     """The versions that a number may hang on, in one line."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "soxr", "flowsep")}
     return ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())
-
-
-def _score_paper(
-    pairs: Mapping[str, tuple], sample_rate: int, rate: int, metrics: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    size = PIECE_SECONDS * rate
-    for stem, pair in pairs.items():
-        mono = [audio.mean(axis=0, dtype=np.float64, keepdims=True) for audio in pair]
-        reference, estimate = (_resample(audio, sample_rate, rate) for audio in mono)
-        for piece, start in enumerate(range(0, reference.shape[-1], size)):
-            r, e = reference[:, start : start + size], estimate[:, start : start + size]
-            energy = float(np.sum(r**2))
-            if energy > ENERGY:
-                reason = "the estimate is silent"
-                found = {"SDR": sdr(r, e), "SI-SDR": si_sdr(r, e)} | _museval(metrics, [r], [e])
-            else:
-                reason, found = f"reference energy {energy:.3g} is not above {ENERGY:g}", {}
-            for metric in metrics:
-                if ("paper", metric) != ALONE:
-                    yield _row("paper", stem, metric, np.ravel(found.get(metric, math.nan)), reason, piece)
-
-
-def _score_sisec18(
-    pairs: Mapping[str, tuple], sample_rate: int, rate: int, metrics: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    pairs = {stem: [_resample(audio, sample_rate, rate) for audio in pair] for stem, pair in pairs.items()}
-    sounding = {stem: pair for stem, pair in pairs.items() if all(audio.any() for audio in pair)}
-    if sounding:
-        both = tuple(zip(*sounding.values(), strict=True))
-        frames = {"SDR": frame_sdr(*both, rate)} | _museval(metrics, *both, rate)
-    for stem, (reference, estimate) in pairs.items():
-        if stem in sounding:
-            found = {metric: values[list(sounding).index(stem)] for metric, values in frames.items()}
-            reason = "there is no frame in which all sources sound"
-        else:
-            found = {"SDR": sdr(reference, estimate, window=rate)}  # NaN, or 0 dB where only the estimate is silent
-            reason = "the reference is silent" if not reference.any() else "the estimate is silent"
-        nothing = np.full_like(found["SDR"], np.nan)
-        found["SI-SDR"] = [si_sdr(reference, estimate)]
-        for metric in metrics:
-            alone = metric == "SIR" and list(sounding) == [stem]
-            why = "no other source sounds" if alone else reason
-            yield _row("sisec18", stem, metric, found.get(metric, nothing), why)
-
-
-def _museval(metrics: Sequence[str], *audio: Any) -> dict[str, np.ndarray]:
-    """museval's share of the metrics, metric -> (sources, frames); without any of them it is not run."""
-    wanted = set(metrics) & set(MUSEVAL)
-    return {metric: values for metric, values in bss_eval(*audio).items() if metric in wanted} if wanted else {}
-
-
-def _row(name: str, stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
-    """The median over frames; without any frame that counts the row is 'silent' for the reason given."""
-    values = np.asarray(values, dtype=float)
-    counted = values[~np.isnan(values)]
-    found = {"convention": name, "sample_rate": CONVENTIONS[name], "stem": stem, "metric": metric, "piece": piece}
-    found |= {"value": float(np.median(counted)) if len(counted) else math.nan}
-    found |= {"n_frames": len(values), "nan_count": len(values) - len(counted), "frames": values}
-    return found | ({"status": "ok", "reason": ""} if len(counted) else {"status": "silent", "reason": reason})
-
-
-def _problem(stem: str, reference: np.ndarray, estimates: Audio) -> str:
-    if reference.ndim != 2 or reference.size == 0 or not np.isfinite(reference).all():
-        found = f"reference '{stem}' (shape {reference.shape})"
-        raise FlowsepError(f"{found} is empty, not (channels, samples) or not finite")
-    if stem not in estimates:
-        return f"no estimate of '{stem}'"
-    if estimates[stem].shape != reference.shape:
-        return f"estimate of '{stem}' has shape {estimates[stem].shape}, reference {reference.shape}"
-    return "" if np.isfinite(estimates[stem]).all() else f"estimate of '{stem}' holds NaN or Inf"
-
-
-def _resample(audio: np.ndarray, sample_rate: int, rate: int) -> np.ndarray:
-    if sample_rate == rate:
-        return audio
-    return soxr.resample(np.ascontiguousarray(audio.T), sample_rate, rate).T
 
 
 def _check_columns(frame: pd.DataFrame, columns: Iterable[str], path: str | Path) -> None:

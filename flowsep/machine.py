@@ -17,8 +17,11 @@ def device_name() -> str:
     """The GPU if torch sees one, else the CPU's model."""
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+
+
+def processor_name() -> str:
+    """The CPU's model."""
     information = Path("/proc/cpuinfo")
     models = re.findall(r"model name\s*: (.*)", information.read_text()) if information.exists() else []
     return models[0] if models else platform.processor() or platform.machine()

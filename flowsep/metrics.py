@@ -5,9 +5,12 @@ the error into its kinds (ISR, SIR, SAR) and leave its sum alone. So one line do
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+
+BLOCK = 2**13  # samples of each channel that are summed at once
+PEEK = 2**10  # and that are looked at for sound
 
 
 def sdr(
@@ -29,8 +32,7 @@ def sdr(
     Raises ValueError for shapes that differ, empty audio, NaN or Inf. Reference: Vincent, Gribonval, Févotte 2006.
     """
     reference, estimate = _pair(reference, estimate)
-    frames = _frames(reference.shape[-1], window, hop)
-    values = np.array([_ratio_db(reference[..., frame], estimate[..., frame]) for frame in frames])
+    values = _sdr(_sums(reference, estimate, _frames(reference.shape[-1], window, hop)))
     return float(values[0]) if window is None else values
 
 
@@ -47,12 +49,28 @@ def frame_sdr(
     """
     pairs = _pairs(references, estimates)
     frames = _frames(pairs[0][0].shape[-1], window, hop)
-    values = np.full((len(pairs), len(frames)), np.nan)
-    for index, frame in enumerate(frames):
-        cut = [(reference[:, frame], estimate[:, frame]) for reference, estimate in pairs]
-        if all(audio.sum(axis=0).any() for pair in cut for audio in pair):
-            values[:, index] = [_ratio_db(*pair) for pair in cut]
-    return values
+    values = np.stack([_sdr(_sums(*pair, frames)) for pair in pairs])
+    return np.where(_silent(pairs, frames), np.nan, values)
+
+
+def silent_frames(
+    references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], window: int | None = None
+) -> np.ndarray:
+    """The frames that `frame_sdr` takes for silent, where any of these audios is: bool, (frames,)."""
+    pairs = list(zip(references, estimates, strict=True))
+    return np.array(_silent(pairs, _frames(pairs[0][0].shape[-1], window, None)))
+
+
+def both_sdr(reference: np.ndarray, estimate: np.ndarray, window: int | None = None) -> tuple[np.ndarray, float]:
+    """`sdr` of each frame, (frames,), and `si_sdr` of the whole, for the price of one of them.
+
+    Arguments as in `sdr`, but known to be finite and of one shape: that is not looked at again.
+    """
+    samples = reference.shape[-1]
+    frames = _frames(samples, window, None)
+    rest = slice(min(frames[-1].stop, samples), samples)
+    sums = _sums(reference, estimate, [*frames, rest])
+    return _sdr(sums[:-1]), _si_sdr(sums.sum(axis=0), reference, estimate)
 
 
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
@@ -62,12 +80,9 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     reference, -inf for an estimate orthogonal to it (such as silence), +inf for a scaled copy.
     Raises ValueError as `sdr` does. Reference: Le Roux, Wisdom, Erdogan, Hershey 2019.
     """
-    reference, estimate = (x.astype(np.float64, copy=False).ravel() for x in _pair(reference, estimate))
-    if not reference.any():
-        return math.nan
-    target = (estimate @ reference) / (reference @ reference) * reference
-    error = target - estimate
-    return _decibel(target @ target, error @ error)
+    reference, estimate = _pair(reference, estimate)
+    (sums,) = _sums(reference, estimate, [slice(0, reference.shape[-1])])
+    return _si_sdr(sums, reference, estimate)
 
 
 def bss_eval(
@@ -132,15 +147,56 @@ def _frames(samples: int, window: int | None, hop: int | None) -> list[slice]:
     return [slice(start, start + window) for start in starts]
 
 
-def _ratio_db(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """SDR of one frame; float64 from here on, a frame at a time, so that memory stays that of a frame."""
-    reference = reference.astype(np.float64, copy=False)
-    error = reference - estimate
-    signal = np.vdot(reference, reference)
-    return _decibel(signal, np.vdot(error, error)) if signal > 0 else math.nan
+def _sdr(sums: np.ndarray) -> np.ndarray:
+    """SDR of each frame; NaN where the reference is silent."""
+    signal, error, _ = sums.T
+    return np.where(signal > 0, _decibel(signal, error), np.nan)
 
 
-def _decibel(signal: float, error: float) -> float:
+def _si_sdr(sums: np.ndarray, reference: np.ndarray, estimate: np.ndarray) -> float:
+    """`a r - e = d - b r` with b = <d, r> / <r, r> = 1 - a, so that its energy is <d, d> - b <d, r>."""
+    signal, error, product = sums
     if signal == 0:
-        return -math.inf
-    return 10 * math.log10(signal / error) if error > 0 else math.inf
+        return math.nan
+    scale, rest = 1 - product / signal, error - product**2 / signal
+    if rest < 1e-3 * error:  # the difference of two numbers so alike is too coarse: sum the squares themselves
+        whole = _blocks(reference, estimate, slice(0, reference.shape[-1]))
+        rest = sum(_dot(scale * r - e, scale * r - e) for r, e in whole)
+    return float(_decibel(scale**2 * signal, rest))
+
+
+def _sums(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) -> np.ndarray:
+    """(frames, 3): <r, r>, <d, d> and <d, r> of the error d = r - e."""
+    sums = np.zeros((len(frames), 3))
+    for row, frame in zip(sums, frames, strict=True):
+        for r, e in _blocks(reference, estimate, frame):
+            d = r - e
+            row += _dot(r, r), _dot(d, d), _dot(d, r)
+    return sums
+
+
+def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A frame in float64, piece by piece: no copy is larger than the cache, however long the song."""
+    for start in range(frame.start, min(frame.stop, reference.shape[-1]), BLOCK):
+        piece = slice(start, min(start + BLOCK, frame.stop))
+        yield tuple(np.ascontiguousarray(audio[..., piece], np.float64) for audio in (reference, estimate))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    return np.vecdot(a, b).sum()  # channel by channel: BLAS puts longer sums on threads, which then wait for each other
+
+
+def _silent(pairs: Sequence[tuple[np.ndarray, np.ndarray]], frames: Sequence[slice]) -> list[bool]:
+    """For each frame: is anything in it silent, so that the sum of its channels is zero throughout?"""
+
+    def sounds(audio: np.ndarray, frame: slice) -> bool:
+        starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)  # a few samples tell of most frames
+        return any(audio[:, start : min(start + PEEK, frame.stop)].sum(axis=0).any() for start in starts)
+
+    return [not all(sounds(audio, frame) for pair in pairs for audio in pair) for frame in frames]
+
+
+def _decibel(signal: np.ndarray | float, error: np.ndarray | float) -> np.ndarray:
+    """`10 log10(signal / error)`: -inf without a signal, else +inf without an error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.equal(signal, 0), -np.inf, 10 * np.log10(np.divide(signal, error)))

@@ -16,6 +16,7 @@ import yaml
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
@@ -465,3 +466,57 @@ def likelihoods(frame: "pandas.DataFrame") -> "Figure":
         ax.locator_params(axis="x", numticks=5)
         ax.label_outer()
     return figure
+
+
+def ranges(frame: "pandas.DataFrame", *, label: str) -> "Figure":
+    """Medians with their quartiles as bars, one row a name, on a logarithmic axis; a target, if any, as a tick.
+
+    frame: columns `name`, `value`, `low`, `high`, all positive, and perhaps `target` (NaN where there is none).
+    """
+    _columns(frame, "name", "value", "low", "high")
+    frame = frame.dropna(subset=["value"])
+    if frame.empty or (frame["low"] <= 0).any():
+        raise ValueError("ranges: expected rows with values, low and high above 0")
+    figure, (ax,) = _grid(1, 1, 7.6, 0.34 * len(frame) + 1.2)
+    places = np.arange(len(frame))[::-1]
+    spread = np.abs(frame[["low", "high"]].to_numpy().T - frame["value"].to_numpy())
+    ax.errorbar(frame["value"], places, xerr=spread, fmt="o", color="#0173b2", capsize=3, label="median and quartiles")
+    if "target" in frame and frame["target"].notna().any():
+        ax.plot(frame["target"], places, "|", color="#d55e00", markersize=16, markeredgewidth=2, label="target")
+    ax.set(xscale="log", xlabel=label, ylim=(-0.6, len(frame) - 0.4))
+    _plain_decades(ax.xaxis)
+    ax.set_yticks(places, frame["name"])
+    ax.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper right", ncols=2, fontsize="small")
+    return figure
+
+
+def roofline(frame: "pandas.DataFrame", *, copy: float, product: float) -> "Figure":
+    """Measured rates under min(product, copy * intensity), the most that arithmetic and memory allow; both axes log.
+
+    frame: columns `intensity` (operations a byte), `rate` (GFLOP/s), `layer` and `direction`, a point a row.
+    copy: GB/s of copying; product: GFLOP/s of a large matrix product.
+    Reference: Williams, Waterman, Patterson 2009.
+    """
+    import seaborn
+
+    _columns(frame, "intensity", "rate", "layer", "direction")
+    figure, (ax,) = _grid(1, 1, 7.0, 3.6)
+    reach = np.geomspace(min(0.5, frame["intensity"].min() / 2), max(frame["intensity"].max(), product / copy) * 4, 200)
+    ax.plot(reach, np.minimum(product, copy * reach), color="0.4", linewidth=1.4, label="copying, then a large product")
+    look = {"hue": "layer", "style": "direction", "s": 70, "ax": ax}
+    seaborn.scatterplot(frame, x="intensity", y="rate", **look)
+    ax.set(xscale="log", yscale="log", xlabel="Operations a byte", ylabel="Rate (GFLOP/s)")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_decades(axis)
+    ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return figure
+
+
+def _plain_decades(axis: "Axis") -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers: a short logarithmic axis would have hardly one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

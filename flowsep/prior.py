@@ -7,16 +7,15 @@ from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .checkpoints import FORMAT, read_header
 from .config import FeatureConfig, GlowConfig
 from .files import FlowsepError, atomic_path
 from .glow import Glow, standard_normal_log_prob
 from .spectrogram import pad_features
-
-FORMAT = "flowsep-prior-1"
 
 
 class Prior(nn.Module):
@@ -111,21 +110,6 @@ def load_prior(path: str | Path, **options: Any) -> Prior:
     return Prior.load(path)
 
 
-def find_priors(folder: str | Path) -> dict[str, Path]:
-    """{source: what `load_prior` takes} of all `<source>.safetensors` and research-code folders `<source>/` there.
-
-    Raises FlowsepError where there is none, or both of one name.
-    """
-    folder = Path(folder)
-    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-    folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
-    if both := set(files) & set(folders):
-        raise FlowsepError(f"{folder}: two priors of '{min(both)}', a file and a folder; move one of them away")
-    if not files and not folders:
-        raise FlowsepError(f"{folder}: no priors there, neither <source>.safetensors nor <source>/config.json")
-    return files | folders
-
-
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -134,15 +118,11 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
         save_file(plain, temporary, metadata={"flowsep": json.dumps(header)})
 
 
-def read_safetensors(path: str | Path, *, header_only: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """(header, tensors) of a file of `save_safetensors`; FlowsepError if it is none (a pickle, a truncated file)."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("flowsep", "{}"))
-            tensors = {} if header_only else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a whole .safetensors file ({error}); nothing was loaded") from error
-    return (header if isinstance(header, dict) else {}), tensors
+    header, names = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name) for name in names}
 
 
 def parameters(network: nn.Module) -> int:

@@ -93,10 +93,10 @@ def separate_stream(
     Args:
         blocks: of the mixture, each (channels, samples), float32, full scale = 1.
         priors, config, sample_rate: as in `separate`.
-        callback: as in `separate_magnitude`, with `chunk` (from 0), `chunks` (None if `samples` is) and `batch`, how
-            many chunks this step is one of, added.
+        callback: as in `separate_magnitude`, with `chunk` (from 0, the first of several that are separated at once),
+            `chunks` (None if `samples` is) and `batch` (how many these are) added.
         samples: how many there will be; for `chunks` alone, so about as many will do.
-        batch: how many chunks are separated at once; by default one, on a GPU what `within_memory` finds room for.
+        batch: how many chunks are separated at once at most; by default one, on a GPU what `within_memory` says.
     Yields:
         (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
     Raises:
@@ -114,8 +114,8 @@ def separate_stream(
     chunks = None if samples is None else cut.count(math.ceil(samples * rate / sample_rate))
 
     def estimate(magnitudes: Tensor, which: tuple[int, ...]) -> Magnitudes:
-        def report(state: dict[str, Any], entry: int) -> None:
-            callback(state | {"chunk": which[entry], "chunks": chunks, "batch": 1})
+        def report(state: dict[str, Any]) -> None:
+            callback(state | {"chunk": which[0], "chunks": chunks, "batch": len(which)})
 
         return _separate_batch(magnitudes, priors, config, report if callback is not None else None)
 
@@ -263,17 +263,12 @@ def _cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, time
 
 
 def _separate_batch(
-    magnitudes: Tensor,
-    priors: Mapping[str, Prior],
-    config: SeparationConfig,
-    report: Callable[[dict[str, Any], int], None] | None,
+    magnitudes: Tensor, priors: Mapping[str, Prior], config: SeparationConfig, callback: Callback | None
 ) -> Magnitudes:
-    """`separate_magnitude` of (batch, bins, frames); `report` gets its state and the entry that this is of."""
-    found = [
-        separate_magnitude(x, priors, config, report and (lambda state, entry=entry: report(state, entry)))
-        for entry, x in enumerate(magnitudes)
-    ]
-    return {name: torch.stack([estimates[name] for estimates in found]) for name in priors}
+    """`separate_magnitude` of (batch, bins, frames), of which a batch of one has no axis."""
+    if len(magnitudes) > 1:
+        return separate_magnitude(magnitudes, priors, config, callback)
+    return {name: x.unsqueeze(0) for name, x in separate_magnitude(magnitudes[0], priors, config, callback).items()}
 
 
 def _stream(

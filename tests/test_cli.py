@@ -146,11 +146,11 @@ def test_too_little_memory_tells_what_works(priors, song, tmp_path, capsys):
     assert separate(song, priors, tmp_path / "out", "--memory-limit=1MB", "--device=cpu") == 2
     told = capsys.readouterr().err
     assert "1 MB are too few for chunks of 2 s" in told and not list((tmp_path / "out").iterdir())
-    least = int(told.split("the least is ")[1].split(" MB")[0]) + 20  # the process may have grown since
-    mixture = sum(make_stems(seconds=5, channels=1).values())
+    least = int(told.split("the least is ")[1].split(" MB")[0]) + 60  # the process may have grown since
+    mixture = sum(make_stems(seconds=20, channels=1).values())
     sf.write(song, mixture.T, RATE)
     assert separate(song, priors, tmp_path / "out", f"--memory-limit={least} MB", "--device=cpu") == 0
-    assert "6/6" in capsys.readouterr().err  # three chunks of two seconds
+    assert int(capsys.readouterr().err.split("| ")[-1].split("/")[0]) >= 8  # steps, two a chunk of at most 6 s
 
 
 def test_long_song_of_many_chunks(priors, tmp_path, capsys):

@@ -87,16 +87,20 @@ def test_the_port_and_the_package_give_what_the_research_code_gave(name, mixture
     bound = 1e-3
     if torch.backends.cpu.get_cpu_capability() != "AVX512":
         bound = 0.5 if RUNS[name].get("wiener") else 0.05
-    config, folders = configuration(RUNS[name]), [FIXTURE / source for source in SOURCES]
+    config, folders = configuration(RUNS[name], engine="layers"), [FIXTURE / source for source in SOURCES]
     plain = port(mixture, [paper.load(folder) for folder in folders], config)
     assert distance(plain, expected[f"sources_{name}"]) < bound
     assert distance(package(mixture, folders, config), expected[f"sources_{name}"][:, :513]) < bound
 
 
+@pytest.mark.parametrize("engine", ["stacked", "layers"])
 @pytest.mark.parametrize("name", RUNS)
-def test_the_package_is_the_port_in_double_precision(name, mixture):
+def test_the_package_is_the_port_in_double_precision(name, engine, mixture):
     """Where rounding does not matter the two agree on any processor."""
-    config, folders = configuration(RUNS[name], precision="64-true"), [FIXTURE / source for source in SOURCES]
+    config, folders = (
+        configuration(RUNS[name], precision="64-true", engine=engine),
+        [FIXTURE / source for source in SOURCES],
+    )
     plain = port(mixture.double(), [double(*paper.load(folder)) for folder in folders], config)
     assert distance(package(mixture.double(), folders, config), plain[:, :513]) < 1e-7
 

@@ -19,9 +19,10 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
 # data flows down this list and imports point up it
 ORDER = [
-    *("files", "machine", "config", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
-    *("spectrogram", "glow", "prior", "instglow", "latent", "separate", "train", "metrics", "baselines", "evaluate"),
-    *("museval_json", "results", "plots", "player", "slider", "run", "ablation", "cli"),
+    *("files", "machine", "config", "checkpoints", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
+    *("spectrogram", "glow", "likelihood", "reversible", "stacked", "prior", "instglow", "latent"),
+    *("separate", "train", "metrics", "score", "baselines", "evaluate", "museval_json", "estimates", "results"),
+    *("bench", "plots", "player", "slider", "run", "ablation", "cli"),
 ]
 
 

@@ -131,7 +131,7 @@ def local(magnitudes, _priors, _config, _report):
 
 
 def relative(found, expected):
-    return 20 * np.log10(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    return 20 * np.log10(max(np.linalg.norm(found - expected), 1e-12) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
@@ -256,10 +256,14 @@ def test_precision_and_the_caller_modules(pair):
     magnitude = stft(torch.from_numpy(noise(8000))).abs()
     single = separate_magnitude(magnitude, pair, QUICK)["bass"]
     double = separate_magnitude(magnitude, pair, QUICK.model_copy(update={"precision": "64-true"}))["bass"]
-    half = separate_magnitude(magnitude, pair, QUICK.model_copy(update={"precision": "bf16-mixed"}))["bass"]
+    first = QUICK.model_copy(update={"iterations": 1})  # later ones depend on the sign of gradients about zero
+    once, half = (
+        separate_magnitude(magnitude, pair, first.model_copy(update={"precision": precision}))["bass"]
+        for precision in ("32-true", "bf16-mixed")
+    )
     assert single.dtype == double.dtype == half.dtype == torch.float32
     assert (single - double).norm() < 3e-2 * single.norm()  # rounding grows where estimates cross zero
-    assert (single - half).norm() < 0.3 * single.norm()
+    assert 0 < (once - half).norm() < 2e-2 * once.norm()
     assert all(p.requires_grad and p.dtype == torch.float32 for prior in pair.values() for p in prior.parameters())
 
 

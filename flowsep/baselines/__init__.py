@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ..checkpoints import read_header
 from ..files import FlowsepError
-from ..prior import read_safetensors
 
 SYSTEMS = {
     "instglow": "instglow:InstGlow",
@@ -85,7 +85,7 @@ class System:
     def costs(self) -> dict[str, float]:
         """`total_costs` of the provenances in the headers of its checkpoints."""
         files = [path for path in self.checkpoints() if path.suffix == ".safetensors"]
-        headers = [read_safetensors(path, header_only=True)[0] for path in files]
+        headers = [read_header(path)[0] for path in files]
         others = [{}] * (len(self.checkpoints()) - len(files))
         return total_costs([header.get("provenance") or {} for header in headers] + others)
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..checkpoints import find_priors
 from ..config import SeparationConfig
 from ..files import FlowsepError
 from ..instglow import checkpoint_file
-from ..prior import Prior, find_priors, load_prior, parameters
+from ..prior import Prior, load_prior, parameters
 from ..separate import separate
 from . import System, total_costs
 

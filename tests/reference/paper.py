@@ -83,7 +83,7 @@ def separate(
     space: str = "z", wiener: bool = False,
 ) -> Tensor:  # fmt: skip
     """(514 bins, frames) of the mixture -> (sources, 514 bins, frames), from latents of zero."""
-    mask = torch.ones(1, len(magnitude), 1, dtype=magnitude.dtype)
+    mask = torch.ones_like(magnitude[None, :, :1])
     mask[:, 513:] = 0
     latents = [torch.zeros_like(magnitude)[None].requires_grad_() for _ in priors]
     optimizer = torch.optim.Adam(latents, lr=lr)

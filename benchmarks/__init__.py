@@ -1,0 +1,14 @@
+"""The bench: every figure a ratio of things measured side by side in one run. `python -m benchmarks --help`.
+
+A topic is a module here with a function `run(context) -> list of figures` (`harness.figure`), named in `TOPICS`. What
+is compared with lies in `tests/reference/`: the paper's loops as plainly as they can be written.
+"""
+
+import sys
+from pathlib import Path
+
+TOPICS = ("floor", "separation", "training", "evaluation", "startup")
+
+TESTS = str(Path(__file__).parent.parent / "tests")
+if TESTS not in sys.path:
+    sys.path.append(TESTS)  # for `reference`, which no package installs

@@ -1,0 +1,84 @@
+"""What a bench of this project wrote (`python -m benchmarks`), as tables: `results/bench/<device>.json`.
+
+A file holds for each topic its figures, each with unit, quartiles, number of repeats, what it is a ratio of and its
+settings, and the provenance of that topic's run; beside them the targets, and whether the figures meet them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .files import FlowsepError
+
+FORMAT = "flowsep-bench-1"
+
+
+def read_bench(path: str | Path) -> dict[str, Any]:
+    """A whole file; FlowsepError if it is no bench of this project."""
+    try:
+        bench = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FlowsepError(f"{path}: not a readable JSON file ({error}); run the bench again") from error
+    if not isinstance(bench, dict) or bench.get("format") != FORMAT:
+        raise FlowsepError(f"{path}: not a bench of this project (no format {FORMAT}); name another file")
+    return bench
+
+
+def find_benches(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """{device: bench} of all `*.json` in a folder; nothing there is no error."""
+    benches = map(read_bench, sorted(Path(folder).glob("*.json")))
+    return {bench["device"]: bench for bench in benches}
+
+
+def figures(bench: dict[str, Any], *names: str) -> pd.DataFrame:
+    """One figure a row, its settings as columns beside topic, name, what, value, unit, low, high, repeats, reference.
+
+    names: of the figures wanted; none: all.
+    """
+    rows = [
+        {"topic": topic, **{key: value for key, value in row.items() if key != "settings"}, **row["settings"]}
+        for topic, found in bench["topics"].items()
+        for row in found["figures"]
+        if not names or row["name"] in names
+    ]
+    columns = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
+    return pd.DataFrame(rows, columns=list(dict.fromkeys(columns + [key for row in rows for key in row])))
+
+
+def provenance(bench: dict[str, Any]) -> pd.DataFrame:
+    """One topic a column: status, reason, and where, when and with what its figures were measured, as text."""
+    topics = bench["topics"].items()
+    found = {topic: {"status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics}
+    table = pd.DataFrame(found, dtype=object).fillna("").astype(str)
+    return table.apply(lambda row: row.str[:12] if row.name == "git_commit" else row, axis=1)
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `figures` for a page: what was measured, under which settings, median and quartiles with the unit."""
+    given = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
+    settings = rows.drop(columns=given)
+    told = [", ".join(f"{key} {_plain(x)}" for key, x in row.dropna().items()) for _, row in settings.iterrows()]
+    shown = [f"{x:.3g}" if pd.notna(x) else "not measurable" for x in rows.value.astype(float)]
+    quartiles = [
+        f"{a:.3g} to {b:.3g}" if n > 1 else "" for a, b, n in zip(rows.low, rows.high, rows.repeats, strict=True)
+    ]
+    columns = {"measured": rows.what, "settings": told, "median": shown, "quartiles": quartiles, "unit": rows.unit}
+    return pd.DataFrame(columns | {"repeats": rows.repeats, "relative to": rows.reference})
+
+
+def targets(bench: dict[str, Any]) -> pd.DataFrame:
+    """The targets with what was found, for a page; `met` is yes, no or not measured."""
+    rows = pd.DataFrame(bench["targets"])
+    settings = [", ".join(f"{key} {value}" for key, value in row.items()) for row in rows.settings]
+    found = [f"{x:.3g} {unit}" if pd.notna(x) else "" for x, unit in zip(rows.value, rows.unit, strict=True)]
+    wanted = [f"{sign} {value:g}" for sign, value in zip(rows.comparison, rows.target, strict=True)]
+    met = ["not measured" if pd.isna(x) else "yes" if x else "no" for x in rows.met]
+    columns = {"figure": rows.figure, "settings": settings, "found": found, "target": wanted, "met": met}
+    return pd.DataFrame(columns | {"source": rows.source})
+
+
+def _plain(value: Any) -> str:
+    """A setting that became a float beside missing ones is shown as the whole number that it was."""
+    return f"{value:g}" if isinstance(value, float) else str(value)

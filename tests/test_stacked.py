@@ -1,0 +1,95 @@
+"""Stacked flows against the layers they are made of: values, log-determinants and gradients in double precision."""
+
+import pytest
+import torch
+from reference.checkpoints import research_checkpoint
+
+from flowsep import load_prior
+from flowsep.stacked import StackedFlows
+
+ARCHITECTURES = {
+    "small": {},
+    "sigmoid, dilated": {"sigmoid_scale": True, "dilation_rate": 3},
+    "squeeze by 4, 8 groups, one layer": {"n_sqz": 4, "n_split": 8, "n_block_layers": 1, "kernel_size_dec": 1},
+    "one step, 2 groups": {"n_split": 2, "n_blocks_dec": 1, "kernel_size_dec": 7, "dilation_rate": 2},
+}
+BINS, FRAMES = 12, 16
+
+
+def flows(folder, count, **model):
+    found = []
+    for i in range(count):
+        prior = load_prior(research_checkpoint(folder / str(i), i, bins=BINS, **model))
+        found.append(prior.glow.double().requires_grad_(False))
+    return found
+
+
+def by_autograd(glows, z, gradient, logdet_weight):
+    """(x, logdet, dL/dz) of L = <x, gradient> + logdet_weight * sum(logdet), layer by layer."""
+    z = z.clone().requires_grad_()
+    decoded = [glow.inverse(z[:, i]) for i, glow in enumerate(glows)]
+    x, logdet = torch.stack([x for x, _ in decoded], dim=1), torch.stack([logdet for _, logdet in decoded])
+    ((x * gradient).sum() + logdet_weight * logdet.sum()).backward()
+    return x.detach(), logdet.detach(), z.grad
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_stack_is_its_flows(name, recompute, tmp_path):
+    glows = flows(tmp_path, 3, **ARCHITECTURES[name])
+    stack = StackedFlows(glows, dtype=torch.float64, recompute=recompute)
+    for call in range(2):  # the second writes over what the first left in the buffers
+        z, gradient = 0.3 * noise(2, 3, BINS, FRAMES, seed=call), noise(2, 3, BINS, FRAMES, seed=call + 9)
+        x, logdet, expected = by_autograd(glows, z, gradient, 0.7)
+        decoded, found_logdet = stack.decode(stack.fold(z))
+        torch.testing.assert_close(stack.unfold(decoded), x)
+        torch.testing.assert_close(found_logdet, logdet)
+        found = stack.unfold(stack.pull_back(stack.fold(gradient), 0.7))
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_single_precision_and_half_inside(tmp_path):
+    glows = flows(tmp_path, 2, **ARCHITECTURES["small"])
+    z, gradient = 0.3 * noise(1, 2, BINS, FRAMES), noise(1, 2, BINS, FRAMES, seed=1)
+    x, _, expected = by_autograd(glows, z, gradient, 0.0)
+    for inner, bound in ((torch.float32, 1e-5), (torch.bfloat16, 3e-2)):
+        stack = StackedFlows(glows, inner=inner)
+        decoded, _ = stack.decode(stack.fold(z.float()))
+        found = stack.unfold(stack.pull_back(stack.fold(gradient.float())))
+        assert decoded.dtype == found.dtype == torch.float32
+        assert (stack.unfold(decoded) - x).norm() < bound * x.norm()
+        assert (found - expected).norm() < bound * expected.norm()
+
+
+def test_recomputing_keeps_one_step_only(tmp_path):
+    """Bytes held for the gradient: those of one step whatever the depth, against those of every step."""
+
+    def kept(depth, recompute):
+        stack = StackedFlows(flows(tmp_path / f"{depth}", 1, n_blocks_dec=depth), recompute=recompute)
+        stack.decode(torch.zeros(1, 2 * BINS, 1, FRAMES // 2))
+        return sum(t.nbytes for k in stack._buffers.kept for t in (k.y, k.e, k.t, k.s))
+
+    assert kept(8, True) == kept(2, True)
+    assert kept(8, False) == 4 * kept(2, False)
+
+
+def test_the_flows_stay_as_they_were(tmp_path):
+    (glow,) = flows(tmp_path, 1)
+    before = {name: value.clone() for name, value in glow.state_dict().items()}
+    stack = StackedFlows([glow])
+    stack.decode(torch.zeros(1, 2 * BINS, 1, FRAMES // 2))
+    assert all(torch.equal(value, before[name]) for name, value in glow.state_dict().items())
+
+
+def test_folding_is_the_flows_own(tmp_path):
+    glows = flows(tmp_path, 2, n_sqz=4, n_split=8)
+    stack = StackedFlows(glows, dtype=torch.float64)
+    x = noise(3, 2, BINS, FRAMES)
+    assert torch.equal(stack.unfold(stack.fold(x)), x)
+    glows[0].blocks = 4  # as if the flow itself lived in grouped order
+    for entry in range(3):
+        assert torch.equal(stack.fold(x)[0, :, entry], glows[0]._fold(x[:, 0])[entry])
