@@ -43,7 +43,7 @@ def _measure(
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig
     from flowsep.audio import BLOCK, audio_writer, stream_audio
-    from flowsep.separate import AUDIO, SPARE, bytes_of_separation, separate_stream
+    from flowsep.separate import AUDIO, SPARE, bytes_of_separation, bytes_of_weights, separate_stream
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     config = SeparationConfig(
@@ -67,7 +67,7 @@ def _measure(
         peak = _peak(device)
     longest = min(seconds, chunk_seconds)
     modelled = bytes_of_separation(priors, longest, batch) + (0 if "cuda" in device else AUDIO * longest)
-    modelled += 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters()) + SPARE
+    modelled += bytes_of_weights(priors) + SPARE
     return {"before": before, "peak": peak, "modelled": round(modelled / 2**20, 1), "torch": torch.__version__}
 
 
@@ -82,23 +82,23 @@ def _peak(device: str) -> float:
 
 
 def growth_of_core(size: str, sources: int, seconds: float) -> tuple[float, float]:
-    """What `separate_magnitude` adds to this process at its peak, beside its copy of the weights, and the model (MiB).
+    """What `separate_magnitude` adds to this process at its peak, and what the model foresees (MiB).
 
     On Linux alone, where a process can forget its peak.
     """
     import torch
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig, separate_magnitude
-    from flowsep.separate import bytes_of_separation
+    from flowsep.separate import bytes_of_separation, bytes_of_weights
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     magnitude = torch.rand(513, round(seconds * 22050 / 256) // 2 * 2)
-    weights = 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())
+    modelled = (bytes_of_separation(priors, seconds) + bytes_of_weights(priors)) / 2**20
     ctypes.CDLL(None).malloc_trim(0)  # what earlier runs freed goes back to the system
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak("cpu")
     separate_magnitude(magnitude, priors, SeparationConfig(iterations=2, space="z", device="cpu"))
-    return _peak("cpu") - before - weights / 2**20, bytes_of_separation(priors, seconds) / 2**20
+    return _peak("cpu") - before, modelled
 
 
 def main() -> None:
@@ -106,10 +106,11 @@ def main() -> None:
     print("songs of one and of ten minutes, 2 sources, chunks of 20 s (MiB)")
     one, ten = (peak_of_separation(seconds)["peak"] for seconds in (60, 600))
     print(f"  {one:8.1f} {ten:8.1f}  ratio {ten / one:.3f}")
+    growth_of_core("small", 1, 1)  # what libraries allocate once
     print("growth of the core: size, sources, seconds, measured, modelled (MiB), modelled / measured")
     for size, sources, seconds in (
-        *(("small", 2, 5), ("small", 2, 10), ("demo", 1, 10), ("demo", 2, 10), ("demo", 4, 5)),
-        *(("paper", 1, 3), ("paper", 2, 3), ("paper", 2, 6)),
+        *(("small", 2, 10), ("small", 2, 40), ("small", 4, 20), ("demo", 1, 40), ("demo", 2, 20), ("demo", 4, 20)),
+        *(("paper", 1, 5), ("paper", 1, 20), ("paper", 2, 10)),
     ):
         growth, modelled = growth_of_core(size, sources, seconds)
         print(f"  {size:6} {sources} {seconds:4} {growth:8.1f} {modelled:8.1f} {modelled / growth:6.2f}", flush=True)

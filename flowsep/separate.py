@@ -28,7 +28,7 @@ BLOCK = 2**17  # samples of an array that are taken at once
 
 # bytes: factors of `bytes_of_separation`; audio, spectra and masks of a second of 44.1 kHz stereo; and what is held
 # once. Measured on a CPU, see benchmarks/memory.py
-KEPT, HELD, AUDIO, SPARE = 3.6, 17.0, 8e6, 40_000_000
+KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
 BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
 
 Stems = dict[str, Any]
@@ -172,8 +172,8 @@ def within_memory(
     on_gpu = device.type == "cuda"
     if limit is None and not on_gpu:
         return config, 1
-    per_second = bytes_of_separation(priors, 1.0)
-    held = 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())  # a frozen copy
+    per_second = bytes_of_separation(priors, 1.0, recompute=config.recompute)
+    held = bytes_of_weights(priors)
     if on_gpu:
         limit = torch.cuda.mem_get_info(device)[0] if limit is None else limit
     else:
@@ -191,28 +191,35 @@ def within_memory(
     return config.model_copy(update={"chunk_seconds": chosen}), batch
 
 
-def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int = 1) -> int:
-    """Bytes that one call of `separate_magnitude` holds at its peak, for `batch` chunks of so many `seconds`.
+def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int = 1, *, recompute: bool = False) -> int:
+    """Bytes that `separate_magnitude` holds at its peak, beside the weights, for `batch` chunks of so many `seconds`.
 
-    4 bytes x batch x seconds x frames a second x sum_i (3.6 K_i (B + 2 L_i H_i / q_i) + 17 B): for its gradient the
+    4 bytes x batch x seconds x frames a second x sum_i (1.7 K_i (B + 2 L_i H_i / q_i) + 17 B): for its gradient the
     flow of source i keeps, of each of its K_i couplings, half of its B bins twice, and of each of their L_i layers two
-    gates of H_i channels at frames squeezed by q_i; of each latent there are its gradient and Adam's moments. The two
-    factors, which count copies and the layer in hand as well, are a fit to measured peaks, within 7 % of all of them.
+    gates of H_i channels at frames squeezed by q_i; with `recompute`, of one coupling alone. Each latent has a gradient
+    and Adam's moments; the rest is what a step has in hand. The two factors fit peaks measured on a CPU, most of them
+    within 12 % and all within 25 %. A second of music and one source take:
 
-    |          | MB a second of music and source |
-    |----------|---:|
-    | small: 2 steps, 8 hidden, 1 layer  |  4.3 |
-    | demo: 6 steps, 64 hidden, 3 layers |  8.3 |
-    | paper: 12 steps, 128 hidden, 4 layers | 18.3 |
+    | flow | MB | with `recompute` |
+    |---|---:|---:|
+    | small: 2 steps, 8 hidden, 1 layer | 3.6 | 3.3 |
+    | demo: 6 steps, 64 hidden, 3 layers | 5.5 | 3.4 |
+    | paper: 12 steps, 128 hidden, 4 layers | 10.2 | 3.6 |
     """
     feature = next(iter(priors.values())).feature
     kept = sum(
-        prior.model.steps * (prior.model.bins + 2 * prior.model.layers * prior.model.hidden / prior.model.squeeze)
+        (1 if recompute else prior.model.steps)
+        * (prior.model.bins + 2 * prior.model.layers * prior.model.hidden / prior.model.squeeze)
         for prior in priors.values()
     )
     held = sum(prior.model.bins for prior in priors.values())
     frames = batch * seconds * feature.sample_rate / feature.hop
     return round(4 * frames * (KEPT * kept + HELD * held))
+
+
+def bytes_of_weights(priors: Mapping[str, Prior]) -> int:
+    """Bytes of the two copies that `separate_magnitude` makes: the frozen priors, and those of one size stacked."""
+    return 2 * 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())
 
 
 class Chunk(NamedTuple):
