@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .latent import separate_magnitude
     from .metrics import sdr, si_sdr
     from .prior import Prior, load_prior
-    from .separate import separate
+    from .separate import separate, separate_stream
     from .train import fit_prior
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "sdr",
     "separate",
     "separate_magnitude",
+    "separate_stream",
     "si_sdr",
 ]
 
@@ -44,7 +45,7 @@ _MODULES = {
     "latent": ("separate_magnitude",),
     "metrics": ("sdr", "si_sdr"),
     "prior": ("Prior", "load_prior"),
-    "separate": ("separate",),
+    "separate": ("separate", "separate_stream"),
     "train": ("fit_prior",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

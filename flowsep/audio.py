@@ -4,7 +4,10 @@ import contextlib
 import json
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile as sf
@@ -12,43 +15,95 @@ import soundfile as sf
 from .files import FlowsepError, atomic_path
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 .stem.mp4, in this order
+BLOCK = 2**17  # samples that are read at once: 3 s
+
+
+class AudioStream(NamedTuple):
+    """A file that is read block by block."""
+
+    sample_rate: int
+    channels: int
+    samples: int | None  # how many there will be, where the file says so; of an MP3 about as many
+    blocks: Iterator[np.ndarray]  # float32 (channels, at most BLOCK)
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Any audio file as (float32 (channels, samples), sample rate): by libsndfile, else by ffmpeg.
+    """Any audio file as (float32 (channels, samples), sample rate). Raises what `stream_audio` does."""
+    with stream_audio(path) as stream:
+        return _whole(stream)
 
-    Raises FlowsepError naming the file: missing, empty, truncated, not audio, NaN or infinite samples, more than two
-    channels.
+
+@contextlib.contextmanager
+def stream_audio(path: str | Path) -> Iterator[AudioStream]:
+    """Any audio file as blocks of samples, by libsndfile, else by ffmpeg.
+
+    Raises FlowsepError naming the file: at once if it is missing, empty, not audio or of more than two channels, or if
+    its header shows that it is truncated; among the blocks where it is damaged or holds NaN or infinite samples.
     """
     path = Path(path)
     if not path.is_file():
         raise FlowsepError(f"{path}: no such file")
-    # libsndfile guesses the length of an MP3 whose header lacks it, and may then drop half of a song
-    if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
-        with contextlib.suppress(_UnknownFormatError):
-            return read_sndfile(path)
-    return read_ffmpeg(path)
+    with contextlib.ExitStack() as stack:
+        # libsndfile guesses the length of an MP3 whose header lacks it, and may then drop half of a song
+        opened = None
+        if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
+            with contextlib.suppress(_UnknownFormatError):
+                opened = stack.enter_context(_stream_sndfile(path))
+        yield opened or stack.enter_context(_stream_ffmpeg(path))
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> int:
-    """Write (channels, samples) by suffix, whole or not at all: `.wav` (32-bit float) or `.flac` (24 bit).
+    """Write (channels, samples) as `audio_writer` does; returns how many samples were clipped."""
+    with audio_writer(path, sample_rate, *audio.shape) as writer:
+        writer.write(audio)
+    return writer.clipped
 
-    Returns how many samples were clipped: an integer format holds nothing beyond full scale. A WAV beyond 4 GB becomes
-    RF64. Raises FlowsepError: another suffix, an unwritable folder, a full disk.
+
+class AudioWriter:
+    """What `audio_writer` yields: `write` appends (channels, samples), `clipped` counts samples beyond full scale."""
+
+    def __init__(self, path: Path, file: sf.SoundFile):
+        self.path, self.file, self.clipped = path, file, 0
+
+    def write(self, audio: np.ndarray) -> None:
+        if self.file.subtype != "FLOAT":
+            self.clipped += int(np.count_nonzero(np.abs(audio) > 1))
+            audio = np.clip(audio, -1, 1)
+        with _written(self.path):
+            self.file.write(audio.T)
+
+
+@contextlib.contextmanager
+def audio_writer(
+    path: str | Path, sample_rate: int, channels: int, samples: int | None = None
+) -> Iterator[AudioWriter]:
+    """Yield a writer of blocks by suffix, whole or not at all: `.wav` (32-bit float) or `.flac` (24 bit).
+
+    An integer format holds nothing beyond full scale, so there it is clipped and counted. A WAV of 2 GB or more becomes
+    RF64: many programs take the size in its header as a signed number, and `samples` may be an estimate. Raises
+    FlowsepError: another suffix, an unwritable folder, a full disk.
     """
     path, formats = Path(path), {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}
     if path.suffix.lower() not in formats:
         raise FlowsepError(f"{path}: cannot write '{path.suffix}'; use .wav or .flac")
     container, subtype = formats[path.suffix.lower()]
-    container = "RF64" if container == "WAV" and audio.size * 4 > 2**32 - 2**16 else container
-    clipped = 0 if subtype == "FLOAT" else int(np.count_nonzero(np.abs(audio) > 1))
-    audio = np.clip(audio, -1, 1) if clipped else audio
+    container = "RF64" if container == "WAV" and (samples or 0) * channels * 4 >= 2**31 else container
     with atomic_path(path) as temporary:
+        with _written(path):
+            file = sf.SoundFile(temporary, "w", sample_rate, channels, subtype, format=container)
         try:
-            sf.write(temporary, audio.T, sample_rate, subtype, format=container)
-        except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-            raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
-    return clipped
+            yield AudioWriter(path, file)
+        finally:
+            with _written(path):
+                file.close()
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
+        raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
 
 
 class _UnknownFormatError(FlowsepError):
@@ -63,7 +118,7 @@ def is_packed(path: Path) -> bool:
 def inspect(path: Path) -> tuple[int, int, int]:
     """(sample rate, channels, samples) from a file's header, held against the size of the file."""
     if is_packed(path):
-        return _probe(path)
+        return _probe(path)[:3]
     try:
         info = sf.info(path)
     except sf.LibsndfileError as error:
@@ -84,16 +139,27 @@ def inspect(path: Path) -> tuple[int, int, int]:
 
 def read_sndfile(path: Path) -> tuple[np.ndarray, int]:
     """(audio, sample rate) of what libsndfile reads."""
-    rate, _, samples = inspect(path)
-    try:
-        audio = sf.read(path, dtype="float32", always_2d=True)[0].T
-    except sf.LibsndfileError as error:
-        raise FlowsepError(f"{path}: truncated or damaged ({error.error_string})") from error
-    return _checked(path, audio, samples), rate
+    with _stream_sndfile(path) as stream:
+        return _whole(stream)
 
 
-def _probe(path: Path) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) as ffprobe finds them; 0 samples if the container may only guess its length."""
+@contextlib.contextmanager
+def _stream_sndfile(path: Path) -> Iterator[AudioStream]:
+    rate, channels, samples = inspect(path)
+
+    def blocks() -> Iterator[np.ndarray]:
+        try:
+            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+                yield block.T
+        except sf.LibsndfileError as error:
+            raise FlowsepError(f"{path}: truncated or damaged ({error.error_string})") from error
+
+    with sf.SoundFile(path) as file:
+        yield AudioStream(rate, channels, samples, _checked(path, blocks(), samples))
+
+
+def _probe(path: Path) -> tuple[int, int, int, bool]:
+    """(sample rate, channels, samples, is that more than the container's guess?) as ffprobe finds them."""
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise FlowsepError(f"{path}: libsndfile does not know this format; install ffmpeg, or convert it to wav")
     query = ["-select_streams", "a", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
@@ -110,35 +176,56 @@ def _probe(path: Path) -> tuple[int, int, int]:
     rate, channels = int(stream["sample_rate"]), int(stream["channels"])
     if channels > 2:
         raise FlowsepError(f"{path}: {channels} channels; downmix to stereo first")
-    exact = "mp4" in found["format"]["format_name"]
-    return rate, channels, round(float(stream.get("duration", 0)) * rate) if exact else 0
+    return rate, channels, round(float(stream.get("duration", 0)) * rate), "mp4" in found["format"]["format_name"]
 
 
 def read_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> tuple[np.ndarray, int]:
     """(audio, sample rate) of one audio stream, decoded to 32-bit floats ("<f4") or to 16-bit integers ("<i2")."""
-    rate, channels, samples = _probe(path)
+    with _stream_ffmpeg(path, stream, sample) as opened:
+        return _whole(opened)
+
+
+@contextlib.contextmanager
+def _stream_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> Iterator[AudioStream]:
+    rate, channels, samples, exact = _probe(path)
     layout, full_scale = {"<f4": ("f32le", 1), "<i2": ("s16le", 32768)}[sample]
     decode = ["ffmpeg", "-nostdin", "-v", "error", "-i", _url(path), "-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
-    run = subprocess.run(decode, capture_output=True)
-    if run.returncode:
-        raise FlowsepError(f"{path}: truncated or damaged ({_last_line(run.stderr)})")
-    audio = np.frombuffer(run.stdout, sample).reshape(-1, channels).T / np.float32(full_scale)
-    return _checked(path, audio, samples), rate
+
+    def blocks() -> Iterator[np.ndarray]:
+        while data := process.stdout.read(BLOCK * channels * np.dtype(sample).itemsize):
+            yield np.frombuffer(data, sample).reshape(-1, channels).T / np.float32(full_scale)
+        if process.wait():
+            told.seek(0)
+            raise FlowsepError(f"{path}: truncated or damaged ({_last_line(told.read())})")
+
+    # what ffmpeg has to say goes to a file: nobody reads a second pipe while the samples come
+    with tempfile.TemporaryFile() as told, subprocess.Popen(decode, stdout=subprocess.PIPE, stderr=told) as process:
+        try:
+            yield AudioStream(rate, channels, samples or None, _checked(path, blocks(), samples if exact else 0))
+        finally:
+            process.kill()  # where not all of it was read
 
 
 def _url(path: Path) -> str:
     return f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
 
 
-def _checked(path: Path, audio: np.ndarray, samples: int) -> np.ndarray:
-    """`audio` in one block, if it is finite and holds the `samples` that were promised, but for codecs' padding."""
-    if not audio.size:
+def _whole(stream: AudioStream) -> tuple[np.ndarray, int]:
+    return np.concatenate(list(stream.blocks), axis=1), stream.sample_rate
+
+
+def _checked(path: Path, blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:
+    """`blocks`, if they are finite and hold the `samples` that were promised, but for codecs' padding."""
+    read = 0
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise FlowsepError(f"{path}: holds NaN or infinite samples; export it again")
+        read += block.shape[1]
+        yield np.ascontiguousarray(block)
+    if not read:
         raise FlowsepError(f"{path}: holds no samples")
-    if audio.shape[1] < samples - 4096:
-        raise FlowsepError(f"{path}: truncated: {audio.shape[1]} of {samples} samples could be read")
-    if not np.isfinite(audio).all():
-        raise FlowsepError(f"{path}: holds NaN or infinite samples; export it again")
-    return np.ascontiguousarray(audio)
+    if read < samples - 4096:
+        raise FlowsepError(f"{path}: truncated: {read} of {samples} samples could be read")
 
 
 def _last_line(stderr: bytes) -> str:

@@ -7,10 +7,11 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--no-wiener", dest="wiener", action="store_false", default=None, help="no ratio mask")
     options.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1 ...")
     options.add_argument("--seed", type=int, metavar="S", help="of the initial latents")
+    limit = "of the process, or of the GPU (2GB, 500MiB ...): shorter chunks"
+    options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
     command.set_defaults(run=_separate)
 
     command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
@@ -113,12 +116,14 @@ def _separate(arguments: argparse.Namespace) -> int:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
     _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
     from .prior import load_prior
+    from .separate import within_memory
 
     priors = {name: load_prior(found[name]) for name in wanted}
+    config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
     for path, target in targets.items():
         try:
-            _separate_one(path, target, priors, config, arguments.format)
+            _separate_one(path, target, priors, config, arguments.format, batch)
         except FlowsepError as error:
             _tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
             failed.append(str(path))
@@ -137,24 +142,48 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
 
 
-def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str) -> None:
+def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str, batch: int) -> None:
     from tqdm import tqdm
 
-    from .audio import read_audio, write_audio
-    from .separate import separate
+    from .audio import audio_writer, stream_audio
+    from .separate import separate_stream
 
-    mixture, rate = read_audio(path)
-    with _whole_folder(target) as folder, tqdm(desc=path.name, unit="step", file=sys.stderr) as bar:
+    with ExitStack() as stack:
+        song = stack.enter_context(stream_audio(path))
+        folder = stack.enter_context(_whole_folder(target))
+        bar = stack.enter_context(tqdm(desc=path.name, unit="step", file=sys.stderr))
+        facts = (song.sample_rate, song.channels, song.samples)
+        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *facts)) for s in priors}
 
         def advance(state: Mapping[str, Any]) -> None:
-            bar.total = state["chunks"] * state["iterations"]
-            bar.update()
+            bar.total = state["chunks"] and state["chunks"] * state["iterations"]
+            bar.update(state["batch"])
 
-        stems = separate(mixture, priors, config, sample_rate=rate, callback=advance)
-        for source, stem in stems.items():
-            if clipped := write_audio(folder / f"{source}.{suffix}", stem, rate):
-                _tell(f"note: {path}: {clipped} samples of {source} were clipped; --format wav keeps them")
+        stream = separate_stream(
+            song.blocks,
+            priors,
+            config,
+            song.sample_rate,
+            callback=advance,
+            samples=song.samples,
+            batch=batch,
+        )
+        for _, stems in stream:
+            for source, stem in stems.items():
+                files[source].write(stem)
+    for source, file in files.items():
+        if file.clipped:
+            _tell(f"note: {path}: {file.clipped} samples of {source} were clipped; --format wav keeps them")
     print(target)
+
+
+def _size(text: str) -> int:
+    """Bytes of "2GB", "500 MiB" or "3000000"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"expected a size such as 2GB or 500MiB, found '{text}'")
+    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
+    return round(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
 @contextmanager

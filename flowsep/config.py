@@ -134,7 +134,8 @@ class SeparationConfig(_Model):
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
     seed: int = 0  # of the initial latents, when sigma > 0
-    chunk_seconds: PositiveFloat = 20.0
+    chunk_seconds: PositiveFloat = 20.0  # of the song that are separated together
+    # by which two chunks overlap: faded in its middle half, thrown away outside; 0: pieces, each a song of its own
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"

@@ -36,6 +36,14 @@ def peak_memory() -> float:
     return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
 
 
+def held_memory() -> int:
+    """Bytes that the process holds now; where the system does not say (it has no /proc), the most it held so far."""
+    pages = Path("/proc/self/statm")
+    if pages.exists():
+        return int(pages.read_text().split()[1]) * resource.getpagesize()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def choose_device(name: str) -> "torch.device":
     """`name` as a torch device; 'auto' is CUDA when there is one, else the CPU."""
     import torch

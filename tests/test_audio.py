@@ -8,7 +8,8 @@ import pytest
 import soundfile as sf
 from helpers import BROKEN, ODD_NAME, RATE, damage, make_stems
 
-from flowsep.audio import read_audio, write_audio
+from flowsep import audio as audio_module
+from flowsep.audio import audio_writer, read_audio, stream_audio, write_audio
 from flowsep.files import FlowsepError
 
 
@@ -110,10 +111,39 @@ def test_writing_fails_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
-def test_wav_beyond_four_gigabytes_becomes_rf64(tmp_path, monkeypatch):
-    written = []
-    monkeypatch.setattr(sf, "write", lambda *args, format: written.append(format))
-    huge = np.broadcast_to(np.float32(0), (2, 2**29))  # 4 GiB of samples, held by one
-    write_audio(tmp_path / "huge.wav", huge, RATE)
-    write_audio(tmp_path / "small.wav", huge[:, :100], RATE)
-    assert written == ["RF64", "WAV"]
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.m4a"])
+def test_blocks_are_the_whole_file(tmp_path, monkeypatch, name):
+    sf.write(tmp_path / "a.wav", make_stems(seconds=1)["vocals"].T, RATE)
+    if name != "a.wav":
+        subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", tmp_path / name], check=True)
+    whole, rate = read_audio(tmp_path / name)
+    monkeypatch.setattr(audio_module, "BLOCK", 1000)
+    with stream_audio(tmp_path / name) as stream:
+        blocks = list(stream.blocks)
+    assert (stream.sample_rate, stream.channels) == (rate, len(whole)) and max(b.shape[1] for b in blocks) == 1000
+    np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
+    assert stream.samples == pytest.approx(whole.shape[1], abs=4096)
+    with stream_audio(tmp_path / name) as stream:
+        next(stream.blocks)  # nobody wants the rest: no process is left, and no pipe breaks
+
+
+def test_writing_by_blocks(tmp_path):
+    audio = 20 * make_stems()["vocals"]
+    clipped = write_audio(tmp_path / "whole.flac", audio, RATE)
+    with audio_writer(tmp_path / "blocks.flac", RATE, 2) as writer:
+        for block in np.split(audio, [100, 100, 9000], axis=1):
+            writer.write(block)
+    assert writer.clipped == clipped > 0
+    assert (tmp_path / "blocks.flac").read_bytes() == (tmp_path / "whole.flac").read_bytes()
+    with pytest.raises(KeyError), audio_writer(tmp_path / "half.wav", RATE, 2) as writer:
+        writer.write(audio)
+        raise KeyError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["blocks.flac", "whole.flac"]
+
+
+def test_long_wav_becomes_rf64(tmp_path):
+    for samples, container in ((2**28, "RF64"), (1000, "WAV"), (None, "WAV")):
+        with audio_writer(tmp_path / "a.wav", RATE, 2, samples) as writer:
+            writer.write(np.ones((2, 10), np.float32))
+        assert sf.info(tmp_path / "a.wav").format == container
+        np.testing.assert_array_equal(read_audio(tmp_path / "a.wav")[0], np.ones((2, 10)))

@@ -84,11 +84,12 @@ def test_clipping_of_flac_is_told(priors, song, tmp_path, capsys):
 def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
     seen = []
 
-    def fake(mixture, priors, config, sample_rate, callback):
+    def fake(blocks, priors, config, sample_rate, **_):
         seen.append(config)
-        return dict.fromkeys(priors, mixture)
+        for block in blocks:
+            yield 0, dict.fromkeys(priors, block)
 
-    monkeypatch.setattr(separate_module, "separate", fake)
+    monkeypatch.setattr(separate_module, "separate_stream", fake)
     options = ["--alpha=0", "--space=z", "--no-wiener", "--device=cpu", "--seed=9"]
     assert separate(song, priors, tmp_path / "a", *options) == 0
     assert separate(song, priors, tmp_path / "b") == 0
@@ -114,7 +115,7 @@ def test_existing_output_needs_force(priors, song, tmp_path, capsys):
 
 
 def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: pytest.fail("work began"))
     out = tmp_path / "out"
     other = tmp_path / "in" / "song.flac"
     sf.write(other, np.zeros(100), RATE)
@@ -134,8 +135,35 @@ def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
     assert not any(out.rglob("*.wav"))
 
 
+@pytest.mark.parametrize("size", ["2 apples", "0", "-1GB", "GB"])
+def test_no_memory_limit(priors, song, tmp_path, capsys, size):
+    with pytest.raises(SystemExit):
+        separate(song, priors, tmp_path / "out", f"--memory-limit={size}")
+    assert "expected a size such as 2GB or 500MiB" in capsys.readouterr().err
+
+
+def test_too_little_memory_tells_what_works(priors, song, tmp_path, capsys):
+    assert separate(song, priors, tmp_path / "out", "--memory-limit=1MB", "--device=cpu") == 2
+    told = capsys.readouterr().err
+    assert "1 MB are too few for chunks of 2 s" in told and not list((tmp_path / "out").iterdir())
+    least = int(told.split("the least is ")[1].split(" MB")[0]) + 60  # the process may have grown since
+    mixture = sum(make_stems(seconds=20, channels=1).values())
+    sf.write(song, mixture.T, RATE)
+    assert separate(song, priors, tmp_path / "out", f"--memory-limit={least} MB", "--device=cpu") == 0
+    assert int(capsys.readouterr().err.split("| ")[-1].split("/")[0]) >= 8  # steps, two a chunk of at most 6 s
+
+
+def test_long_song_of_many_chunks(priors, tmp_path, capsys):
+    mixture = sum(make_stems(seconds=50, channels=1).values())
+    sf.write(tmp_path / "a.wav", mixture.T, RATE, "FLOAT")
+    assert separate(tmp_path / "a.wav", priors, tmp_path / "out") == 0
+    stems = [sf.read(tmp_path / "out" / "a" / f"{source}.wav")[0] for source in ("bass", "vocals")]
+    np.testing.assert_allclose(sum(stems), mixture[0], atol=1e-6)
+    assert "6/6" in capsys.readouterr().err
+
+
 def test_output_folder_that_exists_but_cannot_be_written(priors, song, monkeypatch, capsys):
-    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: pytest.fail("work began"))
     assert separate(song, priors, "/proc") == 1  # it exists, and no one may make a folder in it
     assert "/proc: cannot write there" in capsys.readouterr().err
 
@@ -173,14 +201,14 @@ def test_nothing_is_left_of_a_failed_or_interrupted_separation(priors, song, tmp
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(separate_module, "separate", interrupt)
+    monkeypatch.setattr(separate_module, "separate_stream", interrupt)
     assert separate(song, priors, out) == 130
     assert "interrupted" in capsys.readouterr().err and list(out.iterdir()) == []
-    stems = {"vocals": np.zeros((2, 10), np.float32), "no/such/folder/\0": np.zeros((2, 10), np.float32)}
-    monkeypatch.setattr(separate_module, "separate", lambda *_, **__: stems)
-    with pytest.raises(ValueError, match="null"):
+    stems = {source: np.zeros((2, 10), np.float32) for source in ("vocals", "bass")}
+    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: iter([(0, stems), interrupt]))
+    with pytest.raises(TypeError):
         separate(song, priors, out)
-    assert list(out.iterdir()) == []  # the first stem was written, but is not there
+    assert list(out.iterdir()) == []  # the first block was written, but is not there
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR.", b"\xff" * 100])

@@ -1,5 +1,6 @@
 """Separation: known answers, identities, any shape and rate in and out, clear errors."""
 
+import importlib
 import math
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 import flowsep
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig, sdr
 from flowsep.latent import kl_divergence, ratio_masks, separate_magnitude
+from flowsep.machine import held_memory
 from flowsep.separate import separate_with_masks
 from flowsep.spectrogram import stft
 
+separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
 QUICK = SeparationConfig(iterations=3, device="cpu")
 
 
@@ -116,6 +119,115 @@ def test_chunks_leave_no_hole_and_no_bump():
         stems = flowsep.separate(low + high, priors, config, sample_rate=22050)
         np.testing.assert_allclose(stems["low"] + stems["high"], low + high, atol=2e-7)
         assert sdr(low, stems["low"], window=2205).min() > 15
+
+
+def local(magnitudes, _priors, _config, _report):
+    """A separator whose estimates depend on eight frames to both sides, and on where pairs of frames begin."""
+    weights = torch.rand(17, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.conv1d(magnitudes.flatten(0, 1).unsqueeze(1), weights.view(1, 1, -1), padding=8)
+    even = torch.arange(magnitudes.shape[-1]) % 2
+    first = (smooth.view(magnitudes.shape) - magnitudes).abs() * (1 + even)
+    return {"vocals": first, "bass": magnitudes}
+
+
+def relative(found, expected):
+    return 20 * np.log10(max(np.linalg.norm(found - expected), 1e-12) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+@pytest.mark.parametrize("seconds", [1.0, 3.17, 4.0, 4.011, 5.3])
+def test_chunks_and_whole_agree_where_the_context_suffices(pair, monkeypatch, rate, seconds):
+    """All else (resampling, transform, joints, the last chunk) makes no difference, whatever the rate and length."""
+    monkeypatch.setattr(separate_module, "_separate_batch", local)
+    mixture = noise(2, round(seconds * rate))
+    for wiener in (True, False):
+        config = SeparationConfig(chunk_seconds=1.5, overlap_seconds=1.0, wiener=wiener)
+        whole = flowsep.separate(mixture, pair, config.model_copy(update={"chunk_seconds": 60.0}), sample_rate=rate)
+        chunked = flowsep.separate(mixture, pair, config, sample_rate=rate)
+        assert all(relative(chunked[name], whole[name]) < -110 for name in pair)
+
+
+def test_chunks_without_overlap_are_pieces_side_by_side(pair):
+    """The paper's pieces: each is separated as if it were a song of its own."""
+    mixture = noise(60000)
+    config = SeparationConfig.paper(iterations=3, chunk_seconds=1.0)
+    assert config.overlap_seconds == 0
+    found = flowsep.separate(mixture, pair, config, sample_rate=22050)
+    pieces = [flowsep.separate(piece, pair, config, sample_rate=22050) for piece in np.split(mixture, [22050, 44100])]
+    for name in pair:
+        np.testing.assert_array_equal(found[name], np.concatenate([piece[name] for piece in pieces]))
+
+
+@pytest.mark.parametrize("rate", [22050, 48000])
+def test_a_stream_is_the_whole_whatever_its_blocks(pair, rate):
+    mixture = noise(2, 3 * rate + 77)
+    mixture[:, rate : 2 * rate] = 0  # a chunk of silence within
+    config = SeparationConfig(iterations=2, chunk_seconds=0.6, overlap_seconds=0.2)
+    whole = flowsep.separate(mixture, pair, config, sample_rate=rate)
+    seen = []
+    blocks = np.split(mixture, [1, 2, 5000, 5000, 2 * rate], axis=1)
+    stream = flowsep.separate_stream(blocks, pair, config, rate, seen.append, samples=mixture.shape[1])
+    starts, parts = zip(*stream, strict=True)
+    lengths = [part["bass"].shape[1] for part in parts]
+    assert list(starts) == list(np.cumsum([0, *lengths[:-1]])) and sum(lengths) == mixture.shape[1]
+    for name in pair:
+        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), whole[name])
+    counts = {state["chunks"] for state in seen}
+    assert len(counts) == 1 and max(state["chunk"] for state in seen) == counts.pop() - 1
+    with pytest.raises(FlowsepError, match="NaN"):
+        list(flowsep.separate_stream([mixture, mixture * np.nan], pair, config, rate))
+    with pytest.raises(FlowsepError, match="no samples"):
+        list(flowsep.separate_stream([], pair, config, rate))
+
+
+def test_stems_come_while_the_song_is_still_read(pair):
+    taken = []
+
+    def blocks():
+        for k in range(40):
+            taken.append(k)
+            yield noise(1, 22050, seed=k)
+
+    config = SeparationConfig(iterations=1, chunk_seconds=2.0, overlap_seconds=0.5)
+    start, stems = next(flowsep.separate_stream(blocks(), pair, config, 22050))
+    assert start == 0 and stems["bass"].shape[1] > 22050 and len(taken) <= 3
+
+
+def test_several_chunks_at_once(pair, monkeypatch):
+    """A batch changes neither stems nor order; a shorter last piece is a batch of its own."""
+    shapes = []
+
+    def watched(magnitudes, *rest):
+        shapes.append(magnitudes.shape)
+        return local(magnitudes, *rest)
+
+    monkeypatch.setattr(separate_module, "_separate_batch", watched)
+    mixture = noise(5 * 22050)
+    for overlap, expected in ((0.5, [(4, 130), (1, 130)]), (0.0, [(3, 130), (1, 44)])):
+        config = SeparationConfig(chunk_seconds=1.5, overlap_seconds=overlap)
+        alone = flowsep.separate(mixture, pair, config, sample_rate=22050)
+        shapes.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(separate_module, "within_memory", lambda _, __, config: (config, 4))
+            together = flowsep.separate(mixture, pair, config, sample_rate=22050)
+        assert [(shape[0], shape[2]) for shape in shapes] == expected
+        for name in pair:
+            np.testing.assert_allclose(together[name], alone[name], atol=1e-6)
+
+
+def test_memory_limit_shortens_chunks_and_says_what_is_too_little(pair):
+    need, fit = separate_module.bytes_of_separation, separate_module.within_memory
+    assert need(pair, 10.0, batch=3) == pytest.approx(30 * need(pair, 1.0), rel=1e-6)
+    config = SeparationConfig(device="cpu")
+    held = held_memory() + separate_module.SPARE
+    second = need(pair, 1.0) + separate_module.AUDIO
+    chosen, batch = fit(round(held + 8 * second), pair, config)
+    assert 7 < chosen.chunk_seconds < 9 and batch == 1
+    assert fit(2**40, pair, config) == (config, 1) == fit(None, pair, config)
+    with pytest.raises(FlowsepError, match=r"memory limit: 50 MB are too few for chunks of 2 s; the least is \d+ MB"):
+        flowsep.separate(noise(4000), pair, config, memory_limit=50_000_000)
+    with pytest.raises(FlowsepError, match="too few for chunks of 60 s"):  # independent pieces stay as they are
+        fit(round(held + 8 * second), pair, SeparationConfig.paper(device="cpu"))
 
 
 def test_same_seed_same_stems_and_the_seed_matters_with_noise(pair):
