@@ -1,6 +1,6 @@
 """Peak memory of separation: flat in the length of the song, and what the model behind `--memory-limit` foresees.
 
-`python benchmarks/memory.py` prints both tables. Every run is a process of its own, which reads a song of noise by
+`python -m benchmarks.memory` prints both tables. Every run is a process of its own, which reads a song of noise by
 blocks, separates it with untrained priors in two iterations (the peak is the same at each) and writes the stems by
 blocks, as `flowsep separate` does.
 """
@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from .harness import Context, Figure, figure
 
 SIZES = {  # of the flow
     "small": {"steps": 2, "hidden": 8, "layers": 1, "kernel": 3},
@@ -27,11 +29,16 @@ def peak_of_separation(seconds: float, **options: Any) -> dict[str, float]:
     Options: size (a key of `SIZES`), sources, chunk_seconds, overlap_seconds, batch, device, and rate and channels of
     the song. Keys: before, peak, and modelled, the growth that `bytes_of_separation` and the audio's share foresee.
     """
-    command = [sys.executable, __file__, json.dumps({"seconds": seconds} | options)]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if run.returncode:
-        raise RuntimeError(run.stderr)
-    return json.loads(run.stdout)
+    return _in_a_process({"song": {"seconds": seconds} | options})
+
+
+def _in_a_process(task: dict[str, Any]) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(task)]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=root)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
 
 
 def _measure(
@@ -81,6 +88,17 @@ def _peak(device: str) -> float:
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
 
 
+def _forget_peak(device: str) -> None:
+    """Let the peak begin again from what is held now, on Linux or CUDA."""
+    if "cuda" in device:
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def growth_of_core(size: str, sources: int, seconds: float) -> tuple[float, float]:
     """What `separate_magnitude` adds to this process at its peak, and what the model foresees (MiB).
 
@@ -94,11 +112,58 @@ def growth_of_core(size: str, sources: int, seconds: float) -> tuple[float, floa
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     magnitude = torch.rand(513, round(seconds * 22050 / 256) // 2 * 2)
     modelled = (bytes_of_separation(priors, seconds) + bytes_of_weights(priors)) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs freed goes back to the system
-    Path("/proc/self/clear_refs").write_text("5")
+    _forget_peak("cpu")
     before = _peak("cpu")
     separate_magnitude(magnitude, priors, SeparationConfig(iterations=2, space="z", device="cpu"))
     return _peak("cpu") - before, modelled
+
+
+def run(context: Context) -> list[Figure]:
+    """Ratios of peaks: ten minutes to one, and 48 steps to 12 where activations are recomputed, each without the bare
+    process, which holds torch and has no part in either; the peaks themselves beside them."""
+    lengths = (2, 6) if context.quick else (60, 600)
+    options = {"chunk_seconds": 1.0} if context.quick else {}
+    told = {"device": context.device, **options}
+    one, ten = (peak_of_separation(seconds, **told) for seconds in lengths)
+    rows = [
+        figure("memory.song", "most memory of a separation that streams, two sources", found["peak"], "MiB", seconds=s)
+        for s, found in zip(lengths, (one, ten), strict=True)
+    ]
+    what, reference = f"{lengths[1]} s of sound over {lengths[0]} s, whole process", f"{lengths[0]} s"
+    rows.append(figure("memory.length", what, ten["peak"] / one["peak"], "x", reference=reference))
+    shallow, deep = (2, 4) if context.quick else (12, 48)
+    sizes = {"hidden": 4, "layers": 1} if context.quick else {"hidden": 128, "layers": 4}
+    for recompute in (True, False):
+        grown = [_growth_of_gradient(context.device, steps, recompute, **sizes) for steps in (shallow, deep)]
+        for steps, each in zip((shallow, deep), grown, strict=True):
+            what = "memory of one separation of 8 s beyond the weights, one source"
+            rows.append(figure("memory.flow", what, each, "MiB", steps=steps, recompute=recompute))
+        name = "memory.depth" if recompute else "memory.depth_kept"
+        what = f"{deep} steps over {shallow}, beyond the weights"
+        rows.append(figure(name, what, grown[1] / grown[0], "x", reference=f"{shallow} steps", recompute=recompute))
+    return rows
+
+
+def _growth_of_gradient(device: str, steps: int, recompute: bool, **sizes: int) -> float:
+    """MiB that one decoding and its gradient add, in a process of their own, to weights that are there already."""
+    given = {"device": device, "steps": steps, "recompute": recompute, **sizes}
+    return _in_a_process({"flow": given})["growth"]
+
+
+def _measure_flow(device: str, steps: int, recompute: bool, **sizes: int) -> dict[str, float]:
+    import torch
+
+    from flowsep import FeatureConfig, GlowConfig, Prior
+    from flowsep.stacked import StackedFlows
+
+    prior = Prior(GlowConfig(steps=steps, **sizes), FeatureConfig(), "").requires_grad_(False)
+    flows = StackedFlows([prior.glow], device=device, recompute=recompute)
+    small, z = torch.zeros(1, 1028, 1, 4, device=device), torch.zeros(1, 1028, 1, 345, device=device)
+    flows.pull_back(flows.decode(small)[0])  # what libraries allocate once
+    _forget_peak(device)
+    before = _peak(device)
+    flows.pull_back(flows.decode(z)[0])
+    return {"growth": _peak(device) - before}
 
 
 def main() -> None:
@@ -118,6 +183,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(_measure(**json.loads(sys.argv[1]))))
+        ((kind, given),) = json.loads(sys.argv[1]).items()
+        print(json.dumps({"song": _measure, "flow": _measure_flow}[kind](**given)))
     else:
         main()
