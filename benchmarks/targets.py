@@ -21,14 +21,15 @@ class Target:
 
 
 FAST, LESS, FIT, MEMORY, SCORE, START = (f"issue 5, point {point}" for point in (2, 3, 4, 5, 6, 7))
+FULL = {"arithmetic": "fp32"}  # the port's own; lower precision stands beside it, and is no way to meet these
 TARGETS = (
-    Target("separation.speedup", ">=", 2.0, FAST, "cpu"),
-    Target("separation.floor_share", ">=", 0.75, FAST, "cpu"),
+    Target("separation.speedup", ">=", 2.0, FAST, "cpu", FULL),
+    Target("separation.floor_share", ">=", 0.75, FAST, "cpu", FULL),
     Target("separation.speedup", ">=", 25.0, FAST, "cuda"),
     Target("separation.rtf_150", "<", 0.02, FAST, "cuda", {"system": "flowsep"}),
     Target("convergence.compute", "<=", 0.25, LESS),
     Target("convergence.loss_of_sdr", "<=", 0.1, LESS),
-    Target("training.speedup", ">=", 2.0, FIT, "cpu"),
+    Target("training.speedup", ">=", 2.0, FIT, "cpu", FULL),
     Target("training.speedup", ">=", 5.0, FIT, "cuda"),
     Target("memory.depth", "<=", 1.3, MEMORY),
     Target("memory.length", "<=", 1.2, MEMORY),
