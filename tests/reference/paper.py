@@ -55,8 +55,8 @@ def decode(weights: dict[str, Tensor], settings: dict, z: Tensor) -> tuple[Tenso
     return x.contiguous().view(batch, bins, frames * squeeze), logdet
 
 
-def coupling_net(weights: dict[str, Tensor], settings: dict, name: str, x: Tensor) -> Tensor:
-    """(batch, channels / 2, frames) -> (batch, channels, frames): shifts, then log-scales."""
+def coupling_net(weights: dict[str, Tensor], settings: dict, name: str, x: Tensor, dropout: float = 0.0) -> Tensor:
+    """(batch, channels / 2, frames) -> (batch, channels, frames): shifts, then log-scales; `dropout` while training."""
 
     def conv(part: str, x: Tensor, **options: int) -> Tensor:
         direction, length = weights[f"{name}.{part}.weight_v"], weights[f"{name}.{part}.weight_g"]
@@ -69,6 +69,8 @@ def coupling_net(weights: dict[str, Tensor], settings: dict, name: str, x: Tenso
         dilation = settings["dilation_rate"] ** layer
         padding = (settings["kernel_size_dec"] * dilation - dilation) // 2
         gates = conv(f"wn.in_layers.{layer}", h, dilation=dilation, padding=padding)
+        if dropout:
+            gates = functional.dropout(gates, dropout)
         out = conv(f"wn.res_skip_layers.{layer}", torch.tanh(gates[:, :hidden]) * torch.sigmoid(gates[:, hidden:]))
         if layer < layers - 1:
             h = h + out[:, :hidden]
