@@ -27,6 +27,7 @@ from pydantic import (
 from .files import FlowsepError
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
+HOW_ONLY = ("devices", "reversible")  # of a training: how it is computed, not what
 PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
 
 
@@ -115,6 +116,14 @@ class TrainingConfig(_Model):
     validate_every: PositiveInt = 2_000
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
     device: str = "auto"
+    devices: PositiveInt = 1  # GPUs (or processes of a CPU) that share each batch of a prior, in equal parts
+    reversible: bool = False  # recompute activations on the way back: memory that does not grow with the flow's depth
+
+    @model_validator(mode="after")
+    def _in_equal_parts(self) -> Self:
+        if self.batch % self.devices:
+            raise ValueError(f"devices must divide batch = {self.batch}, found {self.devices}")
+        return self
 
 
 class SeparationConfig(_Model):
@@ -272,8 +281,9 @@ class Profile(_Model):
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings that decide the result."""
+        settings = self.model_dump(mode="json", exclude={"training": set(HOW_ONLY)})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def hash_of(self, system: str) -> str:
         """`hash` of this profile with one system alone: another one that joins leaves the hashes of the rest alone."""

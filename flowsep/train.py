@@ -3,24 +3,32 @@
 Taught in `notebooks/04_train_prior.ipynb`.
 """
 
+import json
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .config import FeatureConfig, GlowConfig, Profile, TrainingConfig
-from .data import CropSampler, solo_segments, validation_crops
-from .files import FlowsepError, atomic_path
-from .glow import add_weight_norm, fold_weight_norm, standard_normal_log_prob
-from .machine import choose_device, peak_memory
+from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
+from .data import CropSampler, load_dataset, solo_segments, validation_crops
+from .files import FlowsepError, atomic_path, write_text
+from .glow import add_weight_norm, fold_weight_norm
+from .likelihood import Likelihood
+from .machine import choose_device, keep_freed_memory, peak_memory
 from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
 from .spectrogram import pad_features, stft
 
@@ -40,6 +48,41 @@ def crop_samples(training: TrainingConfig, feature: FeatureConfig) -> int:
     """Samples of one crop, so that an even number of frames is left once the edges are cut."""
     frames = max(2, round(training.crop_seconds * feature.sample_rate / feature.hop / 2) * 2)
     return (frames + 2 * EDGE - 1) * feature.hop
+
+
+class Ahead:
+    """`draw(step)` as a tensor on a device, while a thread draws what comes next: nobody waits for data.
+
+    A batch depends on its step alone, so these are the batches that there would be without a thread. An error of
+    `draw` is raised where its batch is asked for.
+
+    Args:
+        draw: step -> (batch, ...), its share of which this process takes.
+        steps: none is drawn ahead from this step on.
+        fabric: of `start_fabric`: the device, and which of how many equal shares is taken.
+        ahead: how many batches are ready at most.
+    """
+
+    def __init__(self, draw: Callable[[int], np.ndarray], steps: int, fabric: Fabric, *, ahead: int = 2):
+        self.draw, self.steps, self.fabric, self.ahead = draw, steps, fabric, ahead
+        self.drawn: dict[int, Future[Tensor]] = {}
+
+    def __enter__(self) -> Self:
+        self.thread = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def __call__(self, step: int) -> Tensor:
+        for wanted in range(step, max(step + 1, min(step + 1 + self.ahead, self.steps))):
+            if wanted not in self.drawn:
+                self.drawn[wanted] = self.thread.submit(self._prepare, wanted)
+        return self.drawn.pop(step).result().to(self.fabric.device, non_blocking=True)
+
+    def _prepare(self, step: int) -> Tensor:
+        batch = torch.from_numpy(self.draw(step)).chunk(self.fabric.world_size)[self.fabric.global_rank]
+        return batch.pin_memory() if self.fabric.device.type == "cuda" else batch
 
 
 def fit_prior(
@@ -84,21 +127,23 @@ def fit_prior(
         raise FlowsepError(f"{source}: no audible validation crop; raise `valid_tracks` or lower `silence_db`")
     settings = {"source": source, "seed": seed}
     settings |= {"model": model.model_dump(mode="json"), "feature": feature.model_dump(mode="json")}
-    settings |= {"training": training.model_dump(mode="json")}
-    fabric = start_fabric(training)
+    settings |= {"training": training.model_dump(mode="json", exclude=set(HOW_ONLY))}
+    fabric = start_fabric(training, training.devices)
     torch.manual_seed(seed)
     prior = Prior(model, feature, source).to(fabric.device)
     held_out = _features(torch.from_numpy(validation).to(fabric.device), prior)
     start = [sampler.batch(step) for step in range(max(1, 64 // training.batch))]
     prior.glow.initialise(_features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior))
     add_weight_norm(prior.glow)
+    batches = Ahead(sampler.batch, training.steps, fabric)
 
-    def loss(flow: nn.Module, step: int) -> Tensor:
-        return _nll(flow, _features(torch.from_numpy(sampler.batch(step)).to(fabric.device), prior))
+    def loss(log_prob: nn.Module, step: int) -> Tensor:
+        x = _features(batches(step), prior)
+        return -log_prob(x).mean() / x[0].numel()
 
-    def validate(flow: nn.Module) -> float:
-        total = sum(_nll(flow, part).item() * len(part) for part in held_out.split(training.batch))
-        return total / len(held_out)
+    def validate(log_prob: nn.Module) -> float:
+        total = sum(log_prob(part).sum() for part in held_out.split(training.batch))
+        return -total.item() / held_out.numel()
 
     def keep(step: int, nll: float, best: bool) -> None:
         facts = {"step": step, "valid_nll": nll, "seed": seed, "training": training.model_dump(mode="json")}
@@ -107,27 +152,30 @@ def fit_prior(
             plain.save(checkpoint)
         plain.save(work / "last.safetensors")
 
-    costs = optimise(
-        fabric,
-        prior.glow,
-        training,
-        loss=loss,
-        validate=validate,
-        keep=keep,
-        settings=settings,
-        work=work,
-        name=source,
-        seed=seed,
-        column="nll",
-        margin=DIVERGED,
-        progress=progress,
-    )
-    if not checkpoint.is_file():
-        raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-    best = Prior.load(checkpoint)
-    best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
-    best.save(checkpoint)
-    return best
+    with batches:
+        costs = optimise(
+            fabric,
+            Likelihood(prior.glow, reversible=training.reversible),
+            training,
+            loss=loss,
+            validate=validate,
+            keep=keep,
+            settings=settings,
+            work=work,
+            name=source,
+            seed=seed,
+            column="nll",
+            margin=DIVERGED,
+            progress=progress,
+        )
+    if fabric.is_global_zero:
+        if not checkpoint.is_file():
+            raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
+        best = Prior.load(checkpoint)
+        best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
+        best.save(checkpoint)
+    fabric.barrier()
+    return Prior.load(checkpoint)
 
 
 def optimise(
@@ -153,7 +201,7 @@ def optimise(
         fabric: of `start_fabric`.
         network: on the device of `fabric`.
         training: steps, lr, schedule, clip, validate_every.
-        loss: (network, step) -> the loss of that step's batch, a scalar.
+        loss: (network, step) -> the loss of that step's batch, or of this process's share of it, a scalar.
         validate: network, in evaluation mode and without gradients -> its loss on held-out songs.
         keep: called with (step, validation loss, is it the best yet) after each validation but the first, which is
             of the network as it was handed in; it writes the weights.
@@ -168,7 +216,9 @@ def optimise(
     Raises:
         FlowsepError: the loss became NaN, or left its start behind; the state belongs to another configuration.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=training.lr)
+    keep_freed_memory()
+    fused = training.precision != "16-mixed"  # whose gradients are unscaled and clipped before the optimiser sees them
+    optimizer = torch.optim.Adam(network.parameters(), lr=training.lr, fused=fused)
     wrapped, optimizer = fabric.setup(network, optimizer)
 
     def validated() -> float:
@@ -176,7 +226,7 @@ def optimise(
         with torch.no_grad():
             value = validate(wrapped)
         network.train()
-        return value
+        return fabric.broadcast(value)  # what is decided by it must not differ between processes
 
     state = work / "state.safetensors"
     if state.is_file():
@@ -190,7 +240,8 @@ def optimise(
     recent: list[Tensor] = []
     bar = tqdm(total=training.steps, initial=done, desc=name, unit="step", disable=not progress, mininterval=2)
     for step in range(done, training.steps):
-        torch.manual_seed(seed * 1_000_003 + step)  # dropout draws from here, also after a resumption
+        # dropout draws from here, also after a resumption, and other numbers in other processes
+        torch.manual_seed(seed * 1_000_003 + step + fabric.global_rank * 2**40)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(training, step)
         value = loss(wrapped, step)
@@ -202,7 +253,7 @@ def optimise(
         done, last = step + 1, step + 1 == training.steps
         bar.update()
         if done % CHECK_EVERY == 0 or last or done % training.validate_every == 0:
-            mean = torch.stack(recent).mean().item()
+            mean = fabric.all_reduce(torch.stack(recent).mean()).item()
             recent.clear()
             if not math.isfinite(mean):
                 raise FlowsepError(f"{name}: training loss became {mean} by step {done}; lower `{key}`")
@@ -218,13 +269,14 @@ def optimise(
                 {"step": done, "split": "valid", column: held_out, "seconds": before + time.monotonic() - began}
             )
             bar.set_postfix_str(f"valid {held_out:.4g}")
-            keep(done, held_out, held_out < best)
-            best = min(best, held_out)
-            with atomic_path(work / "loss.csv") as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
             memory = float(np.fmax(memory, peak_memory()))
-            # last: what it continues is on disk by now
-            save_state(state, settings, network, optimizer, step=done, best=best, memory=memory)
+            if fabric.is_global_zero:
+                keep(done, held_out, held_out < best)
+                with atomic_path(work / "loss.csv") as temporary:
+                    pd.DataFrame(rows).to_csv(temporary, index=False)
+                # last: what it continues is on disk by now
+                save_state(state, settings, network, optimizer, step=done, best=min(best, held_out), memory=memory)
+            best = min(best, held_out)
     bar.close()
     return {"training_seconds": round(rows[-1]["seconds"], 1), "training_memory_mib": memory}
 
@@ -241,27 +293,33 @@ def learning_rate(training: TrainingConfig, step: int) -> float:
 
 def magnitudes(audio: Tensor, feature: FeatureConfig) -> Tensor:
     """|STFT| of crops without the frames that see their edges: (batch, samples) -> (batch, 513 bins, frames)."""
-    return stft(audio, feature.n_fft, feature.hop).abs()[..., EDGE:-EDGE]
+    spectrum = stft(audio, feature.n_fft, feature.hop)[..., EDGE:-EDGE]
+    return spectrum.real.square().add_(spectrum.imag.square()).sqrt_()  # three times as fast as abs on a CPU
 
 
 def _features(audio: Tensor, prior: Prior) -> Tensor:
     return pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1)
 
 
-def _nll(flow: nn.Module, x: Tensor) -> Tensor:
-    z, logdet = flow(x)
-    return -(standard_normal_log_prob(z.float()) + logdet).mean() / x[0].numel()
+def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
+    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
 
-
-def start_fabric(training: TrainingConfig) -> Fabric:
-    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere."""
+    Raises FlowsepError where `devices` are more than one, and not as many processes as that were started by torchrun.
+    """
     device = choose_device(training.device)
     precision = training.precision
     if precision == "auto":
         precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    return Fabric(
-        accelerator=device.type, devices=[device.index or 0] if device.type == "cuda" else 1, precision=precision
-    )
+    if devices == 1:
+        its = [device.index or 0] if device.type == "cuda" else 1
+        return Fabric(accelerator=device.type, devices=its, precision=precision)
+    if int(os.environ.get("WORLD_SIZE", 1)) != devices:
+        started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
+        raise FlowsepError(f"training.devices is {devices}: needs as many processes; use train_source, or {started}")
+    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    fabric = Fabric(accelerator=device.type, devices=devices, strategy=strategy, precision=precision)
+    fabric.launch()
+    return fabric
 
 
 def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
@@ -304,9 +362,12 @@ def resume(
             )
     load_exactly(network, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
     moments: dict[int, dict[str, Tensor]] = {}
+    weights = list(network.parameters())
     for name, value in tensors.items():
         if name.startswith("adam."):
             _, index, moment = name.split(".")
+            like = weights[int(index)]  # fused Adam reads memory in its order, so moments must lie as their weights do
+            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
             moments.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     curve = pd.read_csv(work / "loss.csv")
@@ -319,9 +380,13 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
 
     With `training.epochs` there are epochs * ceil(segments / batch) steps, and every pass draws each segment once.
     Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
-    `source` are opened: this is source-only supervision.
+    `source` are opened: this is source-only supervision. With `training.devices` above 1 as many processes are
+    started, which open the data set anew, each takes its share of every batch, and the first one writes.
     """
     folder, training, feature = Path(folder), profile.training_of(source), profile.feature
+    if training.devices > 1 and "WORLD_SIZE" not in os.environ:
+        _train_in_processes(dataset, source, profile, folder, progress)
+        return Prior.load(folder / "priors" / f"{source}.safetensors")
     length = crop_samples(training, feature)
     segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
     if training.epochs:
@@ -355,6 +420,35 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     )
 
 
+def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Path, progress: bool) -> None:
+    """`train_source` by torchrun, which also works from a notebook, whose process can neither fork nor be imported."""
+    with tempfile.TemporaryDirectory() as place:
+        settings = Path(place) / "profile.yaml"
+        write_text(settings, json.dumps({"profile": profile.model_dump(mode="json")}))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "-m", "--nproc-per-node"]
+        command = [*torchrun, str(profile.training.devices), "flowsep.train", str(settings), source, str(folder)]
+        with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as its:
+            try:
+                _, told = its.communicate()
+            except BaseException:  # an interrupt above all: torchrun passes it on to its processes
+                its.terminate()
+                raise
+    if its.returncode:
+        reason = next((line for line in (told or "").splitlines() if "Error: " in line), "see above")
+        raise FlowsepError(f"{source}: training in {profile.training.devices} processes failed: {reason}")
+
+
+def _process(profile: str, source: str, folder: str | None = None, data_hash: str | None = None) -> None:
+    """One of the processes that torchrun starts."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    settings = load_profile(profile)
+    dataset = load_dataset(settings.data, settings.seed)
+    if data_hash and dataset.hash != data_hash:
+        raise FlowsepError(f"{dataset.name}: opened anew it is another data set ({dataset.hash}, not {data_hash})")
+    train_source(dataset, source, settings, folder or settings.folder, progress=os.environ["RANK"] == "0")
+
+
 def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 20, most: int = 200) -> np.ndarray:
     """Solo clips that no prior has seen, of the test songs and cut as for training: float32 (clips, samples).
 
@@ -364,3 +458,7 @@ def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 
     length = crop_samples(profile.training, profile.feature)
     clips = validation_crops(segments, length, profile.training.silence_db)
     return clips[np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)]
+
+
+if __name__ == "__main__":
+    _process(*sys.argv[1:])

@@ -20,7 +20,7 @@ ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
 # data flows down this list and imports point up it
 ORDER = [
     *("files", "machine", "config", "checkpoints", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
-    *("spectrogram", "glow", "likelihood", "reversible", "winograd", "stacked", "prior", "instglow", "latent"),
+    *("spectrogram", "glow", "likelihood", "winograd", "stacked", "prior", "instglow", "latent"),
     *("separate", "train", "metrics", "score", "baselines", "evaluate", "museval_json", "estimates", "results"),
     *("bench", "plots", "player", "slider", "run", "ablation", "cli"),
 ]

@@ -14,7 +14,7 @@ from .paper import coupling_net
 
 
 def features(audio: Tensor, bins: int = 514, edge: int = 0) -> Tensor:
-    """|STFT| of crops (batch, samples) -> (batch, bins, frames), `edge` frames less at both ends, zero bins appended."""
+    """|STFT| of crops (batch, samples) -> (batch, bins, frames) with zero bins, `edge` frames less at both ends."""
     spectrum = torch.stft(audio, 1024, 256, window=torch.hann_window(1024, dtype=audio.dtype), return_complex=True)
     magnitude = torch.sqrt(spectrum.real**2 + spectrum.imag**2)[..., edge : spectrum.shape[-1] - edge]
     return functional.pad(magnitude, (0, 0, 0, bins - magnitude.shape[1]))
