@@ -263,7 +263,7 @@ def test_precision_and_the_caller_modules(pair):
     )
     assert single.dtype == double.dtype == half.dtype == torch.float32
     assert (single - double).norm() < 3e-2 * single.norm()  # rounding grows where estimates cross zero
-    assert 0 < (once - half).norm() < 2e-2 * once.norm()
+    assert 0 < (once - half).norm() < 0.1 * once.norm()
     assert all(p.requires_grad and p.dtype == torch.float32 for prior in pair.values() for p in prior.parameters())
 
 
