@@ -147,9 +147,12 @@ class _Step:
         start = stacked(lambda net: net.start.weight[:, :, 0])
         start_bias = stacked(lambda net: net.start.bias[:, None]) + start @ b[:, :half]
         start = start * a[:, :half].transpose(1, 2)
-        gates = [torch.cat([net.gates[layer].weight for net in nets]) for layer in layers]
+        # tanh(a) = 2 sigmoid(2 a) - 1: one call for both halves, and several times faster
+        double = torch.ones(2 * hidden, device=a.device, dtype=a.dtype)
+        double[:hidden] = 2
+        gates = [torch.cat([double[:, None, None] * net.gates[layer].weight for net in nets]) for layer in layers]
         back = [torch.cat([net.gates[layer].weight.flip(2).transpose(0, 1) for net in nets]) for layer in layers]
-        gate_biases = [torch.cat([net.gates[layer].bias for net in nets]) for layer in layers]
+        gate_biases = [torch.cat([double * net.gates[layer].bias for net in nets]) for layer in layers]
         residuals = [stacked(lambda net, i=layer: net.res_skips[i].weight[:hidden, :, 0]) for layer in layers[:-1]]
         residual_biases = [stacked(lambda net, i=layer: net.res_skips[i].bias[:hidden, None]) for layer in layers[:-1]]
         skip = stacked(lambda net: torch.cat([conv.weight[-hidden:, :, 0] for conv in net.res_skips], dim=1))
@@ -199,15 +202,14 @@ class _Step:
 
     def _net(self, x0: Tensor, kept: "_Kept", buffers: "_Buffers") -> tuple[Tensor, Tensor]:
         """(b1 - m, -logs), both (sources, half, batch, frames), of the net; its tanh and sigmoid go to `kept`."""
-        hidden = buffers.h.shape[1]
         h = _product(self.start, buffers.inside(x0), buffers.h)
         h += self.start_bias
         last = len(self.gates) - 1
         for layer, (weight, bias) in enumerate(zip(self.gates, self.gate_biases, strict=True)):
             both = _convolution(h, weight, bias, self.padding[layer], self.dilation[layer])
             t, s, gated = kept.t[:, layer], kept.s[:, layer], buffers.gated[:, layer]
-            torch.tanh(both[:, :hidden], out=t)
-            torch.sigmoid(both[:, hidden:], out=s)
+            torch.sigmoid(both, out=kept.gates[:, layer])
+            t.mul_(2).sub_(1)
             torch.mul(t, s, out=gated)
             if layer < last:
                 _add_product(self.residuals[layer], gated, h)
@@ -261,7 +263,8 @@ class _Kept:
         layers, hidden = len(flows.steps[0].gates), flows.steps[0].start.shape[1]
         self.y = torch.empty_like(like)
         self.e = like.new_empty(sources, channels // 2, *line)
-        self.t, self.s = (like.new_empty(sources, layers, hidden, *line, dtype=flows.inner) for _ in range(2))
+        self.gates = like.new_empty(sources, layers, 2 * hidden, *line, dtype=flows.inner)
+        self.t, self.s = self.gates.chunk(2, dim=2)
 
 
 class _Buffers:

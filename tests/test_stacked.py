@@ -71,7 +71,7 @@ def test_recomputing_keeps_one_step_only(tmp_path):
     def kept(depth, recompute):
         stack = StackedFlows(flows(tmp_path / f"{depth}", 1, n_blocks_dec=depth), recompute=recompute)
         stack.decode(torch.zeros(1, 2 * BINS, 1, FRAMES // 2))
-        return sum(t.nbytes for k in stack._buffers.kept for t in (k.y, k.e, k.t, k.s))
+        return sum(t.nbytes for k in stack._buffers.kept for t in (k.y, k.e, k.gates))
 
     assert kept(8, True) == kept(2, True)
     assert kept(8, False) == 4 * kept(2, False)
