@@ -42,7 +42,7 @@ def separate_magnitude(
 ) -> Magnitudes:
     """argmin over z_i of KL(|x| ; |sum_i G_i(z_i)|) + alpha R(z), by Adam from z_i = sigma * noise; returns G_i(z_i).
 
-    With `config.smooth` d, |s| is sqrt(s^2 + d^2), which has no kink at zero: chunks of a song then agree with the whole.
+    With `config.smooth` d, |s| is sqrt(s^2 + d^2), which has no kink at zero: chunks then agree with the whole song.
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
     With `config.wiener` the estimates become max(G_i, 0) / sum_j max(G_j, 0) * |x|, or G_i / |sum_j G_j| * |x| where
     `config.nonnegative` is off, as in the research code. As there, too, the estimates are those that the last loss was
