@@ -19,6 +19,7 @@ from .prior import Prior
 from .spectrogram import pad_features
 from .stacked import StackedFlows
 
+LENGTH = 1000  # frames, 12 s: the scale of gradients where it shall not depend on the number of frames
 FLOOR = 1e-8  # of magnitudes inside logarithms and ratios (paper)
 
 Magnitudes = dict[str, Tensor]
@@ -41,6 +42,7 @@ def separate_magnitude(
 ) -> Magnitudes:
     """argmin over z_i of KL(|x| ; |sum_i G_i(z_i)|) + alpha R(z), by Adam from z_i = sigma * noise; returns G_i(z_i).
 
+    With `config.smooth` d, |s| is sqrt(s^2 + d^2), which has no kink at zero: chunks then agree with the whole song.
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
     With `config.wiener` the estimates become max(G_i, 0) / sum_j max(G_j, 0) * |x|, or G_i / |sum_j G_j| * |x| where
     `config.nonnegative` is off, as in the research code. As there, too, the estimates are those that the last loss was
@@ -102,13 +104,14 @@ class _Search:
     """The latents, what they decode to, and one step of the optimiser; `look` and `move` never wait for the device."""
 
     def __init__(self, target: Tensor, priors: Mapping[str, Prior], config: SeparationConfig):
-        self.target, self.alpha, self.space = target, config.alpha, config.space
+        self.target, self.alpha, self.space, self.smooth = target, config.alpha, config.space, config.smooth
+        self.scale = target.shape[-1] / LENGTH if config.smooth else 1.0  # of the gradient: Adam's floor is absolute
         audible = next(iter(priors.values())).feature.n_fft // 2 + 1
         self.audible = (torch.arange(target.shape[1], device=target.device) < audible).to(target.dtype).unsqueeze(1)
         self.flows = _Flows(priors, target.device, target.dtype, config)
         self.latents = self.flows.start(config, target)
         # rounded as autograd would
-        self.weight = (torch.tensor(config.alpha, dtype=target.dtype) / target[0].numel()).item()
+        self.weight = (torch.tensor(config.alpha, dtype=target.dtype) / target[0].numel()).item() * self.scale
         captured = config.cuda_graph and target.is_cuda
         self.optimizer = torch.optim.Adam(
             self.latents,
@@ -130,8 +133,10 @@ class _Search:
         self.target += FLOOR
         total = self.estimates.sum(dim=1).requires_grad_()
         with torch.enable_grad():
-            loss = kl_divergence(self.target, self.audible * total.abs())
-            (self.gradient,) = torch.autograd.grad(loss * len(total), total)  # each entry has a mean of its own
+            size = (total.square() + self.smooth**2).sqrt() if self.smooth else total.abs()
+            loss = kl_divergence(self.target, self.audible * size)
+            loss_of_all = loss * (len(total) * self.scale)  # each entry has a mean of its own
+            (self.gradient,) = torch.autograd.grad(loss_of_all, total)
         self.loss = loss.detach()
         if self.alpha > 0:
             self.loss = self.loss + self.alpha * _regulariser(self.space, self.latents, logdet, self.target)

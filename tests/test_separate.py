@@ -147,6 +147,16 @@ def test_chunks_and_whole_agree_where_the_context_suffices(pair, monkeypatch, ra
         assert all(relative(chunked[name], whole[name]) < -110 for name in pair)
 
 
+@pytest.mark.parametrize("space", ["z", "x"])
+def test_no_seam(pair, space):
+    """Chunked and whole within 60 dB; the paper's kink and mean are 30 dB and more away from that."""
+    mixture = noise(1, 5 * 22050)
+    config = SeparationConfig(iterations=12, space=space, chunk_seconds=2.0, overlap_seconds=1.0)
+    whole = flowsep.separate(mixture, pair, config.model_copy(update={"chunk_seconds": 60.0}), sample_rate=22050)
+    chunked = flowsep.separate(mixture, pair, config, sample_rate=22050)
+    assert all(relative(chunked[name], whole[name]) < -80 for name in pair)
+
+
 def test_chunks_without_overlap_are_pieces_side_by_side(pair):
     """The paper's pieces: each is separated as if it were a song of its own."""
     mixture = noise(60000)
