@@ -26,7 +26,6 @@ from tqdm import tqdm
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
 from .data import CropSampler, load_dataset, solo_segments, validation_crops
 from .files import FlowsepError, atomic_path, write_text
-from .glow import add_weight_norm, fold_weight_norm
 from .likelihood import Likelihood
 from .machine import choose_device, keep_freed_memory, peak_memory
 from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
@@ -134,7 +133,7 @@ def fit_prior(
     held_out = _features(torch.from_numpy(validation).to(fabric.device), prior)
     start = [sampler.batch(step) for step in range(max(1, 64 // training.batch))]
     prior.glow.initialise(_features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior))
-    add_weight_norm(prior.glow)
+    network = Likelihood(prior.glow, reversible=training.reversible).to(fabric.device)
     batches = Ahead(sampler.batch, training.steps, fabric)
 
     def loss(log_prob: nn.Module, step: int) -> Tensor:
@@ -147,15 +146,16 @@ def fit_prior(
 
     def keep(step: int, nll: float, best: bool) -> None:
         facts = {"step": step, "valid_nll": nll, "seed": seed, "training": training.model_dump(mode="json")}
-        plain = _folded(prior, dict(provenance or {}) | facts)
+        prior.provenance = dict(provenance or {}) | facts
+        network.put_back(prior.glow)
         if best:
-            plain.save(checkpoint)
-        plain.save(work / "last.safetensors")
+            prior.save(checkpoint)
+        prior.save(work / "last.safetensors")
 
     with batches:
         costs = optimise(
             fabric,
-            Likelihood(prior.glow, reversible=training.reversible),
+            network,
             training,
             loss=loss,
             validate=validate,
@@ -320,15 +320,6 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
     fabric = Fabric(accelerator=device.type, devices=devices, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
-
-
-def _folded(prior: Prior, provenance: dict[str, Any]) -> Prior:
-    """A copy with weight norm folded into plain weights, ready to be saved or to separate."""
-    plain = Prior(prior.model, prior.feature, prior.source, provenance)
-    add_weight_norm(plain.glow)
-    plain.glow.load_state_dict(prior.glow.state_dict())
-    fold_weight_norm(plain.glow)
-    return plain.eval()
 
 
 def save_state(
