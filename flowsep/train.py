@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -301,6 +302,13 @@ def _features(audio: Tensor, prior: Prior) -> Tensor:
     return pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1)
 
 
+class _InsideOnly(MixedPrecision):
+    """Autocast alone: inputs enter as they are, for a density is not to be fitted to the steps of rounded numbers."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
 def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
     """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
 
@@ -310,14 +318,17 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
     precision = training.precision
     if precision == "auto":
         precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    how: dict[str, Any] = {"accelerator": device.type, "precision": precision}
+    if precision in ("bf16-mixed", "16-mixed"):
+        scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
+        how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
     if devices == 1:
-        its = [device.index or 0] if device.type == "cuda" else 1
-        return Fabric(accelerator=device.type, devices=its, precision=precision)
+        return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
     if int(os.environ.get("WORLD_SIZE", 1)) != devices:
         started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
         raise FlowsepError(f"training.devices is {devices}: needs as many processes; use train_source, or {started}")
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-    fabric = Fabric(accelerator=device.type, devices=devices, strategy=strategy, precision=precision)
+    fabric = Fabric(devices=devices, strategy=strategy, **how)
     fabric.launch()
     return fabric
 
