@@ -4,6 +4,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ from flowsep import (
 )
 from flowsep.data import solo_segments, validation_crops
 from flowsep.prior import parameters
-from flowsep.train import crop_samples, learning_rate, magnitudes
+from flowsep.train import Ahead, crop_samples, learning_rate, magnitudes, start_fabric
 
 FEATURE = FeatureConfig()
 SIZES = {
@@ -120,6 +121,83 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
         assert torch.equal(value, resumed.state_dict()[name]), name
     curves = [pd.read_csv(tmp_path / run / "work" / "loss.csv").drop(columns="seconds") for run in ("whole", "killed")]
     pd.testing.assert_frame_equal(*curves)
+
+
+def test_batches_drawn_ahead_are_the_same():
+    hum, fabric = Hum(), start_fabric(SIZES["training"])
+    drawn = []
+
+    def draw(step):
+        drawn.append(step)
+        return hum.batch(step)
+
+    with Ahead(draw, 10, fabric) as batches:
+        for step in (3, 4, 5, 9):  # of a run that goes on
+            np.testing.assert_array_equal(batches(step).numpy(), hum.batch(step))
+    assert set(drawn) <= {3, 4, 5, 6, 7, 9} and len(drawn) == len(set(drawn))
+    one, other = (SimpleNamespace(world_size=2, global_rank=rank, device=torch.device("cpu")) for rank in (0, 1))
+    with Ahead(hum.batch, 1, one) as first, Ahead(hum.batch, 1, other) as second:
+        np.testing.assert_array_equal(torch.cat([first(0), second(0)]).numpy(), hum.batch(0))
+
+
+def test_drawing_ahead_ends_with_an_error_and_hands_it_on():
+    def draw(step):
+        if step == 1:
+            raise FlowsepError("a torn file")
+        return np.zeros((2, 4), np.float32)
+
+    before = threading.active_count()
+    with pytest.raises(FlowsepError, match="a torn file"), Ahead(draw, 10, start_fabric(SIZES["training"])) as batches:
+        batches(0)
+        batches(1)
+    with pytest.raises(KeyboardInterrupt), Ahead(draw, 10, start_fabric(SIZES["training"])) as batches:
+        batches(0)
+        raise KeyboardInterrupt
+    assert threading.active_count() == before
+
+
+def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tmp_path):
+    whole = fit(tmp_path / "whole")
+    reversible = SIZES["training"].model_copy(update={"reversible": True})
+    fit(tmp_path / "other", training=reversible)
+    curves = [pd.read_csv(tmp_path / run / "work" / "loss.csv").nll for run in ("whole", "other")]
+    np.testing.assert_allclose(*curves, atol=2e-3)  # rounding grows along the steps
+    np.testing.assert_allclose(curves[0][:3], curves[1][:3], atol=1e-5)
+    again = fit(tmp_path / "whole", training=reversible)  # finished; its state belongs to this configuration too
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    root = write_hq_tree(tmp_path / "songs", train=3, test=1, seconds=2.0)
+    data = {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}
+    training = SIZES["training"].model_copy(update={"steps": 8, "batch": 4, "validate_every": 4, "lr": 0.003})
+    profile = Profile(name="x", data=data, training=training, model={**SIZES["model"].model_dump(), "dropout": 0.0})
+    dataset = load_dataset(profile.data, profile.seed)
+    alone = train.train_source(dataset, "bass", profile, tmp_path / "one", progress=False)
+    both = profile.model_copy(update={"training": training.model_copy(update={"devices": 2})})
+    assert both.hash == profile.hash
+    together = train.train_source(dataset, "bass", both, tmp_path / "two", progress=False)
+    curves = [pd.read_csv(tmp_path / run / "training" / "bass" / "loss.csv") for run in ("one", "two")]
+    assert list(curves[0].step) == list(curves[1].step)
+    np.testing.assert_allclose(curves[0].nll, curves[1].nll, atol=1e-5)
+    assert alone.provenance["parameters"] == together.provenance["parameters"]
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(together.state_dict()[name], value, atol=1e-3, rtol=0, msg=name)
+
+
+def test_processes_that_fail_say_why(tmp_path):
+    training = SIZES["training"].model_copy(update={"devices": 2})
+    with pytest.raises(FlowsepError, match=r"training\.devices is 2: .*torchrun"):
+        fit(tmp_path, training=training)
+    root = write_hq_tree(tmp_path / "songs", train=2, test=1, seconds=2.0)
+    data = {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}
+    profile = Profile(name="x", data=data, training=training, model=SIZES["model"])
+    moved = SimpleNamespace(name="moved", hash="not this one")
+    with pytest.raises(FlowsepError, match=r"bass: training in 2 processes failed: .*it is another data set"):
+        train.train_source(moved, "bass", profile, tmp_path, progress=False)
+    assert not (tmp_path / "priors").exists()
+    with pytest.raises(ValueError, match="devices must divide batch = 32, found 3"):
+        TrainingConfig(devices=3)
 
 
 def test_a_finished_training_is_not_run_again(tmp_path):

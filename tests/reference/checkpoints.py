@@ -42,3 +42,34 @@ def research_checkpoint(folder: Path, seed: int, *, bins: int = 6, epoch: int = 
     content = {"model": state, "iteration": 7, "optimizer": {"state": {}}, "learning_rate": 1e-4}
     torch.save(content, folder / f"G_{epoch}.pth")
     return folder
+
+
+def research_names(stacked: dict[str, torch.Tensor], order: torch.Tensor, layers: int) -> dict[str, torch.Tensor]:
+    """Tensors of a `flowsep.likelihood.Likelihood`, its weights or their gradients, as the research code names them.
+
+    `stacked` holds (steps, rows, columns) under the names of the parameters; `order` is the buffer of that module.
+    """
+    back, half = order.argsort(), order[: len(order) // 2].argsort()
+    both = torch.cat([half, half + len(half)])
+    named = {}
+    for step in range(len(stacked["logs"])):
+        its = {name: tensor[step] for name, tensor in stacked.items()}
+        norm, mix, coupling = (f"decoder.flows.{3 * step + part}" for part in range(3))
+        named[f"{norm}.logs"], named[f"{norm}.bias"] = its["logs"][back][None], its["bias"][back][None]
+        named[f"{mix}.weight"] = its["mixing"]
+        hidden = len(its["start"])
+        convs = {"start": (its["start"][:, half], its["start_norm"], its["start_bias"])}
+        for layer in range(layers):
+            rows = slice(2 * hidden * layer, 2 * hidden * (layer + 1))
+            for theirs, ours, bias in (
+                ("in_layers", "gates", "gate_biases"), ("res_skip_layers", "res_skips", "res_skip_biases"),
+            ):  # fmt: skip
+                convs[f"wn.{theirs}.{layer}"] = its[ours][rows], its[f"{ours}_norm"][rows], its[bias][rows]
+        for name, (direction, length, bias) in convs.items():
+            inputs = len(half) if name == "start" else hidden
+            named[f"{coupling}.{name}.weight_v"] = direction.reshape(len(direction), inputs, -1)
+            named[f"{coupling}.{name}.weight_g"] = length.unsqueeze(2)
+            named[f"{coupling}.{name}.bias"] = bias[:, 0]
+        named[f"{coupling}.end.weight"] = its["end"][both].unsqueeze(2)
+        named[f"{coupling}.end.bias"] = its["end_bias"][both, 0]
+    return named
