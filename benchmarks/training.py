@@ -1,8 +1,14 @@
-"""A step of training: the plain port of the paper's against the package's own loop, on the same crops."""
+"""A step of training: the plain port of the paper's against the package's own loop, on the same crops.
+
+The clock is the wall's, on a GPU too: every loop ends by waiting for the device.
+"""
 
 import itertools
+import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,7 @@ from reference import training as port
 from flowsep.config import FeatureConfig, GlowConfig, TrainingConfig
 from flowsep.train import EDGE, crop_samples, fit_prior
 
-from .harness import Context, Figure, figure, interleave_loops, ratios, threads
+from .harness import Context, Figure, figure, interleave_loops, ratios, threads, wall_clock
 from .separation import checkpoints
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
@@ -64,6 +70,36 @@ def plain_loop(model: GlowConfig, training: TrainingConfig, crops: Crops) -> Cal
     return loop
 
 
+@contextmanager
+def in_a_process(*given: Any, count: int) -> Iterator[Callable[[int], Any]]:
+    """`plain_loop` of a process of its own: the package tells the allocator of its process to keep what is freed,
+    which the port, run by itself, would go without."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(there, count, *given), daemon=True)
+    process.start()
+
+    def loop(steps: int) -> None:
+        here.send(steps)
+        here.recv()
+
+    try:
+        yield loop
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _serve(pipe: Connection, count: int, *given: Any) -> None:
+    torch.set_num_threads(count)
+    loop = plain_loop(*given)
+    while True:
+        loop(pipe.recv())
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        pipe.send(None)
+
+
 def package_loop(model: GlowConfig, training: TrainingConfig, crops: Crops) -> Callable[[int], Any]:
     """steps -> a whole short training; what it does once cancels in the difference of two of them."""
 
@@ -85,12 +121,12 @@ def run(context: Context) -> list[Figure]:
     few, many = (10, 14) if context.quick else (20, 120) if context.device == "cuda" else (10, 40)
     rows = []
     for count in context.thread_counts:
-        loops = {"plain": plain_loop(model, training, crops)}
-        for name, precision in PRECISIONS.items():
-            loops[name] = package_loop(model, training.model_copy(update={"precision": precision}), crops)
-        with threads(count):
+        with threads(count), in_a_process(model, training, crops, count=count) as plain:
+            loops = {"plain": plain}
+            for name, precision in PRECISIONS.items():
+                loops[name] = package_loop(model, training.model_copy(update={"precision": precision}), crops)
             times = {name: each for name, (each, _) in
-                     interleave_loops(loops, few, many, context.repeats, context.clock).items()}  # fmt: skip
+                     interleave_loops(loops, few, many, context.repeats, wall_clock).items()}  # fmt: skip
         what = f"one step of {training.batch} crops of {training.crop_seconds:g} s"
         for name, each in times.items():
             system, told = ("plain", "fp32") if name == "plain" else ("flowsep", name)
