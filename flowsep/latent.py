@@ -83,7 +83,9 @@ def separate_magnitude(
     for iteration in range(config.iterations):
         look()
         if callback is not None:
-            shown = _named(search.estimates, priors, magnitude.shape)
+            # a graph writes its results over the last ones
+            estimates = search.estimates.clone() if config.cuda_graph else search.estimates
+            shown = _named(estimates, priors, magnitude.shape)
             state = {"iteration": iteration, "iterations": config.iterations, "loss": search.loss.clone()}
             callback(state | {"estimates": shown})
         if iteration < config.iterations - 1:  # the last step would move latents that nobody decodes any more
