@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 
 
 class ActNorm(nn.Module):
@@ -230,22 +229,3 @@ def standard_normal_log_prob(z: Tensor) -> Tensor:
     """log N(z; 0, I) = -0.5 |z|^2 - 0.5 N log(2 pi) in nats, one per batch entry: (batch, ...) -> (batch,)."""
     z = z.flatten(1)
     return -0.5 * (z.square().sum(dim=1) + z.shape[1] * math.log(2 * math.pi))
-
-
-def add_weight_norm(glow: Glow) -> None:
-    """w = g v / |v| per output channel (Salimans and Kingma 2016) on all convolutions but the zero ones, `end`."""
-    for net in _coupling_nets(glow):
-        for conv in (net.start, *net.gates, *net.res_skips):
-            parametrizations.weight_norm(conv)
-
-
-def fold_weight_norm(glow: Glow) -> None:
-    """Undo `add_weight_norm`, leaving plain weights: the same function with nothing left to recompute."""
-    for net in _coupling_nets(glow):
-        for conv in (net.start, *net.gates, *net.res_skips):
-            if parametrize.is_parametrized(conv):
-                parametrize.remove_parametrizations(conv, "weight")
-
-
-def _coupling_nets(glow: Glow) -> list[CouplingNet]:
-    return [module for module in glow.modules() if isinstance(module, CouplingNet)]

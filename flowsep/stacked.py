@@ -12,9 +12,10 @@ and its gradient, from the end to the start, with g the gradient of the loss wit
 where c is the weight of the log-determinant in the loss, and net^T runs each convolution transposed in reverse order;
 with t = tanh(a), s = sigmoid(b) a gated layer passes on g_a = g s (1 - t^2) and g_b = g t s (1 - s).
 
-Taken once: weight norm, the inverses W^-1, and each affine, which is folded into the step after it. The skip
-connections of all layers are one product, since they are only summed. Sources lie on an axis of their own, and each
-convolution is one call with a group a source. Everything is written to the same buffers at each call.
+Taken once: the inverses W^-1, and each affine, which is folded into the step after it (weight norm is folded when a
+prior is loaded). The skip connections of all layers are one product, since they are only summed. Sources lie on an axis
+of their own, and each convolution is one call with a group a source. Everything is written to the same buffers at each
+call.
 """
 
 import copy
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .glow import ActNorm, AffineCoupling, Glow, InvertibleConv, fold_weight_norm, grouped_order
+from .glow import ActNorm, AffineCoupling, Glow, InvertibleConv, grouped_order
 from .winograd import OUTPUTS, ShortConvolution, transformed
 
 WIDE = 96  # hidden channels from which the products that `winograd` saves outweigh its transforms on a CPU
@@ -347,9 +348,8 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) 
 
 
 def _in_grouped_order(flow: Glow, device: torch.device | str, dtype: torch.dtype) -> list:
-    """Copies of the flow's layers, weight norm folded, channels in grouped order."""
+    """Copies of the flow's layers, channels in grouped order."""
     flow = copy.deepcopy(flow).to(device, dtype).requires_grad_(False)
-    fold_weight_norm(flow)
     layers = list(flow.layers)
     mixes = [layer for layer in layers if isinstance(layer, InvertibleConv)]
     if mixes[0].plain:

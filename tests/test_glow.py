@@ -10,8 +10,6 @@ from flowsep.glow import (
     AffineCoupling,
     Glow,
     InvertibleConv,
-    add_weight_norm,
-    fold_weight_norm,
     grouped_order,
     standard_normal_log_prob,
 )
@@ -99,17 +97,6 @@ def test_a_constant_channel_does_not_break_the_initialisation():
     norm = ActNorm(2)
     norm.initialise(torch.zeros(4, 2, 8))
     assert torch.isfinite(norm.logs).all()
-
-
-def test_weight_norm_and_its_folding_leave_the_function_alone():
-    glow, x = small_glow(), torch.randn(1, 6, 8, dtype=torch.float64)
-    before = glow(x)[0]
-    add_weight_norm(glow)
-    torch.testing.assert_close(glow(x)[0], before)
-    assert any(name.endswith("original1") for name in glow.state_dict())
-    fold_weight_norm(glow)
-    torch.testing.assert_close(glow(x)[0], before)
-    assert set(glow.state_dict()) == set(small_glow().state_dict())
 
 
 def test_dropout_acts_in_training_only():
