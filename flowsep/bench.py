@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from .files import FlowsepError
 
@@ -56,16 +57,23 @@ def provenance(bench: dict[str, Any]) -> pd.DataFrame:
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `figures` for a page: what was measured, under which settings, median and quartiles with the unit."""
+    """Rows of `figures` for a page: what was measured, under which settings, median with unit and quartiles."""
     given = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
     settings = rows.drop(columns=given)
     told = [", ".join(f"{key} {_plain(x)}" for key, x in row.dropna().items()) for _, row in settings.iterrows()]
-    shown = [f"{x:.3g}" if pd.notna(x) else "not measurable" for x in rows.value.astype(float)]
-    quartiles = [
-        f"{a:.3g} to {b:.3g}" if n > 1 else "" for a, b, n in zip(rows.low, rows.high, rows.repeats, strict=True)
+    found = [
+        "not measurable" if pd.isna(x) else f"{x:.3g} {unit}" + (f" ({a:.3g} to {b:.3g})" if n > 1 else "")
+        for x, unit, a, b, n in zip(rows.value.astype(float), rows.unit, rows.low, rows.high, rows.repeats, strict=True)
     ]
-    columns = {"measured": rows.what, "settings": told, "median": shown, "quartiles": quartiles, "unit": rows.unit}
-    return pd.DataFrame(columns | {"repeats": rows.repeats, "relative to": rows.reference})
+    columns = {"measured": rows.what, "settings": told, "median (quartiles)": found, "relative to": rows.reference}
+    return pd.DataFrame(columns)
+
+
+def on_a_page(table: pd.DataFrame, caption: str = "") -> Styler:
+    """The table with its texts escaped and folded, so that it is as wide as the page and no wider."""
+    folded = {"white-space": "normal", "text-align": "left", "vertical-align": "top"}
+    heads = [{"selector": "th", "props": list(folded.items())}]
+    return table.style.format(escape="html").set_properties(**folded).set_table_styles(heads).set_caption(caption)
 
 
 def targets(bench: dict[str, Any]) -> pd.DataFrame:
@@ -75,8 +83,16 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
     found = [f"{x:.3g} {unit}" if pd.notna(x) else "" for x, unit in zip(rows.value, rows.unit, strict=True)]
     wanted = [f"{sign} {value:g}" for sign, value in zip(rows.comparison, rows.target, strict=True)]
     met = ["not measured" if pd.isna(x) else "yes" if x else "no" for x in rows.met]
-    columns = {"figure": rows.figure, "settings": settings, "found": found, "target": wanted, "met": met}
-    return pd.DataFrame(columns | {"source": rows.source})
+    return pd.DataFrame(
+        {
+            "figure": rows.figure,
+            "settings": settings,
+            "found": found,
+            "target": wanted,
+            "met": met,
+            "source": rows.source,
+        }
+    )
 
 
 def _plain(value: Any) -> str:

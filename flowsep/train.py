@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
-from .data import CropSampler, load_dataset, solo_segments, validation_crops
 from .files import FlowsepError, atomic_path, write_text
 from .likelihood import Likelihood
 from .machine import choose_device, keep_freed_memory, peak_memory
@@ -385,6 +384,8 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     `source` are opened: this is source-only supervision. With `training.devices` above 1 as many processes are
     started, which open the data set anew, each takes its share of every batch, and the first one writes.
     """
+    from .data import CropSampler, solo_segments, validation_crops  # sound files, which fitting alone does without
+
     folder, training, feature = Path(folder), profile.training_of(source), profile.feature
     if training.devices > 1 and "WORLD_SIZE" not in os.environ:
         _train_in_processes(dataset, source, profile, folder, progress)
@@ -442,6 +443,8 @@ def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Pat
 
 def _process(profile: str, source: str, folder: str | None = None, data_hash: str | None = None) -> None:
     """One of the processes that torchrun starts."""
+    from .data import load_dataset
+
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     settings = load_profile(profile)
@@ -456,6 +459,8 @@ def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 
 
     Of the first `songs` that have the source, and thinned out evenly to `most`, so that any data set is as quick.
     """
+    from .data import solo_segments, validation_crops  # sound files, which fitting alone does without
+
     segments = solo_segments(dataset, "test", source, profile.feature)[:songs]
     length = crop_samples(profile.training, profile.feature)
     clips = validation_crops(segments, length, profile.training.silence_db)

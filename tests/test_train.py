@@ -21,6 +21,7 @@ from flowsep import (
     GlowConfig,
     Profile,
     TrainingConfig,
+    data,
     fit_prior,
     load_dataset,
     load_prior,
@@ -68,7 +69,7 @@ def fit(folder, **changes):
 def test_epochs_count_passes_through_the_pieces(tmp_path, monkeypatch):
     """5 segments in batches of 2 make 3 steps an epoch; every segment is drawn before any comes again."""
     tones = [Hum(seed=k).batch(0)[0] * 2.0**-k for k in range(5)]
-    monkeypatch.setattr(train, "solo_segments", lambda dataset, subset, *_: tones[: 5 if subset == "train" else 2])
+    monkeypatch.setattr(data, "solo_segments", lambda dataset, subset, *_: tones[: 5 if subset == "train" else 2])
     drawn = []
     monkeypatch.setattr(train, "fit_prior", lambda sampler, _, **options: drawn.append((sampler, options)))
     training = SIZES["training"].model_copy(update={"epochs": 4})
