@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 from torch import Tensor, nn
 
+from ..config import HOW_ONLY
 from ..files import FlowsepError
 from ..machine import choose_device
 from ..prior import load_exactly, parameters, read_safetensors, save_safetensors
@@ -142,7 +143,7 @@ class Supervised(System):
                 save_safetensors(work / "best.safetensors", network.state_dict(), {"step": step, "valid_loss": value})
 
         settings = {"system": self.name, "sources": list(self.sources), "seed": profile.seed, "data": dataset.hash}
-        unused = {"epochs", "gain_db", "speed", "silence_db"}  # of the priors' crops
+        unused = {"epochs", "gain_db", "speed", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
         costs = optimise(
