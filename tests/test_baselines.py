@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import make_stems, write_hq_tree
 
-from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate, train
+from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate
 from flowsep.baselines import COSTS, SYSTEMS, System, load_system, total_costs
 from flowsep.baselines.nmf import random_spectra
 from flowsep.config import DataConfig, FeatureConfig, GlowConfig, Profile, SeparationConfig
@@ -243,7 +243,7 @@ def test_instglow_names_the_prior_that_is_missing(priors, stems, tmp_path):
 
 def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     makers = {"bass": low_tones, "drums": noise_bursts}
-    monkeypatch.setattr(train, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
+    monkeypatch.setattr(data, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
     training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
     profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
     system = load_system("instglow", {"iterations": 1}, sources=PAIR)
