@@ -113,6 +113,9 @@ class TrainingConfig(_Model):
     gain_db: float = Field(0.0, ge=0)  # crops are scaled by a uniform gain in [-gain_db, gain_db]
     speed: float = Field(0.0, ge=0, lt=1)  # crops are played up to 1 + speed times faster or slower
     silence_db: float = -50.0  # crops whose level lies below are left out (dB of full scale)
+    # standard deviation of normal noise on the magnitudes: the prior becomes that of the source and the noise, smooth
+    # where it would else be spent on what nobody hears; 0, the paper's: none but the last bit of the audio
+    noise: float = Field(0.0, ge=0)
     validate_every: PositiveInt = 2_000
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
     device: str = "auto"
@@ -146,6 +149,7 @@ class SeparationConfig(_Model):
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
+    mask_power: PositiveFloat = 1.0  # of the estimates in that mask: 1 divides magnitudes, 2 powers
     seed: int = 0  # of the initial latents, when sigma > 0
     chunk_seconds: PositiveFloat = 20.0  # of the song that are separated together
     # by which two chunks overlap: faded in its middle half, thrown away outside; 0: pieces, each a song of its own

@@ -44,9 +44,9 @@ def separate_magnitude(
 
     With `config.smooth` d, |s| is sqrt(s^2 + d^2), which has no kink at zero: chunks then agree with the whole song.
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
-    With `config.wiener` the estimates become max(G_i, 0) / sum_j max(G_j, 0) * |x|, or G_i / |sum_j G_j| * |x| where
-    `config.nonnegative` is off, as in the research code. As there, too, the estimates are those that the last loss was
-    computed from, and the padded bin is masked out of the sum but counted in the mean.
+    With `config.wiener` the estimates become max(G_i, 0)^p / sum_j max(G_j, 0)^p * |x| with p = `config.mask_power`, or
+    G_i / |sum_j G_j| * |x| where `config.nonnegative` is off, as in the research code. As there, too, the estimates
+    are those that the last loss was computed from, and the padded bin is masked out of the sum but counted in the mean.
     With `SeparationConfig.paper(engine="layers")` and priors of the research code the result is the research code's
     own, from the same magnitude and on the same processor to the last bit. The default engine, `flowsep.stacked`,
     computes the same twice as fast, but rounds otherwise, which drifts by some per cent along the iterations.
@@ -95,7 +95,7 @@ def separate_magnitude(
         raise FlowsepError(f"separation diverged (loss {search.loss.item()}) at learning rate {config.lr}; lower `lr`")
     found = _named(search.estimates, priors, magnitude.shape)
     if config.wiener:
-        gains = ratio_masks(found) if config.nonnegative else signed_ratios(found)
+        gains = ratio_masks(found, config.mask_power) if config.nonnegative else signed_ratios(found)
         if not config.nonnegative:
             magnitude = _cut(search.target, magnitude.shape)
         found = {name: gain * magnitude.to(gain) for name, gain in gains.items()}
@@ -265,9 +265,10 @@ def _cut(padded: Tensor, shape: torch.Size) -> Tensor:
     return padded[..., : shape[-2], : shape[-1]].reshape(shape)
 
 
-def ratio_masks(magnitudes: Magnitudes) -> Magnitudes:
-    """M_i = max(G_i, 0) / sum_j max(G_j, 0), each floored at 1e-8, so that the masks sum to one also in silence."""
+def ratio_masks(magnitudes: Magnitudes, power: float = 1.0) -> Magnitudes:
+    """M_i = max(G_i, 0)^p / sum_j max(G_j, 0)^p, each G floored at 1e-8: the masks sum to one also in silence."""
     stacked = torch.stack(list(magnitudes.values())).clamp_min(FLOOR)
+    stacked = stacked if power == 1 else (stacked / stacked.amax(dim=0)).pow(power)  # of small numbers nothing is left
     return dict(zip(magnitudes, stacked / stacked.sum(dim=0), strict=True))
 
 

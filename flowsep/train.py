@@ -100,6 +100,9 @@ def fit_prior(
 ) -> Prior:
     """Minimise the mean of -log p(x) / N over crops x of one source, N elements each (paper, section "Prior").
 
+    With `training.noise` s, x is a crop and s times normal noise, also in validation: the prior is then the density of
+    the source blurred by N(0, s^2), and likelihoods for different s do not compare.
+
     Every ActNorm is initialised from the first batches. Each `training.validate_every` steps the validation
     likelihood is computed, the best prior so far goes to `checkpoint`, and the last prior, the whole state of the
     training and the loss curve go to `work` (`last.safetensors`, `state.safetensors`, `loss.csv` with the columns
@@ -130,14 +133,15 @@ def fit_prior(
     fabric = start_fabric(training, training.devices)
     torch.manual_seed(seed)
     prior = Prior(model, feature, source).to(fabric.device)
-    held_out = _features(torch.from_numpy(validation).to(fabric.device), prior)
+    held_out = blurred(_features(torch.from_numpy(validation).to(fabric.device), prior), training.noise)
     start = [sampler.batch(step) for step in range(max(1, 64 // training.batch))]
-    prior.glow.initialise(_features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior))
+    first = _features(torch.from_numpy(np.concatenate(start)).to(fabric.device), prior)
+    prior.glow.initialise(blurred(first, training.noise))
     network = Likelihood(prior.glow, reversible=training.reversible).to(fabric.device)
     batches = Ahead(sampler.batch, training.steps, fabric)
 
     def loss(log_prob: nn.Module, step: int) -> Tensor:
-        x = _features(batches(step), prior)
+        x = blurred(_features(batches(step), prior), training.noise)  # the seed is set for every step by `optimise`
         return -log_prob(x).mean() / x[0].numel()
 
     def validate(log_prob: nn.Module) -> float:
@@ -299,6 +303,11 @@ def magnitudes(audio: Tensor, feature: FeatureConfig) -> Tensor:
 
 def _features(audio: Tensor, prior: Prior) -> Tensor:
     return pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1)
+
+
+def blurred(magnitudes: Tensor, noise: float) -> Tensor:
+    """x + `noise` * normal noise of torch's default generator. Shape: any -> the same."""
+    return magnitudes + noise * torch.randn_like(magnitudes) if noise else magnitudes
 
 
 class _InsideOnly(MixedPrecision):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers import make_stems, write_hq_tree
 
-from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate
+from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate, train
 from flowsep.baselines import COSTS, SYSTEMS, System, load_system, total_costs
 from flowsep.baselines.nmf import random_spectra
 from flowsep.config import DataConfig, FeatureConfig, GlowConfig, Profile, SeparationConfig
@@ -89,7 +89,7 @@ def test_every_system_keeps_the_protocol(name):
 
 
 def test_unknown_systems_and_options_are_told_with_the_nearest():
-    with pytest.raises(FlowsepError, match=r"unknown system 'nfm'; did you mean 'nmf'\? valid: instglow, nmf, "):
+    with pytest.raises(FlowsepError, match=r"unknown system 'nfm'; did you mean 'nmf'\? valid: instglow, flowsep, nmf, "):
         load_system("nfm", sources=PAIR)
     with pytest.raises(FlowsepError, match=r"'nmf': unknown option 'component'; did you mean 'components'\?"):
         load_system("nmf", {"component": 40}, sources=PAIR)
@@ -255,6 +255,55 @@ def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     curves = [pd.read_csv(tmp_path / "training" / source / "loss.csv").seconds.iloc[-1] for source in PAIR]
     assert costs["training_seconds"] == pytest.approx(sum(curves), abs=0.11) and costs["training_memory_mib"] > 50
     assert set(system.separate(np.ones((1, 4000), np.float32), 22_050)) == set(PAIR)
+
+
+def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
+    """From the files of a data set: during the fit of a prior nothing is read but stems of its own source."""
+    root = write_hq_tree(tmp_path / "songs", train=2, test=1, seconds=3.0)
+    monkeypatch.setattr(data.Track, "mixture", lambda self: pytest.fail("a mixture was read in training"))
+    monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
+    read, fits, of_stem, fit_prior = set(), [], data.Track._read, train.fit_prior
+    monkeypatch.setattr(data.Track, "_read", lambda self, source: read.add(source) or of_stem(self, source))
+
+    def fit_alone(*arguments, **options):
+        fits.append((options["source"], options["seed"], set(read), options["training"].noise))
+        read.clear()
+        prior = fit_prior(*arguments, **options)
+        assert not read, "audio that is no segment was read in training"
+        return prior
+
+    monkeypatch.setattr(train, "fit_prior", fit_alone)
+    training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
+    profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
+    dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), profile.seed)
+    options = {"members": 2, "iterations": 2, "training": {"noise": 0.2}}
+    system = load_system("flowsep", options, sources=PAIR)
+    with pytest.raises(FlowsepError, match="flowsep: not fitted"):
+        system.checkpoints()
+    system.fit(dataset, profile, tmp_path / "fitted")
+    assert [(source, seed - profile.seed, noise) for source, seed, _, noise in fits] == [
+        (source, member, 0.2) for member in (0, 1) for source in PAIR
+    ]
+    assert [heard for _, _, heard, _ in fits] == [{"bass"}, {"drums"}, set(), set()]  # then from their caches
+    files = system.checkpoints()
+    assert len({path.read_bytes() for path in files}) == 4 and set(system.curves()) == set(PAIR)
+    assert system.costs()["parameters"] == sum(parameters(load_prior(path)) for path in files)
+
+    mixture = np.random.default_rng(0).standard_normal((2, 22_050)).astype(np.float32)
+    stems = system.separate(mixture, RATE)
+    config = SeparationConfig(**{**system.defaults, "iterations": 2})
+    each = [
+        separate(
+            mixture, {s: load_prior(tmp_path / "fitted" / k / "priors" / f"{s}.safetensors") for s in PAIR}, config
+        )
+        for k in "01"
+    ]
+    for source in PAIR:
+        np.testing.assert_allclose(stems[source], (each[0][source] + each[1][source]) / 2, atol=1e-6)
+        assert np.abs(each[0][source] - each[1][source]).max() > 1e-3
+    np.testing.assert_allclose(sum(stems.values()), mixture, atol=1e-5)
+    with pytest.raises(FlowsepError, match="unknown key 'nois' in TrainingConfig; did you mean 'noise'"):
+        load_system("flowsep", {"training": {"nois": 0.1}}, sources=PAIR)
 
 
 def test_no_module_needs_an_optional_package():

@@ -281,6 +281,18 @@ def test_masks_sum_to_one_also_in_silence():
     masks = ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
     torch.testing.assert_close(masks["a"] + masks["b"], torch.ones(1, 3))
     torch.testing.assert_close(masks["a"], torch.tensor([[0.25, 0.0, 0.5]]), atol=1e-7, rtol=0)
+    powers = ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])}, 2.0)
+    torch.testing.assert_close(powers["a"], torch.tensor([[0.1, 0.0, 0.5]]), atol=1e-7, rtol=0)
+    tiny = ratio_masks({"a": torch.full((1, 1), 1e-7), "b": torch.full((1, 1), 2e-7)}, 8.0)  # 1e-56 is no float
+    torch.testing.assert_close(tiny["a"] * 257, torch.ones(1, 1))
+
+
+def test_powers_of_estimates_in_the_masks(pair):
+    x = torch.from_numpy(np.abs(noise(513, 20)))
+    raw = flowsep.separate_magnitude(x, pair, QUICK.model_copy(update={"wiener": False}))
+    masked = flowsep.separate_magnitude(x, pair, QUICK.model_copy(update={"wiener": True, "mask_power": 2.0}))
+    for name, gain in ratio_masks(raw, 2.0).items():
+        torch.testing.assert_close(masked[name], gain * x)
 
 
 def test_silence_and_ten_milliseconds(pair):

@@ -82,6 +82,21 @@ def test_epochs_count_passes_through_the_pieces(tmp_path, monkeypatch):
     assert len(np.unique(np.round(np.log2(levels[:5])))) == 5
 
 
+def test_noise_blurs_the_density(tmp_path):
+    """Of silence and normal noise s the negative log-likelihood is that of the noise, log s + 0.5 log(2 pi e)."""
+    quiet = SimpleNamespace(batch=lambda step: 1e-9 * Hum(seed=step).batch(step))
+    sizes = {name: SIZES[name] for name in ("model", "feature")}
+    found = {}
+    for noise in (0.05, 0.2):
+        training = SIZES["training"].model_copy(update={"noise": noise, "steps": 20, "validate_every": 5, "lr": 1e-3})
+        place = {"checkpoint": tmp_path / f"{noise}.safetensors", "work": tmp_path / str(noise), "source": "hum"}
+        fit_prior(quiet, quiet.batch(99), **sizes, **place, training=training, progress=False)
+        curve = pd.read_csv(tmp_path / str(noise) / "loss.csv")
+        found[noise] = curve[curve.split == "valid"].nll.iloc[0]
+        assert found[noise] == pytest.approx(np.log(noise) + 0.5 * np.log(2 * np.pi * np.e), abs=0.05)
+    assert found[0.2] - found[0.05] == pytest.approx(np.log(4), abs=0.02)
+
+
 def test_it_learns_and_leaves_its_files(tmp_path):
     prior = fit(tmp_path, provenance={"data": "a hum"})
     curve = pd.read_csv(tmp_path / "work" / "loss.csv")

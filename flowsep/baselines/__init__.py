@@ -21,6 +21,7 @@ from ..files import FlowsepError
 
 SYSTEMS = {
     "instglow": "instglow:InstGlow",
+    "flowsep": "smoothed:SmoothedFlow",
     "nmf": "nmf:SourceNMF",
     "gan_prior": "gan_prior:GanPrior",
     "demucs_v2": "demucs_v2:DemucsV2",
