@@ -6,9 +6,18 @@
   const TAG = "flowsep-player";
   const FADE = 0.006; // seconds: time constant of every change of level, short enough to feel immediate, too slow to click
   const SILENT_DB = -30; // the gain slider's left end means off
+  const SHORTEST = 0.05; // seconds: of a part that is repeated, and of what a lane shows
+  const DRAG = 5; // pixels from which on a pointer has been dragged, not clicked
+  const FFT = 1024; // samples of a spectrogram's frame
+  const ROWS = 96; // of a spectrogram, from 40 Hz to half the sample rate in equal steps of pitch
+  const RANGE_DB = 70; // of a spectrogram, below the loudest spot of all lanes
   const ICON = {
     play: "M7 4.5v15l12.5-7.5z",
     pause: "M7 5h3.6v14H7zM13.4 5H17v14h-3.6z",
+    closer: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14M16 16l4.5 4.5M8 11h6M11 8v6",
+    farther: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14M16 16l4.5 4.5M8 11h6",
+    spectra: "M4 20V9M8 20V5M12 20v-7M16 20V8M20 20v-9",
+    match: "M4 8h16M4 16h16M8 4v8M16 12v8",
     repeat: "M5 12.5v-1A4.5 4.5 0 0 1 9.5 7H19m-3-3 3 3-3 3M19 11.5v1A4.5 4.5 0 0 1 14.5 17H5m3 3-3-3 3-3",
   };
 
@@ -46,6 +55,57 @@
     return `M${up.join("L")}L${down.join("L")}Z`;
   }
 
+  /** Levels in dB of the spectrogram of decoded audio, channels averaged: `columns` columns of ROWS, low pitch first. */
+  function spectrogram(buffer, columns) {
+    const half = FFT / 2;
+    const mono = new Float32Array(buffer.length);
+    for (let c = 0; c < buffer.numberOfChannels; c++)
+      buffer.getChannelData(c).forEach((v, i) => { mono[i] += v / buffer.numberOfChannels; });
+    const window = Float32Array.from({ length: FFT }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / FFT));
+    const top = buffer.sampleRate / 2;
+    const edge = (row) => (half * 40 * (top / 40) ** (row / ROWS)) / top; // in bins
+    const out = new Float32Array(columns * ROWS);
+    const re = new Float32Array(FFT), im = new Float32Array(FFT), power = new Float32Array(half);
+    for (let column = 0; column < columns; column++) {
+      const start = Math.round(((column + 0.5) / columns) * mono.length) - half;
+      for (let i = 0; i < FFT; i++) re[i] = (mono[start + i] || 0) * window[i];
+      im.fill(0);
+      transform(re, im);
+      for (let k = 0; k < half; k++) power[k] = re[k] * re[k] + im[k] * im[k];
+      for (let row = 0; row < ROWS; row++) {
+        const first = Math.floor(edge(row)), last = Math.max(first + 1, Math.floor(edge(row + 1)));
+        let loudest = 1e-12;
+        for (let k = first; k < last && k < half; k++) loudest = Math.max(loudest, power[k]);
+        out[column * ROWS + row] = 10 * Math.log10(loudest);
+      }
+    }
+    return out;
+  }
+
+  /** The discrete Fourier transform of re + i im in their place; their length is a power of two. */
+  function transform(re, im) {
+    const n = re.length;
+    for (let i = 1, j = 0; i < n; i++) {
+      let bit = n >> 1;
+      for (; j & bit; bit >>= 1) j ^= bit;
+      j ^= bit;
+      if (i < j) {
+        [re[i], re[j]] = [re[j], re[i]];
+        [im[i], im[j]] = [im[j], im[i]];
+      }
+    }
+    for (let size = 2; size <= n; size *= 2)
+      for (let k = 0; k < size / 2; k++) {
+        const cos = Math.cos((2 * Math.PI * k) / size), sin = -Math.sin((2 * Math.PI * k) / size);
+        for (let a = k; a < n; a += size) {
+          const b = a + size / 2;
+          const x = re[b] * cos - im[b] * sin, y = re[b] * sin + im[b] * cos;
+          re[b] = re[a] - x; im[b] = im[a] - y;
+          re[a] += x; im[a] += y;
+        }
+      }
+  }
+
   class StemPlayer extends HTMLElement {
     connectedCallback() {
       // While the page is still being parsed the children are not there yet; the script behind the element builds then.
@@ -68,7 +128,9 @@
     get currentTime() {
       if (!this._voice) return this._position;
       const t = this._voice.position + Math.max(0, context.currentTime - this._voice.time);
-      return this._loop ? t % this._voice.length : Math.min(t, this._duration);
+      if (!this._loop) return Math.min(t, this._duration);
+      const [from, to] = this._repeated();
+      return t < to ? t : from + ((t - from) % (to - from));
     }
 
     get system() {
@@ -79,12 +141,19 @@
       return [...this._systems.keys()];
     }
 
+    /** The part that is repeated, [from, to] in seconds, or null for none or the whole. */
+    get region() {
+      return this._region && [...this._region];
+    }
+
+    /** What the lanes show, [from, to] in seconds. */
+    get view() {
+      return [...this._view];
+    }
+
     /** The factor with which each stem is heard now, by name: solo beats mute beats gain. */
     get levels() {
-      const soloed = this._stems.some((stem) => stem.solo);
-      const level = (stem) =>
-        (soloed ? !stem.solo : stem.mute) || stem.db <= SILENT_DB ? 0 : 10 ** (stem.db / 20);
-      return Object.fromEntries(this._stems.map((stem) => [stem.name, level(stem)]));
+      return Object.fromEntries(this._levels(this._system).map((level, i) => [this._stems[i].name, level]));
     }
 
     async play() {
@@ -121,13 +190,65 @@
       else this.play();
     }
 
-    /** Move the playhead to `t` seconds, playing or not. */
+    /** Move the playhead to `t` seconds, playing or not; outside the part that is repeated that part is given up. */
     seek(t) {
-      const sounds = Boolean(this._voice);
-      this._end();
-      this._position = Math.min(Math.max(0, t), this._duration);
-      if (sounds) this._begin();
+      t = Math.min(Math.max(0, t), this._duration);
+      if (this._region && (t < this._region[0] || t >= this._region[1])) this._forget();
+      this._move(t);
+    }
+
+    /** Repeat what lies between two times in seconds; too short a part, or none given, means none. */
+    repeat(from = 0, to = 0) {
+      const ends = [from, to].sort((a, b) => a - b).map((t) => Math.min(Math.max(0, t), this._duration));
+      const at = this.currentTime;
+      if (ends[1] - ends[0] < SHORTEST) {
+        this._forget();
+        this._move(at);
+        return;
+      }
+      this._asked ??= this._loop; // whether all was repeated before
+      this._region = ends;
+      this._loop = true;
+      this._move(at >= ends[0] && at < ends[1] ? at : ends[0]);
+    }
+
+    /** Show `factor` times less of the song at once, about the playhead. */
+    zoom(factor) {
+      const length = Math.min(this._duration, Math.max(SHORTEST, (this._view[1] - this._view[0]) / factor));
+      this._show(this.currentTime - length / 2, length);
+    }
+
+    /** Hear the stems of a preset alone, at their own levels. */
+    preset(name) {
+      const heard = this._presets[name];
+      if (!heard) return;
+      for (const stem of this._stems) Object.assign(stem, { solo: false, mute: !heard.includes(stem.name), db: 0, pan: 0 });
       this._paint();
+      this._mix();
+    }
+
+    /** Bring each stem of every system to the level that it has in the first one, or not. */
+    match(on) {
+      this._matched = on;
+      this._paint();
+      this._mix();
+    }
+
+    /** Show spectrograms, or waveforms; they are computed from the decoded sound. */
+    async spectra(on) {
+      this._spectra = on;
+      this._draw();
+      this._paint();
+      if (!on) return;
+      try {
+        context ??= new AudioContext();
+        await this._load(this._system);
+        this._draw();
+      } catch (error) {
+        this._spectra = false;
+        this._paint();
+        this._fail(error);
+      }
     }
 
     /** Hear another system at the same playhead; its stems start on the same audio frame grid as those that sound. */
@@ -135,7 +256,11 @@
       if (!this._systems.has(system)) return;
       this._system = system;
       this._draw();
-      if (!this._voice) return;
+      this._paint();
+      if (!this._voice) {
+        if (this._spectra) await this.spectra(true);
+        return;
+      }
       const ticket = this._ticket;
       try {
         await this._load(system);
@@ -146,6 +271,7 @@
       }
       if (ticket !== this._ticket || !this._voice || system !== this._system) return;
       this._mix(this._join(system));
+      this._draw();
     }
 
     // ---- sound --------------------------------------------------------------------------------------------------
@@ -173,6 +299,7 @@
     /** Start to sound at the playhead; the current system is decoded. */
     _begin() {
       if (!this._loop && this._position >= this._duration) this._position = 0;
+      if (this._region && this._position >= this._region[1]) this._position = this._region[0];
       const output = context.createGain();
       output.connect(context.destination);
       this._voice = {
@@ -188,20 +315,28 @@
       const voice = this._voice;
       if (voice.nodes.has(system)) return context.currentTime;
       const when = grid(Math.max(voice.time, context.currentTime + 0.02));
-      const frames = Math.round(voice.length * context.sampleRate);
+      const [from, to] = this._repeated().map((t) => Math.round(t * context.sampleRate));
       let first = Math.round((voice.position + when - voice.time) * context.sampleRate);
-      if (this._loop) first %= frames;
-      if (first >= frames) return context.currentTime;
-      const levels = Object.values(this.levels);
+      if (this._loop && first >= to) first = from + ((first - from) % (to - from));
+      if (first >= Math.round(voice.length * context.sampleRate)) return context.currentTime;
+      const levels = this._levels(system);
       const nodes = this._decoded.get(system).map((buffer, i) => {
         const source = context.createBufferSource();
         const gain = context.createGain();
+        const sides = [context.createGain(), context.createGain()];
+        const split = context.createChannelSplitter(2), merge = context.createChannelMerger(2);
         source.buffer = buffer;
-        source.loop = this._loop;
+        Object.assign(source, { loop: this._loop, loopStart: from / context.sampleRate, loopEnd: to / context.sampleRate });
         gain.gain.value = voice.nodes.size ? 0 : levels[i];
-        source.connect(gain).connect(voice.output);
+        Object.assign(gain, { channelCount: 2, channelCountMode: "explicit" }); // a mono stem has two equal sides
+        source.connect(gain).connect(split);
+        sides.forEach((side, c) => {
+          side.gain.value = this._stems[i].sides[c];
+          split.connect(side, c).connect(merge, 0, c);
+        });
+        merge.connect(voice.output);
         source.start(when, first / context.sampleRate);
-        return { source, gain };
+        return { source, gain, sides };
       });
       if (!voice.nodes.size) nodes[0].source.onended = () => voice === this._voice && this._finish();
       voice.nodes.set(system, nodes);
@@ -212,10 +347,42 @@
     _mix(time = context?.currentTime) {
       const voice = this._voice;
       if (!voice || !voice.nodes.has(this._system)) return; // the chosen system is still being decoded
-      const levels = Object.values(this.levels);
-      for (const [system, nodes] of voice.nodes)
-        nodes.forEach(({ gain }, i) =>
-          gain.gain.setTargetAtTime(system === this._system ? levels[i] : 0, time, FADE));
+      for (const [system, nodes] of voice.nodes) {
+        const levels = this._levels(system);
+        nodes.forEach(({ gain, sides }, i) => {
+          gain.gain.setTargetAtTime(system === this._system ? levels[i] : 0, time, FADE);
+          sides.forEach((side, c) => side.gain.setTargetAtTime(this._stems[i].sides[c], time, FADE));
+        });
+      }
+    }
+
+    /** The factor of each stem of a system, by the desk and, where levels are matched, by the system. */
+    _levels(system) {
+      const soloed = this._stems.some((stem) => stem.solo);
+      return this._stems.map((stem, i) => {
+        if ((soloed ? !stem.solo : stem.mute) || stem.db <= SILENT_DB) return 0;
+        return 10 ** (stem.db / 20) * (this._matched ? Number(this._systems.get(system)[i].dataset.match) : 1);
+      });
+    }
+
+    /** [from, to] in seconds of what is repeated, on the grid of audio frames. */
+    _repeated() {
+      return (this._region ?? [0, this._duration]).map(grid);
+    }
+
+    /** The playhead goes to `t`, whatever is repeated. */
+    _move(t) {
+      const sounds = Boolean(this._voice);
+      this._end();
+      this._position = t;
+      if (sounds) this._begin();
+      this._paint();
+    }
+
+    /** No part is repeated any more; all is, if it was before. */
+    _forget() {
+      if (this._region) this._loop = this._asked;
+      this._region = this._asked = null;
     }
 
     _end() {
@@ -240,6 +407,7 @@
         for (const { source } of [...this._voice.nodes.values()].flat()) source.loop = on;
       }
       this._loop = on;
+      if (!on) this._region = this._asked = null;
       this._paint();
     }
 
@@ -248,10 +416,12 @@
       const audios = [...this.querySelectorAll("audio[data-stem]")];
       if (this.shadowRoot || !audios.length) return;
       Object.assign(this, {
-        _playing: false, _loop: false, _position: 0, _ticket: 0, _voice: null,
+        _playing: false, _loop: false, _region: null, _asked: null, _position: 0, _ticket: 0, _voice: null,
+        _matched: false, _spectra: false, _pictures: new Map(), _presets: JSON.parse(this.dataset.presets || "{}"),
         _buffers: new Map(), _decoded: new Map(), _systems: new Map(),
       });
       this._duration = Number(this.dataset.seconds);
+      this._view = [0, this._duration];
       for (const audio of audios) {
         const system = audio.dataset.system;
         if (!this._systems.has(system)) this._systems.set(system, []);
@@ -260,7 +430,11 @@
       this._system = this.systems[0];
       const names = this._systems.get(this._system).map((audio) => audio.dataset.stem);
       // A mixture beside its stems would double them: it starts muted, and solo brings it back for comparison.
-      this._stems = names.map((name) => ({ name, db: 0, solo: false, mute: name === "mixture" && names.length > 1 }));
+      const mute = (name) => name === "mixture" && names.length > 1;
+      this._stems = names.map((name) => ({
+        name, db: 0, pan: 0, solo: false, mute: mute(name),
+        get sides() { return [Math.min(1, 1 - this.pan), Math.min(1, 1 + this.pan)]; }, // a balance: never louder
+      }));
       this._stems.forEach((stem, i) => this._lane(stem, this._systems.get(this._system)[i].dataset.color));
       this._desk();
       followTheme();
@@ -272,10 +446,24 @@
       const title = this.dataset.title;
       this._button = make("button", { class: "play", type: "button", onclick: () => this.toggle() }, icon("play"));
       this._time = make("span", { class: "now" });
-      this._repeat = make(
-        "button",
-        { class: "repeat", type: "button", title: "Repeat (L)", "aria-label": "Repeat", onclick: () => this._setLoop(!this._loop) },
-        icon("repeat"));
+      const tool = (name, label, title, onclick) =>
+        make("button", { class: `tool ${name}`, type: "button", title, "aria-label": label, onclick }, icon(name));
+      this._repeat = tool("repeat", "Repeat", "Repeat (L); drag over a lane to repeat a part of it, Escape gives it up",
+        () => this._setLoop(!this._loop));
+      this._closer = tool("closer", "Zoom in", "Zoom in (+)", () => this.zoom(2));
+      this._farther = tool("farther", "Zoom out", "Zoom out (−)", () => this.zoom(0.5));
+      this._seen = tool("spectra", "Spectrograms", "Spectrograms instead of waveforms (V)", () => this.spectra(!this._spectra));
+      this._even = tool("match", "Match levels", "Match levels: each stem as loud as in the first system (M)",
+        () => this.match(!this._matched));
+      this._even.hidden = this.systems.length < 2;
+      const presets = make("select", { class: "presets", "aria-label": "Preset", title: "Which stems are heard",
+        onchange: () => { this.preset(presets.value); presets.selectedIndex = 0; } }, make("option", { value: "" }, "Presets"));
+      for (const name of Object.keys(this._presets)) {
+        const option = make("option", {}, name);
+        option.value = name;
+        presets.append(option);
+      }
+      presets.hidden = presets.options.length < 3; // one alone is what is heard anyway
       const choice = make("div", { class: "systems", role: "radiogroup", "aria-label": "System" });
       if (this.systems.length > 1)
         for (const name of this.systems) {
@@ -286,13 +474,6 @@
       this._choice = choice;
       this._ruler = make("div", { class: "ruler", role: "slider", tabindex: "0", "aria-label": "Position",
         "aria-valuemin": "0", "aria-valuemax": this._duration.toFixed(1) });
-      const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300].find((s) => this._duration / s <= 8) ?? 600;
-      for (let t = 0; t < this._duration - step * 0.3; t += step) {
-        const text = this._duration < 60 ? String(Math.round(t * 10) / 10) : clock(t, this._duration).slice(0, -2);
-        const tick = make("span", {}, t ? text : "0 s");
-        tick.style.left = `${(100 * t) / this._duration}%`;
-        this._ruler.append(tick);
-      }
       this._scrub(this._ruler);
       this._status = make("p", { class: "status", role: "status" });
       const desk = make("div", { class: "desk", role: "group", "aria-label": title ? `Stem player: ${title}` : "Stem player" });
@@ -300,7 +481,8 @@
       desk.append(
         make("div", { class: "bar" }, this._button,
           make("span", { class: "time" }, this._time, make("span", { class: "total" }, ` / ${clock(this._duration)} s`)),
-          choice, this._repeat),
+          choice,
+          make("span", { class: "tools" }, presets, this._even, this._seen, this._farther, this._closer, this._repeat)),
         make("div", { class: "lanes" }, make("div", { class: "corner" }), this._ruler,
           ...this._stems.flatMap((stem) => [stem.head, stem.lane])));
       if (this.dataset.note) desk.append(make("p", { class: "note" }, this.dataset.note));
@@ -322,30 +504,75 @@
       const set = (db) => { stem.db = db; this._paint(); this._mix(); };
       stem.slider = make("input", { type: "range", min: SILENT_DB, max: 6, step: 1, "aria-label": `Gain of ${stem.name}`,
         title: "Gain; double-click for 0 dB", oninput: () => set(Number(stem.slider.value)), ondblclick: () => set(0) });
+      const turn = (pan) => { stem.pan = pan; this._paint(); this._mix(); };
+      stem.panner = make("input", { type: "range", class: "pan", min: -1, max: 1, step: 0.1, "aria-label": `Pan of ${stem.name}`,
+        title: "Pan; double-click for the centre", oninput: () => turn(Number(stem.panner.value)), ondblclick: () => turn(0) });
       stem.readout = make("span", { class: "db", "aria-hidden": "true" });
       stem.head = make("div", { class: "head", role: "group", "aria-label": stem.name },
         make("span", { class: "name", title: stem.name }, stem.name),
-        make("span", { class: "controls" }, stem.soloButton, stem.muteButton, stem.slider));
+        make("span", { class: "controls" }, stem.soloButton, stem.muteButton, stem.slider, stem.panner));
       stem.wave = make("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
-      stem.lane = make("div", { class: "lane" }, stem.wave, stem.readout);
+      stem.picture = make("span", { class: "picture", "aria-hidden": "true" });
+      stem.lane = make("div", { class: "lane" }, stem.wave, stem.picture, stem.readout);
+      stem.color = color;
       for (const node of [stem.head, stem.lane]) node.style.setProperty("--color", color);
-      this._scrub(stem.lane);
+      this._scrub(stem.lane, { selects: true });
     }
 
-    /** Pointer down or dragged on a lane: the playhead follows. */
-    _scrub(lane) {
-      const go = (event) => {
+    /** Pointer down: the playhead goes there. Dragged: it follows or, with `selects`, the part in between is repeated. */
+    _scrub(lane, { selects = false } = {}) {
+      const time = (event) => {
         const box = lane.getBoundingClientRect();
-        this.seek(((event.clientX - box.left) / box.width) * this._duration);
+        const [from, to] = this._view;
+        return Math.min(to, Math.max(from, from + ((event.clientX - box.left) / box.width) * (to - from)));
       };
+      let pressed = null;
       lane.addEventListener("pointerdown", (event) => {
         if (event.button !== 0) return;
         lane.setPointerCapture(event.pointerId);
-        go(event);
+        pressed = { x: event.clientX, time: time(event), dragged: false };
+        if (!selects) this.seek(pressed.time);
         this._ruler.focus({ preventScroll: true });
         event.preventDefault();
       });
-      lane.addEventListener("pointermove", (event) => lane.hasPointerCapture(event.pointerId) && go(event));
+      lane.addEventListener("pointermove", (event) => {
+        if (!pressed) return;
+        pressed.dragged ||= Math.abs(event.clientX - pressed.x) > DRAG;
+        if (!selects) this.seek(time(event));
+        else if (pressed.dragged) this._mark([pressed.time, time(event)].sort((a, b) => a - b));
+      });
+      lane.addEventListener("pointerup", (event) => {
+        if (pressed && selects) {
+          if (pressed.dragged) this.repeat(pressed.time, time(event));
+          else this.seek(pressed.time);
+        }
+        pressed = null;
+      });
+      lane.addEventListener("pointercancel", () => { // the finger scrolls the page instead
+        pressed = null;
+        this._mark(this._region);
+      });
+    }
+
+    /** Show `length` seconds from `from` on, as far as there are. */
+    _show(from, length) {
+      from = Math.min(Math.max(0, from), this._duration - length);
+      this._view = [from, from + length];
+      this._draw();
+      this._paint();
+    }
+
+    /** The percentage of a lane's width at which a time lies. */
+    _place(t) {
+      return `${((100 * (t - this._view[0])) / (this._view[1] - this._view[0])).toFixed(3)}%`;
+    }
+
+    /** Frame a part on all lanes, or none. */
+    _mark(ends) {
+      this._surface.toggleAttribute("data-region", Boolean(ends));
+      if (!ends) return;
+      this._surface.style.setProperty("--from", this._place(ends[0]));
+      this._surface.style.setProperty("--to", this._place(ends[1]));
     }
 
     _key(event) {
@@ -362,6 +589,13 @@
       else if (key === "Home") this.seek(0);
       else if (key === "End") this.seek(this._duration);
       else if (key === "l") this._setLoop(!this._loop);
+      else if (key === "[") this.repeat(this.currentTime, this._region?.[1] ?? this._duration);
+      else if (key === "]") this.repeat(this._region?.[0] ?? 0, this.currentTime);
+      else if (key === "Escape" && this._region) this.repeat();
+      else if (key === "+" || key === "=") this.zoom(2);
+      else if (key === "-") this.zoom(0.5);
+      else if (key === "v") this.spectra(!this._spectra);
+      else if (key === "m" && this.systems.length > 1) this.match(!this._matched);
       else if (key === "s") this.select(this.systems[(this.systems.indexOf(this._system) + 1) % this.systems.length]);
       else if (stem) (event.shiftKey ? stem.muteButton : stem.soloButton).click();
       else return;
@@ -369,24 +603,67 @@
       event.stopPropagation();
     }
 
-    /** The waveforms of the current system. */
+    /** The ruler, and the waveforms or spectrograms of the current system. */
     _draw() {
+      const [from, to] = this._view, share = (to - from) / this._duration;
+      const spectral = this._spectra && this._decoded.has(this._system);
+      this._surface.classList.toggle("spectral", spectral);
       this._systems.get(this._system).forEach((audio, i) => {
         const values = bytes(audio.dataset.peaks);
         const n = values.length / 2;
-        const wave = this._stems[i].wave;
-        wave.setAttribute("viewBox", `0 -1.04 ${n} 2.08`);
+        const { wave, picture } = this._stems[i];
+        wave.setAttribute("viewBox", `${(n * from) / this._duration} -1.04 ${n * share} 2.08`);
         wave.replaceChildren(
           make("path", { class: "peak", d: outline(values.subarray(0, n)) }),
           make("path", { class: "rms", d: outline(values.subarray(n)) }));
+        const drawn = spectral ? [this._picture(this._system)[i]] : [];
+        for (const canvas of drawn) Object.assign(canvas.style, { width: `${100 / share}%`, left: this._place(0) });
+        picture.replaceChildren(...drawn);
       });
       for (const radio of this._choice.querySelectorAll("input")) radio.checked = radio.value === this._system;
+      const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300].find((s) => (to - from) / s <= 8) ?? 600;
+      const ticks = [];
+      for (let k = Math.ceil(from / step); k * step < to - step * 0.3; k++) {
+        const t = k * step;
+        const text = this._duration < 60 ? String(Math.round(t * 100) / 100) : clock(t, this._duration).slice(0, step < 1 ? undefined : -2);
+        const tick = make("span", {}, t ? text : "0 s");
+        tick.style.left = this._place(t);
+        ticks.push(tick);
+      }
+      this._ruler.replaceChildren(...ticks);
+    }
+
+    /** The spectrograms of a decoded system, in the colours of its stems: the louder, the less transparent. */
+    _picture(system) {
+      if (!this._pictures.has(system)) {
+        const buffers = this._decoded.get(system);
+        const columns = Math.max(1, Math.min(800, Math.ceil(buffers[0].length / 256)));
+        const levels = buffers.map((buffer) => spectrogram(buffer, columns));
+        const loudest = levels.reduce((most, values) => values.reduce((a, b) => Math.max(a, b), most), -120);
+        this._pictures.set(system, levels.map((values, i) => {
+          const canvas = make("canvas", { width: columns, height: ROWS });
+          const pen = canvas.getContext("2d");
+          const image = pen.createImageData(columns, ROWS);
+          values.forEach((db, at) => {
+            const column = Math.floor(at / ROWS), row = ROWS - 1 - (at % ROWS);
+            image.data[4 * (row * columns + column) + 3] = 255 * Math.max(0, 1 + (db - loudest) / RANGE_DB) ** 1.5;
+          });
+          pen.putImageData(image, 0, 0);
+          pen.globalCompositeOperation = "source-in";
+          pen.fillStyle = this._stems[i].color;
+          pen.fillRect(0, 0, columns, ROWS);
+          return canvas;
+        }));
+      }
+      return this._pictures.get(system);
     }
 
     /** The playhead and the clock; assistive technology hears of whole seconds while the sound runs. */
     _tick() {
       const t = this.currentTime;
-      this._surface.style.setProperty("--at", `${((100 * t) / this._duration).toFixed(3)}%`);
+      const [from, to] = this._view;
+      if (t < from - 1e-6 || t > to + 1e-6) this._show(t, to - from); // the next page
+      this._surface.style.setProperty("--at", this._place(t));
       const text = clock(t, this._duration);
       if (text !== this._time.textContent) this._time.textContent = text;
       if (this._playing && Math.floor(t) === Math.floor(this._ruler.ariaValueNow)) return;
@@ -405,13 +682,22 @@
         this._button.title = this._playing ? "Pause (space)" : "Play (space)";
       }
       this._repeat.setAttribute("aria-pressed", this._loop);
+      this._seen.setAttribute("aria-pressed", this._spectra);
+      this._even.setAttribute("aria-pressed", this._matched);
+      const shown = this._view[1] - this._view[0];
+      this._farther.disabled = shown >= this._duration;
+      this._closer.disabled = shown <= SHORTEST;
+      this._mark(this._region);
       for (const stem of this._stems) {
         stem.soloButton.setAttribute("aria-pressed", stem.solo);
         stem.muteButton.setAttribute("aria-pressed", stem.mute);
         stem.slider.value = stem.db;
         stem.slider.setAttribute("aria-valuetext", decibels(stem.db));
         stem.slider.style.setProperty("--fill", `${(100 * (stem.db - SILENT_DB)) / (6 - SILENT_DB)}%`);
-        stem.readout.textContent = stem.db ? decibels(stem.db) : "";
+        stem.panner.value = stem.pan;
+        const side = `${Math.round(100 * Math.abs(stem.pan))} % ${stem.pan < 0 ? "left" : "right"}`;
+        stem.panner.setAttribute("aria-valuetext", stem.pan ? side : "centre");
+        stem.readout.textContent = [stem.db ? decibels(stem.db) : "", stem.pan ? side : ""].filter(Boolean).join(", ");
         stem.lane.classList.toggle("silent", levels[stem.name] === 0);
       }
     }
@@ -451,7 +737,8 @@
       --tint: color-mix(in srgb, currentColor 6%, transparent) }
     * { box-sizing: border-box }
     p { margin: 0 }
-    button, input { font: inherit; color: inherit }
+    [hidden] { display: none !important }
+    button, input, select { font: inherit; color: inherit }
     .desk { border: 1px solid var(--line); border-radius: 10px; overflow: hidden; user-select: none; -webkit-user-select: none }
     .title { padding: .6rem .8rem 0; font-weight: 600; overflow-wrap: anywhere; user-select: text; -webkit-user-select: text }
     .bar { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem .75rem; padding: .6rem .8rem }
@@ -462,14 +749,19 @@
       background: none; cursor: pointer; transition: background-color .12s, border-color .12s }
     button:hover { background: var(--tint); border-color: color-mix(in srgb, currentColor 40%, transparent) }
     svg { display: block; fill: currentColor }
-    .repeat svg { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round }
+    .tool svg { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round; stroke-linejoin: round }
     .play { width: 2.5rem; height: 2.5rem; border-radius: 50%; background: var(--tint) }
     .play svg { width: 1.35rem }
-    .repeat { width: 2rem; height: 2rem; margin-left: auto }
-    .repeat svg { width: 1.1rem; opacity: .72 }
-    .repeat[aria-pressed=true] { background: color-mix(in srgb, currentColor 16%, transparent);
+    .tools { display: flex; flex-wrap: wrap; align-items: center; gap: .3rem; margin-left: auto }
+    .presets { height: 2rem; max-width: 9rem; padding: 0 .3rem; border: 1px solid var(--line); border-radius: 6px; background: none; cursor: pointer }
+    .presets option { color: CanvasText; background: Canvas }
+    .tool { width: 2rem; height: 2rem }
+    .tool svg { width: 1.1rem; opacity: .72 }
+    .tool:disabled { cursor: default }
+    .tool:disabled svg { opacity: .3 }
+    .tool[aria-pressed=true] { background: color-mix(in srgb, currentColor 16%, transparent);
       border-color: currentColor }
-    .repeat[aria-pressed=true] svg { opacity: 1 }
+    .tool[aria-pressed=true] svg { opacity: 1 }
     .systems { display: flex; flex-wrap: wrap; gap: 2px; padding: 2px; border-radius: 8px; background: var(--tint) }
     .systems:empty { display: none }
     .systems label { position: relative; cursor: pointer }
@@ -478,7 +770,7 @@
     .systems label:hover span { color: inherit }
     .systems input:checked + span { color: inherit; font-weight: 600; border-color: color-mix(in srgb, currentColor 34%, transparent);
       background: color-mix(in srgb, currentColor 9%, transparent) }
-    .lanes { display: grid; grid-template-columns: minmax(15.5rem, auto) minmax(0, 1fr); border-top: 1px solid var(--line) }
+    .lanes { display: grid; grid-template-columns: minmax(18.5rem, auto) minmax(0, 1fr); border-top: 1px solid var(--line) }
     .head, .lane { --stem: color-mix(in srgb, var(--color) 84%, currentColor) } /* a little darker by day, lighter by night */
     .head, .corner { border-right: 1px solid var(--line) }
     .head { display: flex; align-items: center; justify-content: space-between; gap: .9rem; padding: 0 .7rem 0 .8rem }
@@ -494,6 +786,7 @@
     [type=range]::-webkit-slider-thumb { -webkit-appearance: none; width: 13px; height: 13px; margin-top: -5px; border-radius: 50%; border: 0; background: currentColor }
     [type=range]::-moz-range-track { height: 3px; border-radius: 2px; background: linear-gradient(to right, var(--soft) var(--fill), var(--line) 0) }
     [type=range]::-moz-range-thumb { width: 13px; height: 13px; border-radius: 50%; border: 0; background: currentColor }
+    .pan { width: 2.6rem; --fill: 0% }
     .ruler { position: relative; height: 1.5rem; overflow: hidden; cursor: pointer; touch-action: pan-y; color: var(--soft); font-size: .7rem; font-variant-numeric: tabular-nums }
     .ruler span { position: absolute; bottom: 0; padding: 0 0 .15rem .3rem; border-left: 1px solid var(--line); white-space: nowrap; pointer-events: none }
     .lane { position: relative; height: 3.25rem; border-top: 1px solid var(--line); overflow: hidden; cursor: pointer; touch-action: pan-y }
@@ -502,7 +795,15 @@
       -webkit-mask: linear-gradient(to right, #000 var(--at), #0009 0); mask: linear-gradient(to right, #000 var(--at), #0009 0) }
     .peak { opacity: .6 }
     .lane::after, .ruler::after { content: ""; position: absolute; top: 0; bottom: 0; left: clamp(0px, calc(var(--at) - .75px), calc(100% - 1.5px)); width: 1.5px; background: currentColor; pointer-events: none }
-    .lane.silent svg { opacity: .4; filter: grayscale(1) }
+    .lane.silent :is(svg, canvas) { opacity: .4; filter: grayscale(1) }
+    .picture { position: absolute; inset: 0; display: none }
+    .picture canvas { position: absolute; top: 0; height: 100% }
+    .spectral .picture { display: block }
+    .spectral .lane { height: 5rem }
+    .spectral .lane svg { display: none }
+    [data-region] :is(.lane, .ruler)::before { content: ""; position: absolute; z-index: 1; top: 0; bottom: 0; left: var(--from);
+      width: calc(var(--to) - var(--from)); background: color-mix(in srgb, currentColor 12%, transparent);
+      border: solid color-mix(in srgb, currentColor 55%, transparent); border-width: 0 1px; pointer-events: none }
     .note, .status:not(:empty) { padding: .45rem .8rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .8rem }
     :focus-visible, .systems input:focus-visible + span { outline: 2px solid #4b8bf5; outline-offset: 1px }
     .ruler:focus-visible, .play:focus-visible { outline-offset: -2px }

@@ -6,8 +6,9 @@ element (player.js) reads those tags and becomes a mixing desk; without, the tag
 
 import base64
 import io
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from zlib import crc32
@@ -18,7 +19,7 @@ import soxr
 import yaml
 
 SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
-COLUMNS = 400  # of a waveform: enough for a wide page, about 1 KB a stem
+COLUMNS = 800  # of a waveform: enough for a wide page and some zoom, about 2 KB a stem
 FORMATS = {  # soundfile's options and the media type
     # Variable rate only: at low constant rates libsndfile leaves out the header that tells decoders the encoder's
     # delay, and the sound then starts 1,105 samples late. Compression 0.75 is about
@@ -26,6 +27,7 @@ FORMATS = {  # soundfile's options and the media type
     "mp3": ({"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.75}, "audio/mpeg"),
     "flac": ({"subtype": "PCM_16"}, "audio/flac"),
 }
+MATCH_DB = 12  # the most by which matched levels differ from the files
 MP3_TOP_RATE = 32000  # Hz; the encoder ends at 15 kHz anyway, and faster sampling only costs a tenth more bytes
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -42,16 +44,28 @@ class StemPlayer:
     title: shown above; any text, never read as markup.
     format: "mp3" (up to 15 kHz, about 70 KB of page for 10 s of a mono stem) or "flac" (16 bit, lossless).
     mono: mix two channels down to their mean, which halves the page; False keeps stereo.
+    presets: label -> names of the stems that are heard, to choose from; default: all of them and, where there are such
+        stems, the mixture alone, all without the vocals, and bass with drums.
 
     Levels are never normalised. Only if a stem, or the sum of a system's stems, exceeds full scale are all stems of
     all systems scaled by the one factor that prevents clipping, and the player says so. A stem called "mixture" beside
-    others is left out of the sum and starts muted.
+    others is left out of the sum and starts muted. The listener may ask for matched levels: each stem then sounds as
+    loud (RMS, within `MATCH_DB`) as in the first system.
 
     Raises ValueError, naming the stem, for no stems, empty or non-finite samples, other shapes, unequal lengths or
-    names; and for an unknown format or a sample rate that MP3 does not have.
+    names; and for an unknown format, a sample rate that MP3 does not have, or a preset of other stems.
     """
 
-    def __init__(self, systems: Systems, sample_rate: int, *, title: str = "", format: str = "mp3", mono: bool = True):
+    def __init__(
+        self,
+        systems: Systems,
+        sample_rate: int,
+        *,
+        title: str = "",
+        format: str = "mp3",
+        mono: bool = True,
+        presets: Mapping[str, Sequence[str]] | None = None,
+    ):
         if format not in FORMATS:
             raise ValueError(f"format '{format}': choose one of {', '.join(FORMATS)}")
         if format == "mp3" and sample_rate not in MP3_RATES:
@@ -66,6 +80,11 @@ class StemPlayer:
         }
         self.sample_rate, self.title, self.format = int(sample_rate), str(title), format
         self.samples = self._agree()
+        names = list(next(iter(self.systems.values())))
+        self.presets = _usual(names) if presets is None else {str(label): list(of) for label, of in presets.items()}
+        for label, heard in self.presets.items():
+            if unknown := [name for name in heard if name not in names]:
+                raise ValueError(f"preset '{label}': no stem '{unknown[0]}'; the stems are {', '.join(names)}")
         every = [audio for stems in self.systems.values() for audio in stems.values()]
         self.loudest = max(_peak(audio) for audio in every)  # of all stems: it fills its lane
         self.scale = 1 / max(1.0, self.loudest, *(_peak(_sum(stems)) for stems in self.systems.values()))
@@ -90,7 +109,8 @@ class StemPlayer:
         title, note = escape(self.title), quieter if self.scale < 1 else ""
         parts = [
             f'<flowsep-player class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true" '
-            f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}">'
+            f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}" '
+            f'data-presets="{escape(json.dumps(self.presets))}">'
         ]
         parts += [f"<p><strong>{title}</strong></p>"] if title else []
         parts += [f"<p>{note}</p>"] if note else []
@@ -102,6 +122,7 @@ class StemPlayer:
     def _audio(self, name: str, system: str, audio: np.ndarray) -> str:
         """One plain `<audio>` tag with its sound, colour and waveform."""
         options, media = FORMATS[self.format]
+        first = next(iter(self.systems.values()))[name]
         sound, rate = (audio * self.scale).T, self.sample_rate
         if self.format == "mp3" and rate > MP3_TOP_RATE:
             sound, rate = soxr.resample(sound, rate, MP3_TOP_RATE), MP3_TOP_RATE
@@ -112,7 +133,7 @@ class StemPlayer:
             f'<figure style="display:inline-block;margin:0 1rem .5rem 0"><figcaption>{escape(name)}</figcaption>'
             f'<audio controls preload="none" aria-label="{label}" data-system="{escape(system)}" '
             f'data-stem="{escape(name)}" data-color="{source_color(name)}" '
-            f'data-peaks="{_columns(audio, self.loudest)}" '
+            f'data-peaks="{_columns(audio, self.loudest)}" data-match="{_match(audio, first):.4g}" '
             f'src="data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio></figure>'
         )
 
@@ -130,6 +151,26 @@ def _script() -> str:
 
 def _peak(audio: np.ndarray) -> float:
     return float(np.abs(audio).max())
+
+
+def _match(audio: np.ndarray, first: np.ndarray) -> float:
+    """The factor that gives `audio` the RMS of `first`, within `MATCH_DB`; 1 where either is silent."""
+    ratio = np.square(first, dtype=np.float64).mean() / max(np.square(audio, dtype=np.float64).mean(), 1e-20)
+    limit = 10.0 ** (MATCH_DB / 20)
+    return float(np.clip(np.sqrt(ratio), 1 / limit, limit)) if first.any() and audio.any() else 1.0
+
+
+def _usual(names: Sequence[str]) -> dict[str, list[str]]:
+    """The presets of a player that is given none."""
+    stems = [name for name in names if name != "mixture"] or list(names)
+    found = {"all stems": stems}
+    if len(names) > len(stems):
+        found["mixture"] = ["mixture"]
+    if "vocals" in stems and len(stems) > 1:
+        found["without vocals"] = [name for name in stems if name != "vocals"]
+    if {"bass", "drums"} < set(stems):
+        found["bass and drums"] = ["bass", "drums"]
+    return found
 
 
 def _sum(stems: Stems) -> np.ndarray:

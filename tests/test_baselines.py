@@ -89,7 +89,9 @@ def test_every_system_keeps_the_protocol(name):
 
 
 def test_unknown_systems_and_options_are_told_with_the_nearest():
-    with pytest.raises(FlowsepError, match=r"unknown system 'nfm'; did you mean 'nmf'\? valid: instglow, flowsep, nmf, "):
+    with pytest.raises(
+        FlowsepError, match=r"unknown system 'nfm'; did you mean 'nmf'\? valid: instglow, flowsep, nmf, "
+    ):
         load_system("nfm", sources=PAIR)
     with pytest.raises(FlowsepError, match=r"'nmf': unknown option 'component'; did you mean 'components'\?"):
         load_system("nmf", {"component": 40}, sources=PAIR)

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -147,9 +148,34 @@ def test_tiny_and_silent_stems_make_a_page(samples):
 def test_waveforms_hold_peaks_and_rms_relative_to_the_loudest():
     audio = audios(StemPlayer({"bass": np.full(4000, 0.5), "drums": np.full(4000, 0.25)}, RATE))
     heights = [np.frombuffer(base64.b64decode(a["data-peaks"]), np.uint8) for a in audio]
-    assert [len(h) for h in heights] == [800, 800]
+    assert [len(h) for h in heights] == [1600, 1600]
     np.testing.assert_array_equal(heights[0], 255)
     np.testing.assert_array_equal(heights[1], round(255 * 0.5**0.6))
+
+
+def test_presets_are_the_usual_ones_or_those_given():
+    def presets(**options):
+        html = StemPlayer({"mixture": tone(50), **band()}, RATE, **options)._repr_html_()
+        return json.loads(re.search('data-presets="([^"]*)"', html)[1].replace("&quot;", '"'))
+
+    stems = ["vocals", "bass", "drums", "other"]
+    usual = {"all stems": stems, "mixture": ["mixture"], "without vocals": stems[1:], "bass and drums": stems[1:3]}
+    assert presets() == usual
+    assert presets(presets={"duo": ("vocals", "other")}) == {"duo": ["vocals", "other"]}
+    with pytest.raises(ValueError, match="preset 'duo': no stem 'viola'; the stems are mixture, vocals, bass"):
+        presets(presets={"duo": ["vocals", "viola"]})
+
+
+def test_matched_levels_are_those_of_the_first_system():
+    quiet, silent = {"bass": tone(100, level=0.1)}, {"bass": np.zeros(4 * RATE)}
+    systems = {
+        "first": {"bass": tone(100)},
+        "quiet": quiet,
+        "silent": silent,
+        "faint": {"bass": tone(100, level=0.001)},
+    }
+    factors = [float(audio["data-match"]) for audio in audios(StemPlayer(systems, RATE))]
+    assert factors == pytest.approx([1, 2, 1, 10 ** (12 / 20)], rel=1e-3)  # 0.2 to 0.1; silence stays; 12 dB at most
 
 
 def test_names_are_never_markup():
@@ -384,6 +410,144 @@ def test_the_keyboard(two, page_with):
 
 
 @pytest.mark.browser
+def test_a_dragged_part_is_repeated_sample_by_sample(two, page_with):
+    """0.5 s of a song whose halves differ: only the part is ever heard, and its ends are on audio frames."""
+    with page_with(two[0]) as page:
+        lane = page.locator("flowsep-player .lane").first
+        box = lane.bounding_box()
+        y = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * 0.25, y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.3, y)
+        page.mouse.move(box["x"] + box["width"] * 0.375, y)
+        assert page.locator("flowsep-player [data-region]").count() == 1  # framed while it is dragged
+        page.mouse.up()
+        assert at(page, "el.region") == pytest.approx([1.0, 1.5], abs=0.01)
+        assert at(page, "el.currentTime") == at(page, "el.region[0]")
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.playing && el._voice")
+        times = []
+        for _ in range(12):
+            page.wait_for_timeout(100)
+            times.append(at(page, "el.currentTime"))
+        assert all(0.98 <= t <= 1.52 for t in times) and np.any(np.diff(times) < 0)
+        ends = page.evaluate(
+            """[...document.querySelector('flowsep-player')._voice.nodes.values()].flat().map(({ source: s }) =>
+              [s.loop, s.loopStart * s.context.sampleRate, s.loopEnd * s.context.sampleRate])"""
+        )
+        assert all(end == ends[0] and end[0] for end in ends)
+        assert np.allclose(ends[0][1:], np.round(ends[0][1:]), atol=1e-6)
+        page.get_by_role("slider", name="Position").focus()
+        page.keyboard.press("Escape")
+        assert at(page, "[el.region, el._loop]") == [None, False]
+        wait(page, "!el.playing")  # it goes on to the end
+        page.keyboard.press("Home")
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("[")
+        assert at(page, "el.region") == [1, 4]
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("]")
+        assert at(page, "el.region") == [1, 2]
+        page.keyboard.press("ArrowRight")  # out of it
+        assert at(page, "[el.region, el.currentTime]") == [None, 2]
+
+
+@pytest.mark.browser
+def test_zoom_follows_the_playhead_and_clicks_go_where_they_point(two, page_with):
+    with page_with(two[0]) as page:
+        at(page, "el.seek(2)")
+        for _ in range(2):
+            page.get_by_role("button", name="Zoom in").click()
+        assert at(page, "el.view") == [1.5, 2.5]
+        lane = page.locator("flowsep-player .lane").first
+        box = lane.bounding_box()
+        lane.click(position={"x": box["width"] * 0.75, "y": 10})
+        assert at(page, "el.currentTime") == pytest.approx(2.25, abs=0.01)
+        assert page.locator("flowsep-player .ruler span").first.text_content() == "1.6"  # every 0.2 s
+        at(page, "el.seek(4)")
+        assert at(page, "el.view") == [3, 4]
+        page.get_by_role("slider", name="Position").focus()
+        for key in "---":
+            page.keyboard.press(key)
+        assert at(page, "el.view") == [0, 4]
+        assert page.get_by_role("button", name="Zoom out").is_disabled()
+
+
+@pytest.mark.browser
+def test_pan_presets_and_matched_levels(two, page_with):
+    """Two stems panned apart: each side of the mixer holds its own; quieter systems are brought up on request."""
+    with page_with(two[0]) as page:
+        page.get_by_label("Preset").select_option("bass and drums")
+        assert at(page, "el.levels") == {"vocals": 0, "bass": 1, "drums": 1, "other": 0}
+        page.get_by_label("Pan of bass").fill("-1")
+        page.get_by_label("Pan of drums").fill("1")
+        assert page.get_by_label("Pan of drums").get_attribute("aria-valuetext") == "100 % right"
+        page.get_by_role("button", name="Repeat").click()
+        page.get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.1")
+        sides = page.evaluate(
+            """async () => {
+              const { output } = document.querySelector('flowsep-player')._voice;
+              const split = output.context.createChannelSplitter(2);
+              const taps = [0, 1].map(() => new AnalyserNode(output.context, { fftSize: 8192 }));
+              output.connect(split);
+              taps.forEach((tap, c) => split.connect(tap, c));
+              await new Promise((done) => setTimeout(done, 500));
+              return taps.map((tap) => {
+                const now = new Float32Array(8192);
+                tap.getFloatTimeDomainData(now);
+                return [...now];
+              });
+            }"""
+        )
+        rate = page.evaluate("starts[0].rate")
+        for side, frequency in zip(sides, (110, 880), strict=True):
+            spectrum = np.abs(np.fft.rfft(np.asarray(side) * np.hanning(8192)))
+            assert spectrum.argmax() == pytest.approx(frequency * 8192 / rate, abs=1)
+            assert np.sqrt(np.mean(np.square(side))) == pytest.approx(
+                0.2 / np.sqrt(2), rel=0.05
+            )  # no louder than before
+        page.get_by_label("Preset").select_option("all stems")
+        assert at(page, "el.levels") == dict.fromkeys(band(), 1)
+        page.get_by_role("radio", name="instglow").check(force=True)
+        page.get_by_role("button", name="Match levels").click()
+        assert at(page, "el.levels.bass") == pytest.approx(2, rel=1e-3)
+        page.wait_for_timeout(300)
+        loud = [page.evaluate("loudness()")]
+        page.get_by_role("radio", name="reference").check(force=True)
+        page.wait_for_timeout(300)
+        assert at(page, "el.levels.bass") == 1
+        assert page.evaluate("loudness()") == pytest.approx(loud[0], rel=0.1)
+
+
+@pytest.mark.browser
+def test_spectrograms_show_where_the_tones_are(two, page_with):
+    with page_with(two[0]) as page:
+        assert page.locator("canvas").count() == 0
+        page.get_by_role("button", name="Spectrograms").click()
+        page.locator("flowsep-player canvas").nth(3).wait_for()
+        rows = page.evaluate(
+            """[...document.querySelector('flowsep-player').shadowRoot.querySelectorAll('canvas')].map((canvas) => {
+              const { width, height } = canvas;
+              const data = canvas.getContext('2d').getImageData(Math.floor(width / 2), 0, 1, height).data;
+              const alpha = Array.from({ length: height }, (_, row) => data[4 * row + 3]);
+              return [height - 1 - alpha.indexOf(Math.max(...alpha)), height];
+            })"""
+        )
+        rate = page.evaluate(
+            "el = document.querySelector('flowsep-player'), el._decoded.get('reference')[0].sampleRate"
+        )
+        for (row, height), frequency in zip(rows, (440, 110, 880, 330), strict=True):
+            edges = 40 * (rate / 2 / 40) ** (np.array([row, row + 1]) / height)
+            bin_width = rate / 1024
+            assert edges[0] - 1.5 * bin_width < frequency < edges[1] + 1.5 * bin_width
+        page.get_by_role("radio", name="nmf").check(force=True)
+        wait(page, "el.shadowRoot.querySelectorAll('canvas').length === 4 && el._decoded.has('nmf')")
+        page.keyboard.press("v")
+        assert page.locator("flowsep-player canvas:visible").count() == 0
+
+
+@pytest.mark.browser
 def test_it_stops_at_the_end_or_repeats(page_with):
     with page_with(StemPlayer({"bass": tone(100, seconds=0.6)}, RATE)) as page:
         page.get_by_role("button", name="Play").click()
@@ -458,7 +622,7 @@ def test_a_phone_shows_all_of_it(two, dark, page_with):
     long = StemPlayer({"a stem whose name is far too long for any telephone": tone(100)}, RATE, title="long" * 40)
     with page_with(two[0], long, width=390, height=800, dark=dark) as page:
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        for button in page.locator("flowsep-player button").all():
+        for button in page.locator("flowsep-player :is(button, select):visible").all():
             box = button.bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= 390
             assert min(box["width"], box["height"]) >= 24
