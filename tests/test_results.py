@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -384,6 +385,17 @@ def test_the_readme_has_no_room_for_quartiles(monkeypatch):
     assert "| net | mixtures | 266 M | 12,345 | 0.2 | 2 (1 failed) | *3.50* | *3.50* | *3.50* |" in lines
     assert "SDR in dB by convention paper: median over n pieces (mono, 22.05 kHz); mean over sources." in lines[-1]
     assert "-1.00 |" in compact("| -1.00 (-2.0 to -0.1) |")
+
+
+def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import how_to_run
+
+    parameters = {"profile": {"name": "demo"}, "system": "my system", "checkpoints": ""}
+    about = SimpleNamespace(input_path="notebooks/05_separate.ipynb", parameters=parameters, duration=12.3)
+    told = how_to_run(about, Path("results/demo"))
+    assert "papermill notebooks/05_separate.ipynb out.ipynb -f configs/demo.yaml -p system 'my system'\n" in told
+    assert "make results PROFILE=demo" in told and "It took 12 s" in told
 
 
 def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):

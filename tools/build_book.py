@@ -5,6 +5,7 @@ score files say, and Jupyter Book builds `book/_build/html` with warnings as err
 """
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,7 @@ def main(results: Path) -> None:
         for cell in notebook.cells:  # what papermill injected is the profile's file, word for word
             if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
                 cell.metadata.tags.append("hide-input")
+        notebook.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results)))
         runs.append({"chapter": path.stem, "seconds": about.duration, "finished": about.end_time})
         nbformat.write(notebook, chapters / path.name)
     write_text(chapters / "status.md", status_page(results, runs))
@@ -71,6 +73,25 @@ def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
     title = notebook.cells[0]
     first, *rest = title.source.split("\n")
     title.source = "\n".join([f"{first}: {name.replace('_', ' ')}", *rest])
+
+
+def how_to_run(about: nbformat.NotebookNode, results: Path) -> str:
+    """The fold at a chapter's end: the command that runs its notebook, and how long that took."""
+    given = {name: str(value) for name, value in about.parameters.items() if name != "profile" and value}
+    options = [part for name, value in given.items() for part in ("-p", name, value)]
+    lines = [
+        ":::{admonition} Run this page",
+        ":class: dropdown tip",
+        f"In a clone of the project, after `make results PROFILE={results.name}`, which makes what a page reads:",
+        "",
+        "```bash",
+        shlex.join(["papermill", about.input_path, "out.ipynb", "-f", f"configs/{results.name}.yaml", *options]),
+        "```",
+        "",
+        f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
+        ":::",
+    ]
+    return "\n".join(lines)
 
 
 def status_page(results: Path, runs: list[dict]) -> str:
