@@ -51,7 +51,7 @@ class SmoothedFlow(System):
     curve_label = "negative log-likelihood (nats per element)"
     members: list[dict[str, Prior]] | None = None  # loaded on first use
 
-    def fit(self, dataset, profile, folder):
+    def fit(self, dataset, profile, folder, progress=False):
         """Train all priors, one after the other, into `<folder>/<member>/priors`, from solo stems alone.
 
         Raises FlowsepError for options of the training that there are not, and as `flowsep.train.train_source`.
@@ -62,7 +62,8 @@ class SmoothedFlow(System):
             for source in self.sources:
                 training = TrainingConfig(**profile.training_of(source).model_dump() | self.options.training)
                 settings = {"training": training, "new_sources": None, "seed": profile.seed + member}
-                train_source(dataset, source, profile.model_copy(update=settings), Path(folder) / str(member))
+                own, place = profile.model_copy(update=settings), Path(folder) / str(member)
+                train_source(dataset, source, own, place, progress=progress)
         self.folder, self.members = Path(folder), None
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
