@@ -10,7 +10,7 @@ from ..config import SeparationConfig, TrainingConfig
 from ..files import FlowsepError
 from ..prior import Prior
 from ..separate import separate
-from . import System, total_costs
+from . import System
 
 
 class SmoothedOptions(SeparationConfig):
@@ -88,10 +88,6 @@ class SmoothedFlow(System):
             raise FlowsepError(f"{self.name}: not fitted, and no folder of a fitted one given")
         members = range(self.options.members)
         return [self.folder / str(k) / "priors" / f"{source}.safetensors" for k in members for source in self.sources]
-
-    def costs(self):
-        """See `System.costs`; the time to train all sets, one after the other."""
-        return total_costs(Prior.load(path).provenance for path in self.checkpoints())
 
     def curves(self):
         """One curve a source, of the first set of priors."""
