@@ -327,6 +327,7 @@ def test_whole_stems_lie_side_by_side_and_songs_are_held_out(tmp_path, monkeypat
 SOLO = {  # sizes with which each source-only system is fitted in a second
     "nmf": {"components": 2, "frames": 20, "iterations": 2},
     "instglow": {},
+    "flowsep": {},
     "gan_prior": {"prior": {"depth": 2, "channels": 2, "latent": 4, "steps": 1, "critic_steps": 1, "batch": 2}},
 }
 
