@@ -1,4 +1,4 @@
-"""What flowsep itself recommends: the paper's method with smooth priors, several of them a source."""
+"""The paper's method with smooth priors, several of them a source: this project's own variant."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from ..config import SeparationConfig, TrainingConfig
 from ..files import FlowsepError
-from ..prior import Prior
+from ..prior import Prior, load_prior
 from ..separate import separate
 from . import System
 
@@ -30,11 +30,11 @@ class SmoothedFlow(System):
     """`s_i = mean_k flowsep.separate(x, priors_k)_i` over K sets of priors; every prior is one of source plus noise.
 
     A density of magnitudes spends most of its nats on bins that nobody hears, and the estimates that it prefers are
-    smoother than any source. Noise of the level of what matters, added to the crops in training, ends both. The sets
-    differ in their seeds alone: what one of them gets wrong by chance the others do not. Like all priors these see solo
-    recordings of their source and nothing else; mixtures enter in separation only.
+    smoother than any source. Noise of the level of what matters, added to the crops in training, lessens both. The sets
+    differ in their seeds alone: averaging evens out what a single training gets wrong by chance. Like all priors these
+    see solo recordings of their source and nothing else; mixtures enter in separation only.
 
-    References: Jayaram and Thickstun 2020 (priors of noisy sources); the chapter *Beyond the paper*.
+    References: Jayaram and Thickstun 2020 (priors of noisy sources).
     """
 
     name = "flowsep"
@@ -69,12 +69,8 @@ class SmoothedFlow(System):
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`, of the first set of priors."""
         if self.members is None:
-            paths = self.checkpoints()
-            loaded = [Prior.load(path) for path in paths]
-            width = len(self.sources)
-            self.members = [
-                dict(zip(self.sources, loaded[at : at + width], strict=True)) for at in range(0, len(paths), width)
-            ]
+            numbers = range(self.options.members)
+            self.members = [{source: load_prior(self._path(k, source)) for source in self.sources} for k in numbers]
         config = SeparationConfig(**self.options.model_dump(include=set(SeparationConfig.model_fields)))
         found = [
             separate(mixture, priors, config, sample_rate, None if number else callback)
@@ -84,12 +80,14 @@ class SmoothedFlow(System):
 
     def checkpoints(self):
         """The priors' files, all sources of one set after the other."""
-        if self.folder is None:
-            raise FlowsepError(f"{self.name}: not fitted, and no folder of a fitted one given")
-        members = range(self.options.members)
-        return [self.folder / str(k) / "priors" / f"{source}.safetensors" for k in members for source in self.sources]
+        return [self._path(k, source) for k in range(self.options.members) for source in self.sources]
 
     def curves(self):
         """One curve a source, of the first set of priors."""
         paths = {source: self.folder / "0" / "training" / source / "loss.csv" for source in self.sources}
         return {source: path for source, path in paths.items() if path.is_file()}
+
+    def _path(self, member: int, source: str) -> Path:
+        if self.folder is None:
+            raise FlowsepError(f"{self.name}: not fitted, and no folder of a fitted one given")
+        return self.folder / str(member) / "priors" / f"{source}.safetensors"
