@@ -107,17 +107,31 @@ def excerpt(track: Any, sources: tuple[str, ...], seconds: float) -> tuple[int, 
     return start, start + length
 
 
+def load_excerpt(folder: str | Path, system: str, track: str) -> dict[str, np.ndarray]:
+    """What `keep_excerpt` left of one track by one system, {stem: audio}: empty where it failed or was not available.
+
+    The folders of other systems are not touched: jobs at the side of this one may be writing there.
+    """
+    return {path.stem: read_audio(path)[0] for path in _excerpt(Path(folder) / "audio" / system / safe_name(track))}
+
+
+def _excerpt(place: Path) -> list[Path]:
+    # a leading dot marks what is half-written, or was when its writer was killed
+    return sorted(path for path in place.glob("*.flac") if not path.name.startswith("."))
+
+
 def load_excerpts(folder: str | Path) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], int]:
     """All that `keep_excerpt` left below a profile's folder: ({track: {system: {stem: audio}}}, sample rate).
 
     Raises FlowsepError where there is nothing, or files disagree in rate.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     rates = set()
-    for path in sorted((Path(folder) / "audio").glob("*/*/*.flac")):
-        audio, rate = read_audio(path)
-        rates.add(rate)
-        found.setdefault(path.parts[-2], {}).setdefault(path.parts[-3], {})[path.stem] = audio
+    for place in sorted(path for path in (Path(folder) / "audio").glob("*/*") if path.is_dir()):
+        read = {path.stem: read_audio(path) for path in _excerpt(place)}
+        rates |= {rate for _, rate in read.values()}
+        if read:
+            found.setdefault(place.name, {})[place.parent.name] = {stem: audio for stem, (audio, _) in read.items()}
     if not rates:
         raise FlowsepError(
             f"{Path(folder) / 'audio'}: no excerpts yet; run notebooks/01_data.ipynb and 05_separate.ipynb"
