@@ -32,14 +32,14 @@ COLUMNS = (
 
 
 def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
-    """{study: its runs}: every combination of the study's values, the rest as in the profile's instglow.
+    """{study: its runs}: every combination of the study's values, the rest as `base` has it.
 
     A run is all fields of `SeparationConfig` and `priors`, how many of the profile's sources are mixed and separated.
     Raises FlowsepError for an option that the separator does not have, or a value that it does not take.
     """
     if profile.ablation is None:
         raise FlowsepError(f"profile {profile.name}: no key 'ablation', which says what to vary")
-    base = SeparationConfig.paper(**profile.systems.get("instglow", {}))
+    start = base(profile)
     longest = max(profile.ablation.iterations)
     studies = {}
     for study, values in profile.ablation.studies.items():
@@ -53,10 +53,15 @@ def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
                 raise FlowsepError(
                     f"ablation.studies.{study}.priors: expected 2 to {len(profile.sources)}, found {priors}"
                 )
-            run = SeparationConfig.model_validate(base.model_dump() | change | {"iterations": longest})
+            run = SeparationConfig.model_validate(start.model_dump() | change | {"iterations": longest})
             runs.append(run.model_dump() | {"priors": priors})
         studies[study] = runs
     return studies
+
+
+def base(profile: Profile) -> SeparationConfig:
+    """What the studies vary: the profile's instglow with the changes of `ablation.base`."""
+    return SeparationConfig.paper(**profile.systems.get("instglow", {}) | profile.ablation.base)
 
 
 def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior], path: str | Path) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
-    options = command.add_argument_group("separation", "defaults: flowsep.config.SeparationConfig")
+    options = command.add_argument_group("separation", "defaults: flowsep.latent.usual_config")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
     options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
@@ -101,8 +101,8 @@ def _separate(arguments: argparse.Namespace) -> int:
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
     try:
-        make = SeparationConfig.paper if arguments.paper else SeparationConfig
-        config = make(**{key: value for key, value in given.items() if value is not None})
+        given = {key: value for key, value in given.items() if value is not None}
+        SeparationConfig(**given)
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
@@ -115,10 +115,12 @@ def _separate(arguments: argparse.Namespace) -> int:
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
     _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
+    from .latent import usual_config
     from .prior import load_prior
     from .separate import within_memory
 
     priors = {name: load_prior(found[name]) for name in wanted}
+    config = SeparationConfig.paper(**given) if arguments.paper else usual_config(priors, **given)
     config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
     for path, target in targets.items():

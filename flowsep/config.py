@@ -132,7 +132,9 @@ class TrainingConfig(_Model):
 class SeparationConfig(_Model):
     """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
 
-    The defaults were chosen on the demo's validation songs; `notebooks/11_ablations.ipynb` has what each is worth.
+    The defaults were chosen on the demo's validation songs, for priors without noise; `smoothed` has those for priors
+    of noisy sources, and `flowsep.latent.usual_config` chooses. What each is worth: `notebooks/11_ablations.ipynb` and
+    `notebooks/14_beyond_the_paper.ipynb`.
     """
 
     space: Literal["z", "x"] = "x"
@@ -159,6 +161,12 @@ class SeparationConfig(_Model):
     engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
     recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
     cuda_graph: bool = False  # on CUDA: all kernels of an iteration are launched at once
+
+    @classmethod
+    def smoothed(cls, **changes: Any) -> Self:
+        """For priors whose training had noise (`TrainingConfig.noise`): more steps, smoother modulus, sharper masks."""
+        ours = {"iterations": 48, "lr": 0.03, "lr_decay": 0.98, "smooth": 0.2, "mask_power": 1.5}
+        return cls(**(ours | changes))
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -201,6 +209,7 @@ class AblationConfig(_Model):
     tracks: PositiveInt = 2  # validation songs
     seconds: PositiveFloat = 6.0  # of each
     iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
+    base: dict[str, Any] = {}  # options of the separator that all studies change in the profile's instglow
     # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
     studies: dict[str, dict[str, list[Any]]]
 

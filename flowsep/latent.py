@@ -56,7 +56,7 @@ def separate_magnitude(
         magnitude: linear magnitude spectrogram of the mixture, audio in [-1, 1]; the entries of a batch do not see
             each other.
         priors: name -> prior; all of one number of bins.
-        config: default `SeparationConfig()`.
+        config: default `usual_config(priors)`.
         callback: called before each step with `iteration` (from 0), `iterations`, `loss` (0-d tensor, not yet
             synchronised with the host; the mean of a batch) and `estimates` {name: the shape of `magnitude`}; raise
             from it to cancel.
@@ -65,8 +65,8 @@ def separate_magnitude(
     Raises:
         FlowsepError: no priors, priors of different feature, NaN, or a loss that diverged.
     """
-    config = config or SeparationConfig()
     check_priors(priors)
+    config = config or usual_config(priors)
     if magnitude.ndim not in (2, 3):
         raise FlowsepError(f"magnitude: expected (bins, frames) or a batch of them, found {tuple(magnitude.shape)}")
     if not torch.isfinite(magnitude).all():
@@ -276,6 +276,12 @@ def signed_ratios(magnitudes: Magnitudes) -> Magnitudes:
     """G_i / (|sum_j G_j| + 1e-8), the research code's mask: hardly bounded where estimates of opposite sign cancel."""
     total = torch.stack(list(magnitudes.values())).sum(dim=0).abs() + FLOOR
     return {name: x / total for name, x in magnitudes.items()}
+
+
+def usual_config(priors: Mapping[str, Prior], **changes: Any) -> SeparationConfig:
+    """`SeparationConfig.smoothed` where all priors were trained with noise, else `SeparationConfig`, with `changes`."""
+    make = SeparationConfig.smoothed if all(prior.noise for prior in priors.values()) else SeparationConfig
+    return make(**changes)
 
 
 def check_priors(priors: Mapping[str, Prior]) -> None:

@@ -38,6 +38,11 @@ class Prior(nn.Module):
         self.provenance = dict(provenance or {})
         self.glow = Glow(**model.model_dump())
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on the magnitudes that it was trained on; 0 where nothing is said of any."""
+        return float((self.provenance.get("training") or {}).get("noise", 0.0))
+
     def encode(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """z = f(x) and log |det df/dx|, shape (batch,); a missing zero bin is appended."""
         return self.glow(pad_features(magnitude, self.model.bins, multiple=1))

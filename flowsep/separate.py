@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
-from .latent import FLOOR, Callback, Magnitudes, check_priors, ratio_masks, separate_magnitude
+from .latent import FLOOR, Callback, Magnitudes, check_priors, ratio_masks, separate_magnitude, usual_config
 from .machine import choose_device, held_memory
 from .prior import Prior
 from .spectrogram import istft, stft
@@ -55,7 +55,7 @@ def separate(
     Args:
         mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1.
         priors: name of the stem -> prior.
-        config: default `SeparationConfig()`.
+        config: default `flowsep.latent.usual_config(priors)`.
         sample_rate: of the mixture, Hz.
         callback: as in `separate_stream`.
         memory_limit: in bytes, see `within_memory`, which may shorten the chunks; the whole stems come on top of it.
@@ -66,7 +66,7 @@ def separate(
         FlowsepError: empty input, NaN or infinite samples, more than two axes, priors that do not fit together, a
             `memory_limit` that is too low.
     """
-    config, batch = within_memory(memory_limit, priors, config or SeparationConfig()) if priors else (config, 1)
+    config, batch = within_memory(memory_limit, priors, config or usual_config(priors)) if priors else (config, 1)
     channels = _channels(mixture)
     blocks = (block.numpy() for block in channels.split(BLOCK, dim=-1))
     stream = separate_stream(blocks, priors, config, sample_rate, callback, samples=channels.shape[-1], batch=batch)
@@ -102,8 +102,8 @@ def separate_stream(
     Raises:
         FlowsepError: as `separate`; at once, or where a block is wrong.
     """
-    config = config or SeparationConfig()
     check_priors(priors)
+    config = config or usual_config(priors)
     if sample_rate <= 0:
         raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
     feature = next(iter(priors.values())).feature

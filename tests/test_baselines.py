@@ -275,18 +275,23 @@ def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
         return prior
 
     monkeypatch.setattr(train, "fit_prior", fit_alone)
-    training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
+    training = {"steps": 20, "batch": 2, "crop_seconds": 0.5, "validate_every": 5, "lr": 3e-3, "device": "cpu"}
     profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
     dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), profile.seed)
-    options = {"members": 2, "iterations": 2, "training": {"noise": 0.2}}
+    longer = {
+        "feature": {"sample_rate": 8000, "n_fft": 512, "hop": 128},
+        "model": {"bins": 258, "hidden": 4},
+        "training": {"noise": 0.01},
+    }
+    options = {"members": [{"training": {"noise": 0.2}}, longer], "iterations": 2}
     system = load_system("flowsep", options, sources=PAIR)
     with pytest.raises(FlowsepError, match="flowsep: not fitted"):
         system.checkpoints()
     system.fit(dataset, profile, tmp_path / "fitted")
     assert [(source, seed - profile.seed, noise) for source, seed, _, noise in fits] == [
-        (source, member, 0.2) for member in (0, 1) for source in PAIR
+        (source, member, noise) for member, noise in ((0, 0.2), (1, 0.01)) for source in PAIR
     ]
-    assert [heard for _, _, heard, _ in fits] == [{"bass"}, {"drums"}, set(), set()]  # then from their caches
+    assert [heard for _, _, heard, _ in fits] == [{"bass"}, {"drums"}] * 2
     files = system.checkpoints()
     assert len({path.read_bytes() for path in files}) == 4 and set(system.curves()) == set(PAIR)
     assert system.costs()["parameters"] == sum(parameters(load_prior(path)) for path in files)
@@ -304,8 +309,12 @@ def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
         np.testing.assert_allclose(stems[source], (each[0][source] + each[1][source]) / 2, atol=1e-6)
         assert np.abs(each[0][source] - each[1][source]).max() > 1e-3
     np.testing.assert_allclose(sum(stems.values()), mixture, atol=1e-5)
+    second = load_prior(tmp_path / "fitted" / "1" / "priors" / "bass.safetensors")
+    assert (second.feature.sample_rate, second.model.bins, second.model.hidden, second.model.steps) == (8000, 258, 4, 1)
     with pytest.raises(FlowsepError, match="unknown key 'nois' in TrainingConfig; did you mean 'noise'"):
-        load_system("flowsep", {"training": {"nois": 0.1}}, sources=PAIR)
+        load_system("flowsep", {"members": [{"training": {"nois": 0.1}}]}, sources=PAIR)
+    with pytest.raises(FlowsepError, match="members"):
+        load_system("flowsep", {"members": []}, sources=PAIR)
 
 
 def test_no_module_needs_an_optional_package():

@@ -4,26 +4,43 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ..config import SeparationConfig, TrainingConfig
+from ..config import FeatureConfig, GlowConfig, Profile, SeparationConfig, TrainingConfig
 from ..files import FlowsepError
 from ..prior import Prior, load_prior
 from ..separate import separate
 from . import System
 
+PARTS = {"feature": FeatureConfig, "model": GlowConfig, "training": TrainingConfig}
+
+
+class MemberOptions(BaseModel):
+    """What one set of priors changes in the profile's `feature`, `model` and `training`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    feature: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+    training: dict[str, Any] = {"noise": 0.3}
+
+    @field_validator(*PARTS)
+    @classmethod
+    def _known_keys(cls, changes: dict[str, Any], info) -> dict[str, Any]:
+        PARTS[info.field_name](**changes)
+        return changes
+
+    def profile(self, profile: Profile, source: str, seed: int) -> Profile:
+        """`profile` for the training of the prior of one source."""
+        now = {"feature": profile.feature, "model": profile.model, "training": profile.training_of(source)}
+        changed = {key: kind(**now[key].model_dump() | getattr(self, key)) for key, kind in PARTS.items()}
+        return profile.model_copy(update=changed | {"new_sources": None, "seed": seed})
+
 
 class SmoothedOptions(SeparationConfig):
-    """`SeparationConfig`, how many priors a source has, and what their training changes in the profile's."""
+    """`SeparationConfig`, and the sets of priors, one or more."""
 
-    members: PositiveInt = 1
-    training: dict[str, Any] = Field({"noise": 0.1})
-
-    @field_validator("training")
-    @classmethod
-    def _known_keys(cls, changes: dict[str, Any]) -> dict[str, Any]:
-        TrainingConfig(**changes)
-        return changes
+    members: tuple[MemberOptions, ...] = Field((MemberOptions(),), min_length=1)
 
 
 class SmoothedFlow(System):
@@ -31,8 +48,9 @@ class SmoothedFlow(System):
 
     A density of magnitudes spends most of its nats on bins that nobody hears, and the estimates that it prefers are
     smoother than any source. Noise of the level of what matters, added to the crops in training, lessens both. The sets
-    differ in their seeds alone: averaging evens out what a single training gets wrong by chance. Like all priors these
-    see solo recordings of their source and nothing else; mixtures enter in separation only.
+    may differ in the length of their windows: short ones tell onsets apart, long ones tones; and averaging evens out
+    what a single training gets wrong by chance. Like all priors these see solo recordings of their source and nothing
+    else; mixtures enter in separation only.
 
     References: Jayaram and Thickstun 2020 (priors of noisy sources).
     """
@@ -40,14 +58,7 @@ class SmoothedFlow(System):
     name = "flowsep"
     supervision = "solo"
     Options = SmoothedOptions
-    defaults: ClassVar = {
-        "space": "z",
-        "alpha": 0.0,
-        "iterations": 48,
-        "lr": 0.03,
-        "lr_decay": 0.98,
-        "mask_power": 1.5,
-    }
+    defaults: ClassVar = SeparationConfig.smoothed().model_dump()
     curve_label = "negative log-likelihood (nats per element)"
     members: list[dict[str, Prior]] | None = None  # loaded on first use
 
@@ -58,18 +69,16 @@ class SmoothedFlow(System):
         """
         from ..train import train_source
 
-        for member in range(self.options.members):
+        for number, member in enumerate(self.options.members):
             for source in self.sources:
-                training = TrainingConfig(**profile.training_of(source).model_dump() | self.options.training)
-                settings = {"training": training, "new_sources": None, "seed": profile.seed + member}
-                own, place = profile.model_copy(update=settings), Path(folder) / str(member)
-                train_source(dataset, source, own, place, progress=progress)
+                own = member.profile(profile, source, profile.seed + number)
+                train_source(dataset, source, own, Path(folder) / str(number), progress=progress)
         self.folder, self.members = Path(folder), None
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`, of the first set of priors."""
         if self.members is None:
-            numbers = range(self.options.members)
+            numbers = range(len(self.options.members))
             self.members = [{source: load_prior(self._path(k, source)) for source in self.sources} for k in numbers]
         config = SeparationConfig(**self.options.model_dump(include=set(SeparationConfig.model_fields)))
         found = [
@@ -80,7 +89,7 @@ class SmoothedFlow(System):
 
     def checkpoints(self):
         """The priors' files, all sources of one set after the other."""
-        return [self._path(k, source) for k in range(self.options.members) for source in self.sources]
+        return [self._path(k, source) for k in range(len(self.options.members)) for source in self.sources]
 
     def curves(self):
         """One curve a source, of the first set of priors."""

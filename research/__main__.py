@@ -1,0 +1,121 @@
+"""`python -m research`: train the compared priors, separate with them, and write results/research/<topic>.csv."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import flowsep
+from flowsep.config import Profile, find_root
+from flowsep.data import Dataset
+from flowsep.evaluate import git_state
+from flowsep.files import FlowsepError, atomic_path
+from flowsep.machine import device_name
+from flowsep.prior import Prior
+
+from . import limits, trials
+from .elsewhere import elsewhere
+from .priors import SETS, fitted
+from .songs import Excerpt, excerpts
+
+
+@dataclass(frozen=True)
+class Research:
+    """What the topics share."""
+
+    profile: Profile
+    dataset: Dataset
+    songs: list[Excerpt]
+    folder: Path
+
+    def priors(self, name: str) -> dict[str, Prior]:
+        """A set of `priors.SETS`, trained where that has not been done yet."""
+        return fitted(name, self.profile, self.dataset, self.folder / "priors")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m research", description=__doc__)
+    parser.add_argument("--profile", default="demo", help="whose data and priors; its book must have been made")
+    parser.add_argument("--only", metavar="TOPIC,...", default=",".join(TOPICS), help=f"of {', '.join(TOPICS)}")
+    parser.add_argument("--songs", type=int, default=4, metavar="N", help="validation songs (default 4)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each song, where it sounds most (default 10)")
+    given = parser.parse_args(arguments)
+    names = given.only.split(",")
+    if unknown := [name for name in names if name not in TOPICS]:
+        parser.error(f"--only: unknown topic '{unknown[0]}'; there are {', '.join(TOPICS)}")
+    torch.set_flush_denormal(True)
+    try:
+        profile = flowsep.load_profile(given.profile)
+        dataset = flowsep.load_dataset(profile.data, profile.seed)
+        folder = find_root() / "results" / "research"
+        research = Research(profile, dataset, excerpts(profile, dataset, given.seconds, given.songs), folder)
+        for name in names:
+            print(f"{name}: {TOPICS[name](research)}", file=sys.stderr)
+    except FlowsepError as error:
+        print(f"research: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(research: Research) -> Path:
+    """Every trial on every song; those that the file holds already, on the same songs, are not repeated."""
+    path, first = research.folder / "trials.csv", research.songs[0]
+    songs = f"{research.dataset.hash} {len(research.songs)} {first.name} {first.mixture.shape}"
+    frame = pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame({"key": []})
+    wanted = {trials.key(trial, songs): trial for trial in trials.studies()}
+    frame = frame[frame["key"].isin(wanted)]
+    sets: dict[str, dict[str, Prior]] = {}
+    for key, trial in wanted.items():
+        if key in set(frame["key"]):
+            continue
+        sets |= {name: research.priors(name) for name in trial.sets if name not in sets}
+        rows = [row for song in research.songs for row in trials.run(trial, song, sets)]
+        priors = [prior for name in trial.sets for prior in sets[name].values()]
+        cost = sum(prior.provenance.get("training_seconds", 0.0) for prior in priors)
+        new = pd.DataFrame(rows).assign(training_seconds=round(cost, 1), settings=trial.settings, key=key, **origin())
+        frame = pd.concat([frame, new]) if len(frame) else new
+        write(frame, path)
+        print(f"{trial.study}: {trial.label}: {new.sdr.mean():.2f} dB", file=sys.stderr)
+    return path
+
+
+def once(name: str, measure: Callable[[Research], list[dict[str, Any]]]) -> Callable[[Research], Path]:
+    """A topic whose rows `measure` gives at one go."""
+
+    def topic(research: Research) -> Path:
+        path = research.folder / f"{name}.csv"
+        write(pd.DataFrame(measure(research)).assign(**origin()), path)
+        return path
+
+    return topic
+
+
+def origin() -> dict[str, str]:
+    """Columns that tell where a row comes from."""
+    return git_state() | {"device": device_name(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """The whole file or none of it."""
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+TOPICS: dict[str, Callable[[Research], Path]] = {
+    "priors": lambda research: [research.priors(name) for name in SETS] and research.folder / "priors",
+    "trials": compare,
+    "likelihood": once("likelihood", limits.likelihood),
+    "ceiling": once("ceiling", limits.ceiling),
+    "silence": once("silence", limits.silence),
+    "uncertainty": once("uncertainty", limits.uncertainty),
+    "elsewhere": once("elsewhere", elsewhere),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

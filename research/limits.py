@@ -1,0 +1,104 @@
+"""What limits the separation: likelihoods, masks, silent sources; and how far its own doubt tells its errors."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+
+from flowsep.config import SeparationConfig
+from flowsep.latent import separate_magnitude
+from flowsep.prior import Prior
+from flowsep.separate import separate
+from flowsep.spectrogram import stft
+
+from .songs import Excerpt
+from .trials import LONG, OTHER, SHORT, ideal_masks
+
+WINDOWS = ((1024, 256), (2048, 512), (4096, 1024), (8192, 2048))  # samples at 44.1 kHz, and hops
+
+
+def likelihood(research: Any) -> list[dict[str, Any]]:
+    """Nats per element of the true stems, with the noise that the priors know, and of the estimates.
+
+    Estimates that are much likelier than the truth accuse the model, estimates that are less likely the search.
+    """
+    rows = []
+    for name in ("paper", SHORT, LONG):
+        priors = research.priors(name)
+        config = SeparationConfig.smoothed(wiener=False) if priors["bass"].noise else SeparationConfig(wiener=False)
+        for song in research.songs:
+            truth, mixture = _magnitudes(song, priors)
+            found = separate_magnitude(mixture, priors, config)
+            for source, prior in priors.items():
+                noise = prior.noise * torch.randn(truth[source].shape, generator=torch.Generator().manual_seed(0))
+                for what, x in (("truth", truth[source] + noise), ("estimate", found[source])):
+                    with torch.no_grad():
+                        nll = prior.nll(x.unsqueeze(0)).item()
+                    rows.append({"set": name, "track": song.name, "stem": source, "of": what, "nll": round(nll, 4)})
+    return rows
+
+
+def _magnitudes(song: Excerpt, priors: dict[str, Prior]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Of the references and the mixture, mono at the priors' rate, of an even number of frames."""
+    feature = next(iter(priors.values())).feature
+    audio = {
+        name: torch.from_numpy(soxr.resample(stem.mean(axis=0), song.sample_rate, feature.sample_rate))
+        for name, stem in (song.references | {"": song.mixture}).items()
+    }
+    sizes = {name: stft(x, feature.n_fft, feature.hop).abs() for name, x in audio.items()}
+    even = sizes[""].shape[1] // 2 * 2
+    sizes = {name: x[:, :even] for name, x in sizes.items()}
+    return {name: sizes[name] for name in song.references}, sizes[""]
+
+
+def ceiling(research: Any) -> list[dict[str, Any]]:
+    """SDR of the references' own masks, for windows of several lengths."""
+    rows = []
+    for song, (n_fft, hop), power in itertools.product(research.songs, WINDOWS, (1, 2)):
+        told = {"window_ms": round(1000 * n_fft / song.sample_rate), "power": power, "track": song.name}
+        found = song.score(ideal_masks(song, n_fft, hop, power))
+        rows += [told | {"stem": stem, "sdr": round(value, 4)} for stem, value in found.items()]
+    return rows
+
+
+def silence(research: Any) -> list[dict[str, Any]]:
+    """Level of the estimate of a source that is not there, in dB of the mixture's, source by source left out."""
+    systems = {
+        "the paper's": (("paper",), SeparationConfig.paper()),
+        "the paper's with masks": (("paper",), SeparationConfig.paper(wiener=True, nonnegative=True)),
+        "flowsep": ((LONG, OTHER), SeparationConfig.smoothed()),
+    }
+    sets = {name: research.priors(name) for names, _ in systems.values() for name in names}
+    rows = []
+    for song in research.songs[:2]:
+        for missing in song.references:
+            mixture = song.mixture - song.references[missing]
+            for system, (names, config) in systems.items():
+                estimate = np.mean(
+                    [separate(mixture, sets[name], config, song.sample_rate)[missing] for name in names], axis=0
+                )
+                level = 10 * np.log10(np.square(estimate).sum() / np.square(mixture).sum() + 1e-12)
+                rows.append({"system": system, "track": song.name, "silent": missing, "level": round(float(level), 3)})
+    return rows
+
+
+def uncertainty(research: Any) -> list[dict[str, Any]]:
+    """Second by second: how far two sets of priors lie apart, and how far their mean lies from the truth.
+
+    `spread` is the energy of half the difference of the two estimates, `error` that of the error of their mean, both in
+    dB of the energy of the mean: what the listener has, and what only who knows the stems has.
+    """
+    sets, config, rows = [research.priors(name) for name in (LONG, OTHER)], SeparationConfig.smoothed(), []
+    for song in research.songs:
+        one, two = (separate(song.mixture, priors, config, song.sample_rate) for priors in sets)
+        for source, truth in song.references.items():
+            mean, half = (one[source] + two[source]) / 2, (one[source] - two[source]) / 2
+            for second in range(truth.shape[1] // song.sample_rate):
+                part = slice(second * song.sample_rate, (second + 1) * song.sample_rate)
+                energies = [np.square(x[:, part]).sum() for x in (mean, half, truth - mean)]
+                spread, error = (10 * np.log10(x / (energies[0] + 1e-9) + 1e-6) for x in energies[1:])
+                row = {"track": song.name, "stem": source, "second": second}
+                rows.append(row | {"spread": round(float(spread), 3), "error": round(float(error), 3)})
+    return rows
