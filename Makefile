@@ -3,7 +3,7 @@ PROFILE ?= demo
 CORES ?= $(shell nproc)
 SHELL := bash
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book results test bench bench-gpu clean
+.PHONY: env book results test bench bench-gpu research clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
@@ -12,4 +12,6 @@ test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pyt
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
 bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu
+# an hour: trains the sets of priors that the chapter "Beyond the paper" compares; needs the book's results
+research:  env ; $(RUN) python -m research
 clean:   ; rm -rf book/_build book/chapters results/*/notebooks .snakemake

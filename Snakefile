@@ -248,6 +248,20 @@ rule speed:
     shell:
         RUN
 
+rule beyond:
+    input:
+        sorted(map(str, Path("results/research").glob("*.csv"))),
+        notebook="notebooks/14_beyond_the_paper.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/14_beyond_the_paper.ipynb",
+    log:
+        f"{OUT}/logs/14_beyond_the_paper.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule book:
     input:
         rules.data.output.notebook,
@@ -263,6 +277,7 @@ rule book:
         rules.ablations.output.notebook if PROFILE.ablation else [],
         rules.own_system.output.notebook,
         rules.speed.output.notebook,
+        rules.beyond.output.notebook,
         "_config.yml",
         "tools/build_book.py",
         sorted(map(str, Path("book").glob("*.*"))),

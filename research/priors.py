@@ -39,7 +39,6 @@ SETS = {
     "short, noise 0.1": _short(0.1, 900),
     "short, noise 0.1, other seed": _short(0.1, 900, 1),
     "short, noise 0.1, 450 steps": _short(0.1, 450),
-    "short, noise 0.1, 1800 steps": _short(0.1, 1800),
     "short, noise 0.3": _short(0.3, 900),
     "long, noise 0.08": _long(0.08, 900),
     "long, noise 0.15": _long(0.15, 900),

@@ -36,8 +36,11 @@ SMALL_SYSTEMS = {
 }
 ALL = (*SMALL_SYSTEMS, "mixture", "hpss", "ideal_ratio_mask", "multichannel_wiener")
 FEW = ("instglow", "ideal_ratio_mask")
+MEMBER = {"feature": {"n_fft": 4096, "hop": 1024}, "model": {"bins": 2050}, "training": {"noise": 0.3, "epochs": 4}}
+OURS = {"flowsep": {"iterations": 2, "members": [MEMBER]}}
 CASES = {  # profile -> (variable, changes of its data, systems; a notebook each, so all of them only once)
     "musdb18": ("MUSDB_PATH", {}, ALL),
+    "musdb18-best": ("MUSDB_PATH", {}, (*OURS, *FEW)),
     "singing": ("MUSDB_PATH", {"kind": "musdb18hq"}, FEW),
     "slakh": ("SLAKH_PATH", {}, FEW),
 }
@@ -48,7 +51,7 @@ pytestmark = pytest.mark.chain
 
 def write_data(kind: str, root: Path) -> Path:
     """Two training songs and one to test; for Slakh two more that lack a source."""
-    if kind == "musdb18":
+    if kind.startswith("musdb18"):
         return write_packed_tree(root, train=2, test=1, seconds=SECONDS)
     if kind == "singing":
         return write_hq_tree(root, train=2, test=1, seconds=SECONDS, subtype="PCM_16")
@@ -83,16 +86,28 @@ def test_missing_data_stop_it_before_any_work(tree, name):
     assert not (tree / "results" / name).exists()
 
 
+def test_our_variant_of_a_profile_changes_the_flow_alone():
+    paper, ours = (
+        yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text())["profile"] for n in ("musdb18", "musdb18-best")
+    )
+    assert {k: v for k, v in ours["systems"].items() if k not in ("instglow", "flowsep")} == {
+        k: v for k, v in paper["systems"].items() if k != "instglow"
+    }
+    assert ours | {"name": "", "systems": 0} == paper | {"name": "", "systems": 0}
+    assert all(MEMBER | {"training": member["training"]} == member for member in ours["systems"]["flowsep"]["members"])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_profile_runs_to_its_tables(tree, name):
     variable, changes, systems = CASES[name]
     shipped = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["profile"]
     smaller = shipped | SMALL | {"data": shipped["data"] | changes | {"valid_tracks": 1}}  # of the networks
     smaller["training"] = shipped["training"] | SMALL["training"]
-    assert set(shipped["systems"]) == set(ALL) - ({"hpss"} if name == "singing" else set())  # which needs drums
+    more = set(OURS) if name == "musdb18-best" else set()
+    assert set(shipped["systems"]) == set(ALL) - ({"hpss"} if name == "singing" else set()) | more  # which needs drums
     networks = [system for system, options in SMALL_SYSTEMS.items() if NETWORK.items() <= options.items()]
     assert all(shipped["systems"][system] == {"steps": 100_000} for system in networks)
-    smaller["systems"] = {system: shipped["systems"][system] | SMALL_SYSTEMS.get(system, {}) for system in systems}
+    smaller["systems"] = {s: shipped["systems"][s] | (SMALL_SYSTEMS | OURS).get(s, {}) for s in systems}
     (tree / "configs" / f"{name}.yaml").write_text(yaml.safe_dump({"profile": smaller}))
     data = write_data(name, tree / "data" / name)
     done = snakemake(tree, name, "results", **{variable: str(data)})

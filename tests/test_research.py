@@ -1,0 +1,83 @@
+"""The comparisons of the chapter "Beyond the paper": what they name exists, and the plain search is the package's."""
+
+import numpy as np
+import pytest
+import torch
+
+from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
+from flowsep.latent import separate_magnitude, usual_config
+from flowsep.prior import Prior
+from research import searches
+from research.__main__ import TOPICS, main
+from research.priors import SETS
+from research.songs import Excerpt
+from research.trials import ideal_masks, studies
+
+FEATURE, MODEL = FeatureConfig(sample_rate=8000, n_fft=64, hop=16), GlowConfig(bins=34, steps=2, hidden=8, layers=1)
+
+
+@pytest.fixture
+def priors():
+    torch.manual_seed(0)
+    made = {name: Prior(MODEL, FEATURE, name, {"training": {"noise": 0.3}}).eval() for name in ("low", "high")}
+    for prior in made.values():
+        with torch.no_grad():
+            for parameter in prior.glow.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return made
+
+
+def test_the_plain_search_is_that_of_the_package(priors):
+    magnitude = torch.rand(33, 21, generator=torch.Generator().manual_seed(1))
+    config = SeparationConfig.smoothed(alpha=0.0, smooth=searches.SMOOTH, wiener=False, iterations=12)
+    expected = separate_magnitude(magnitude, priors, config)
+    found = searches.descend(magnitude, priors, iterations=12)
+    for name in priors:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [searches.kl, searches.squares, searches.powers, searches.phases])
+def test_every_loss_falls(priors, loss):
+    magnitude = 2 + torch.rand(33, 20, generator=torch.Generator().manual_seed(1))
+    search, values = searches.Search(magnitude, priors, loss), []
+    for _ in range(15):
+        search.step(0.02)
+        values.append(loss(search.x * search.audible, search.estimates * search.audible).item())
+    assert values[-1] < values[0] and np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("search", [searches.restarts, searches.from_shares])
+def test_other_starts_give_estimates_of_all_sources(priors, search):
+    found = search(torch.rand(33, 20), priors)
+    assert set(found) == set(priors) and all(x.shape == (33, 20) and x.isfinite().all() for x in found.values())
+
+
+def test_the_default_follows_the_noise_of_the_priors(priors):
+    assert usual_config(priors) == SeparationConfig.smoothed()
+    priors["low"].provenance = {}  # as of the research code's checkpoints
+    assert usual_config(priors, iterations=3) == SeparationConfig(iterations=3)
+
+
+def test_every_trial_names_priors_and_a_search_that_there_are():
+    trials = list(studies())
+    assert len({(trial.study, trial.label) for trial in trials}) == len(trials)
+    for trial in trials:
+        assert set(trial.sets) <= set(SETS) and (trial.config is None) != (trial.search == "")
+        assert not trial.search or callable(getattr(searches, trial.search))
+        assert not trial.options.get("loss") or callable(getattr(searches, trial.options["loss"]))
+
+
+def test_the_references_own_masks_sum_to_the_mixture_and_separate_tones():
+    time = np.arange(44100) / 44100
+    stems = {name: np.tile(0.3 * np.sin(2 * np.pi * pitch * time), (2, 1)) for name, pitch in (("a", 300), ("b", 3000))}
+    song = Excerpt("tones", {name: stem.astype(np.float32) for name, stem in stems.items()}, 44100)
+    found = ideal_masks(song, 2048, 512, 1)
+    np.testing.assert_allclose(sum(found.values()), song.mixture, atol=1e-5)
+    assert min(song.score(found).values()) > 25
+
+
+def test_an_unknown_topic_is_told(capsys):
+    with pytest.raises(SystemExit):
+        main(["--only", "trails"])
+    error = capsys.readouterr().err
+    assert "unknown topic 'trails'" in error and all(name in error for name in TOPICS)
