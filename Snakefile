@@ -150,8 +150,7 @@ rule separate:
         more="-p system {system}",
         settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
     priority: 5
-    # the flow computes far longer than all others together, so it gets the machine to itself
-    threads: lambda wildcards: workflow.cores if wildcards.system == "instglow" else PROFILE.threads
+    threads: PROFILE.threads
     shell:
         RUN
 

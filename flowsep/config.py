@@ -165,7 +165,7 @@ class SeparationConfig(_Model):
     @classmethod
     def smoothed(cls, **changes: Any) -> Self:
         """For priors whose training had noise (`TrainingConfig.noise`): more steps, smoother modulus, sharper masks."""
-        ours = {"iterations": 48, "lr": 0.03, "lr_decay": 0.98, "smooth": 0.2, "mask_power": 1.5}
+        ours = {"iterations": 72, "lr": 0.02, "lr_decay": 0.98, "smooth": 0.2, "mask_power": 1.5}
         return cls(**(ours | changes))
 
     @classmethod

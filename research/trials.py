@@ -19,7 +19,8 @@ from flowsep.spectrogram import istft, stft
 from . import searches
 from .songs import Excerpt
 
-PAPER, PLAIN, SMOOTHED = SeparationConfig.paper, SeparationConfig, SeparationConfig.smoothed
+PAPER, PLAIN = SeparationConfig.paper, SeparationConfig
+SMOOTHED = partial(SeparationConfig.smoothed, **{"iterations": 48, "lr": 0.03})  # before 72 of 0.02 were found better
 MASKS = {"wiener": True, "nonnegative": True}
 STEPS = {"iterations": 36, "lr": 0.03, "lr_decay": 0.98, "lr_every": 1, "momentum": 0}
 SHORT, LONG, OTHER = "short, noise 0.1", "long, noise 0.3", "long, noise 0.3, other seed"
@@ -104,6 +105,8 @@ def _ladder() -> Iterator[Trial]:
     for number, (label, name, config) in enumerate(steps):
         yield Trial("ladder", f"{number}. {label}", (name,), config)
     yield Trial("ladder", f"{len(steps)}. a second set of priors", (LONG, OTHER), SMOOTHED())
+    last = SeparationConfig.smoothed()
+    yield Trial("ladder", f"{len(steps) + 1}. half as many more, smaller steps", (LONG, OTHER), last)
 
 
 def _settings() -> Iterator[Trial]:
