@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browser import launch, open_page
 from helpers import copy_project
 
@@ -17,6 +19,8 @@ from flowsep import load_prior, load_profile
 from flowsep.results import aggregate, load_scores
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+
+GRAVE = ("serious", "critical")
 
 pytestmark = pytest.mark.chain
 
@@ -160,6 +164,29 @@ def test_every_page_opens_offline_without_a_console_error(html, chromium):
             assert page.console_errors == [], path.name
             assert page.requests == [], path.name
             assert page.locator("h1").count() >= 1 or path.stem in ("index", "genindex", "search"), path.name
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_on_a_page_shuts_readers_out(html, chromium, dark):
+    """Contrast, names of controls, headings, landmarks: axe-core finds nothing serious, the shadow roots included."""
+    names = ("intro", "references", "chapters/03_glow", "chapters/05_separate_flowsep", "chapters/06_results")
+    for name in (*names, "chapters/07_listen", "chapters/14_beyond_the_paper", "chapters/status"):
+        with open_page(html / f"{name}.html", dark=dark, browser=chromium) as page:
+            page.wait_for_load_state("load")
+            found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+            told = {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found if one["impact"] in GRAVE}
+            assert told == {}, name
+
+
+@pytest.mark.browser
+def test_the_first_page_is_light(html, chromium):
+    with open_page(html / "intro.html", browser=chromium) as page:
+        asked = set()
+        page.on("request", lambda request: asked.add(request.url))
+        page.reload(wait_until="networkidle")
+    files = [Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")]
+    assert len(files) > 5 and sum(path.stat().st_size for path in files) < 1.5e6
 
 
 @pytest.mark.browser

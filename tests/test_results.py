@@ -398,6 +398,19 @@ def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):
     assert "make results PROFILE=demo" in told and "It took 12 s" in told
 
 
+def test_a_link_that_leads_nowhere_is_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import dead_links
+
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "two.html").write_text('<h2 id="here ü"></h2><a href="../one.html">up</a><a href="#top">?</a>')
+    (tmp_path / "a b" / "index.html").write_text("")
+    good = ("a%20b/two.html#here%20%C3%BC", "a b", "a%20b/two.html", "#one", "data:,", "//host/x", "https://host/x")
+    links = "".join(f'<a href="{link}">x</a>' for link in (*good, "a%20b/two.html#there"))
+    (tmp_path / "one.html").write_text(f'<p id="one"></p>{links}<img src="gone.png">')
+    assert dead_links(tmp_path) == ["a b/two.html: #top", "one.html: a%20b/two.html#there", "one.html: gone.png"]
+
+
 def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
     from build_book import status_page
