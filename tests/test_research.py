@@ -29,7 +29,7 @@ def priors():
 
 def test_the_plain_search_is_that_of_the_package(priors):
     magnitude = torch.rand(33, 21, generator=torch.Generator().manual_seed(1))
-    config = SeparationConfig.smoothed(alpha=0.0, smooth=searches.SMOOTH, wiener=False, iterations=12)
+    config = SeparationConfig.smoothed(alpha=0.0, smooth=searches.SMOOTH, wiener=False, iterations=12, lr=0.03)
     expected = separate_magnitude(magnitude, priors, config)
     found = searches.descend(magnitude, priors, iterations=12)
     for name in priors:
