@@ -58,16 +58,17 @@ def write_packed_tree(root: Path, *, train: int = 1, test: int = 1, seconds: flo
 
 
 def copy_project(tree: Path) -> Path:
-    """A copy of what a run needs, without results: `Snakefile`, notebooks, configs and the pages of the book."""
+    """A copy of what a run needs, with no profile's results: `Snakefile`, notebooks, configs, the pages of the book."""
     root = Path(__file__).parent.parent
     tree.mkdir()
     for name in ("book", "configs", "notebooks", "tools"):
         shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__"))
     for name in ("_config.yml", "Snakefile"):
         shutil.copy(root / name, tree)
-    (tree / "results").mkdir()
-    for path in (root / "results").glob("*.csv"):
-        shutil.copy(path, tree / "results")
+    for folder in ("results", "results/research"):
+        (tree / folder).mkdir()
+        for path in (root / folder).glob("*.csv"):
+            shutil.copy(path, tree / folder)
     return tree
 
 
