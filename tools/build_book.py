@@ -25,6 +25,8 @@ THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx
 # the theme has its icons as fonts and once more as a script of 1.5 MB; without it the fonts are taken
 ICONS = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
 MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
+# tables scroll sideways where they are wide, which the keyboard can do where it can go
+WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
 # names that hide what the button or fold shows, so that nobody can ask for it by what they see
 HIDING = "Toggle hidden content|Search|Color mode"
 NAMES = re.compile(rf'(<(?:summary|button)\b[^>]*?) aria-label="(?:{HIDING})"([^>]*>)')
@@ -143,6 +145,7 @@ def finish(html: Path) -> None:
         text = ICONS.sub("", NAMES.sub(r"\1\2", THEBE.sub("", text)))
         if 'class="math ' not in text:
             text = MATHJAX.sub("", text)
+        text = WIDE.sub(r'<table tabindex="0"', text)
         # its children are no items of a list
         page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
     (html / ".nojekyll").touch()
