@@ -61,7 +61,7 @@ class Search:
         self.audible = (torch.arange(len(self.x)) < len(magnitude)).to(magnitude).unsqueeze(1)
         self.flows = StackedFlows([prior.glow for prior in priors.values()])
         self.z = self.flows.fold(torch.zeros(1, len(self.names), *self.x.shape))
-        self.square, self.steps = torch.zeros_like(self.z), 0
+        self.optimizer = torch.optim.Adam([self.z], betas=(0.0, 0.999))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -71,11 +71,9 @@ class Search:
         with torch.enable_grad():
             loss = self.loss(self.x * self.audible, leaf * self.audible) * (self.x.shape[-1] / LENGTH)
             (gradient,) = torch.autograd.grad(loss, leaf)
-        gradient = self.flows.pull_back(self.flows.fold(gradient.unsqueeze(0)))
-        self.steps += 1
-        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        size = (self.square / (1 - 0.999**self.steps)).sqrt().add_(1e-8)
-        self.z.addcdiv_(gradient, size, value=-lr)
+        self.z.grad = self.flows.pull_back(self.flows.fold(gradient.unsqueeze(0)))
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
 
     @torch.no_grad()
     def look(self) -> Tensor:
@@ -107,7 +105,7 @@ def descend(
     """
     search, total = Search(magnitude, priors, loss), 0.0
     if start is not None:
-        search.z = search.flows.fold(start)
+        search.z.copy_(search.flows.fold(start))
     generator = torch.Generator().manual_seed(0)
     for step in range(iterations - 1):
         rate = lr * decay**step
