@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from nbformat import NotebookNode
 from scipy.stats import wilcoxon
 
 from flowsep.evaluate import COLUMNS, NUMBERS, write_scores
@@ -393,14 +394,34 @@ def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):
 
     parameters = {"profile": {"name": "demo"}, "system": "my system", "checkpoints": ""}
     about = SimpleNamespace(input_path="notebooks/05_separate.ipynb", parameters=parameters, duration=12.3)
-    told = how_to_run(about, Path("results/demo"))
+    told = how_to_run(about, Path("results/demo"), ["demo/scores/my system.csv"])
     assert "papermill notebooks/05_separate.ipynb out.ipynb -f configs/demo.yaml -p system 'my system'\n" in told
     assert "make results PROFILE=demo" in told and "It took 12 s" in told
+    assert '<a href="../_data/demo/scores/my%20system.csv" download>demo/scores/my system.csv</a>' in told
+
+
+def test_the_numbers_behind_a_page_are_found(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import data_of
+
+    for name in (
+        "x/scores/nmf.csv",
+        "x/table-paper.csv",
+        "x/table-paper.md",
+        "x/training/bass/loss.csv",
+        "published.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert data_of("05_separate_nmf", tmp_path / "x") == ["x/scores/nmf.csv"]
+    assert data_of("06_results", tmp_path / "x") == ["x/table-paper.csv", "x/scores/nmf.csv", "published.csv"]
+    assert data_of("04_train_prior_bass", tmp_path / "x") == ["x/training/bass/loss.csv"]
+    assert data_of("03_glow", tmp_path / "x") == []
 
 
 def test_a_link_that_leads_nowhere_is_told(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
-    from build_book import dead_links
+    from finish import dead_links
 
     (tmp_path / "a b").mkdir()
     (tmp_path / "a b" / "two.html").write_text('<h2 id="here ü"></h2><a href="../one.html">up</a><a href="#top">?</a>')
@@ -420,7 +441,9 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     write_scores(
         pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), tmp_path / "scores" / "a.csv"
     )
-    page = status_page(tmp_path, [{"chapter": "06", "seconds": 3.0, "finished": "2026-01-01T00:00:00"}])
+    run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5")
+    page = status_page(tmp_path, {"06": NotebookNode(metadata=NotebookNode(papermill=run))})
+    assert "| 06 | 3 | 2026-01-01T00:00:00 |" in page
     assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` | `net.safetensors:12`, `more:34` |" in page
     assert "| their own | – | – | 3 | 700 | `abc` | none |" in page
     assert "| flow [x] | 641 | 1,000 | 150 | 800 | `abc` | none |" in page

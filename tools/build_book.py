@@ -1,66 +1,122 @@
-"""Render the book of one profile: `python tools/build_book.py results/demo`.
+"""Render the book of one profile: `python tools/build_book.py results/demo [--keep | --kept]`.
 
 Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status page is written from what they and the
 score files say, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
+
+--keep also leaves the executed notebooks in `<results>/book/`, their pictures and sounds made small beside them, to be
+committed. --kept builds the book from these, without data, models or training: only the chapters that are made from
+the committed tables (`FROM_TABLES`) are run again.
 """
 
-import re
+import argparse
+import html
 import shlex
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
-from importlib.resources import files as package_files
+import tempfile
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote
 
+import kept
+import media
 import nbformat
+from finish import dead_links, finish
 
 from flowsep.config import find_root
 from flowsep.files import FlowsepError, write_text
 from flowsep.results import costs, labels, load_scores
 
-THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
-# the theme has its icons as fonts and once more as a script of 1.5 MB; without it the fonts are taken
-ICONS = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
-MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
-# tables scroll sideways where they are wide, which the keyboard can do where it can go
-WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
-# names that hide what the button or fold shows, so that nobody can ask for it by what they see
-HIDING = "Toggle hidden content|Search|Color mode"
-NAMES = re.compile(rf'(<(?:summary|button)\b[^>]*?) aria-label="(?:{HIDING})"([^>]*>)')
+PICTURES, DATA = "_media", "_data"  # folders of the site
+# chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results
+BEHIND = {
+    "01_data": ["./data.json"],
+    "04_train_prior": ["./training/{name}/loss.csv"],
+    "05_separate": ["./scores/{name}.csv"],
+    "06_results": ["./table-*.csv", "./scores/*.csv", "published.csv", "sisec18_test_medians.csv"],
+    "08_inside_the_priors": ["./likelihood.csv"],
+    "10_a_new_source": ["./new_sources.csv"],
+    "11_ablations": ["./ablation.csv"],
+    "13_speed": ["bench/*.json"],
+    "14_beyond_the_paper": ["research/*.csv"],
+}
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
 
-def main(results: Path) -> None:
+def main(results: Path, mode: str = "") -> None:
     root = find_root()
+    with tempfile.TemporaryDirectory() as folder:
+        if mode == "kept":
+            executed, stored = kept.unpack(results, Path(folder))
+        else:
+            executed, stored = sorted((results / "notebooks").glob("*.ipynb")), {}
+        notebooks = {path.stem: read_finished(path) for path in executed}
+    for notebook in notebooks.values():
+        stored |= media.take(notebook)
     chapters = root / "book" / "chapters"
     shutil.rmtree(chapters, ignore_errors=True)
     chapters.mkdir(parents=True)
-    runs = []
-    for path in sorted((results / "notebooks").glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        if problem := find_error(notebook):
-            raise FlowsepError(f"{path}: not a finished chapter: {problem}; run it again")
-        about = notebook.metadata.papermill
-        for stem, parameter in NAMED.items():
-            if path.stem.startswith(stem):
-                name_title(notebook, about.parameters[parameter])
-        for cell in notebook.cells:  # what papermill injected is the profile's file, word for word
-            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
-                cell.metadata.tags.append("hide-input")
-        notebook.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results)))
-        runs.append({"chapter": path.stem, "seconds": about.duration, "finished": about.end_time})
-        nbformat.write(notebook, chapters / path.name)
-    write_text(chapters / "status.md", status_page(results, runs))
-    build = root / "book" / "_build"
-    shutil.rmtree(build, ignore_errors=True)
+    pictures = {}
+    for name, notebook in notebooks.items():
+        page = to_page(notebook, name, results)
+        pictures |= media.place(page, stored, f"../{PICTURES}")
+        nbformat.write(page, chapters / f"{name}.ipynb")
+    write_text(chapters / "status.md", status_page(results, notebooks))
+    site = root / "book" / "_build" / "html"
+    shutil.rmtree(site.parent, ignore_errors=True)
     command = ["jupyter-book", "build", "book", "--path-output", "book", "--config", "_config.yml"]
     subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
-    finish(build / "html")
-    if dead := dead_links(build / "html"):
+    (site / PICTURES).mkdir()
+    for name, data in pictures.items():
+        (site / PICTURES / name).write_bytes(data)
+    for name, notebook in notebooks.items():  # for download: as it was run, with all it shows inside
+        whole = nbformat.from_dict(notebook)
+        media.whole(whole, stored)
+        nbformat.write(whole, site / "_sources" / "chapters" / f"{name}.ipynb")
+        for file in data_of(name, results):
+            (site / DATA / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(results.parent / file, site / DATA / file)
+    finish(site)
+    if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
+    if mode == "keep":
+        kept.keep(results, notebooks, stored)
+
+
+def read_finished(path: Path) -> nbformat.NotebookNode:
+    """An executed notebook. Raises FlowsepError for one that may not be published."""
+    notebook = nbformat.read(path, as_version=4)
+    if problem := find_error(notebook):
+        raise FlowsepError(f"{path}: not a finished chapter: {problem}; run it again")
+    return notebook
+
+
+def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
+    """A copy with a title of its own, the injected parameters folded, and how to run it at the end."""
+    page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
+    for stem, parameter in NAMED.items():
+        if name.startswith(stem):
+            name_title(page, about.parameters[parameter])
+    for cell in page.cells:  # what papermill injected is the profile's file, word for word
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+            cell.metadata.tags.append("hide-input")
+    page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
+    return page
+
+
+def data_of(chapter: str, results: Path) -> list[str]:
+    """The files of numbers behind a chapter, as they lie below the site's data folder."""
+    found = []
+    for start, patterns in BEHIND.items():
+        if chapter.startswith(start):
+            name = chapter.removeprefix(start).removeprefix("_")
+            for pattern in patterns:
+                place = results if pattern.startswith("./") else results.parent
+                here = sorted(place.glob(pattern.removeprefix("./").format(name=name)))
+                found += [path.relative_to(results.parent).as_posix() for path in here]
+    return found
 
 
 def find_error(notebook: nbformat.NotebookNode) -> str:
@@ -87,8 +143,8 @@ def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
     title.source = "\n".join([f"{first}: {name.replace('_', ' ')}", *rest])
 
 
-def how_to_run(about: nbformat.NotebookNode, results: Path) -> str:
-    """The fold at a chapter's end: the command that runs its notebook, and how long that took."""
+def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
+    """The fold at a chapter's end: the command that runs its notebook, how long that took, its numbers as files."""
     given = {name: str(value) for name, value in about.parameters.items() if name != "profile" and value}
     options = [part for name, value in given.items() for part in ("-p", name, value)]
     lines = [
@@ -101,18 +157,22 @@ def how_to_run(about: nbformat.NotebookNode, results: Path) -> str:
         "```",
         "",
         f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
-        ":::",
     ]
+    if files:
+        links = [f'<a href="../{DATA}/{quote(name)}" download>{html.escape(name)}</a>' for name in files]
+        lines += ["", f"The numbers of this page as files: {', '.join(links)}."]
+    lines.append(":::")
     return "\n".join(lines)
 
 
-def status_page(results: Path, runs: list[dict]) -> str:
+def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -> str:
     """Which commit, machine and duration produced these pages: from the score rows and papermill's own record."""
     scores = load_scores(results)
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
-    lines += [f"| {run['chapter']} | {run['seconds']:.0f} | {run['finished'][:19]} |" for run in runs]
-    lines += [f"| **sum** | **{sum(run['seconds'] for run in runs):.0f}** | |", ""]
+    runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
+    lines += [f"| {name} | {run.duration:.0f} | {run.end_time[:19]} |" for name, run in runs.items()]
+    lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
@@ -130,65 +190,14 @@ def status_page(results: Path, runs: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def finish(html: Path) -> None:
-    """What the builder leaves undone: MathJax beside the pages, which ask no other host; no live kernels; plain names.
-
-    Jupyter Book loads sphinx-thebe whether it is wanted or not, twice on each page, which the browser reports as error.
-    """
-    source = Path(str(package_files("sphinx-mathjax-offline"))) / "static" / "mathjax"
-    target = html / "_static" / "mathjax"
-    (target / "output" / "chtml").mkdir(parents=True, exist_ok=True)
-    shutil.copy(source / "tex-chtml.js", target)
-    shutil.copytree(source / "output" / "chtml" / "fonts", target / "output" / "chtml" / "fonts", dirs_exist_ok=True)
-    for page in html.rglob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        text = ICONS.sub("", NAMES.sub(r"\1\2", THEBE.sub("", text)))
-        if 'class="math ' not in text:
-            text = MATHJAX.sub("", text)
-        text = WIDE.sub(r'<table tabindex="0"', text)
-        # its children are no items of a list
-        page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
-    (html / ".nojekyll").touch()
-
-
-class _Anchors(HTMLParser):
-    """The addresses that a page leads to, and the places on it that can be led to."""
-
-    def __init__(self, page: str):
-        super().__init__()
-        self.links, self.places = set(), {""}
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.places |= {given[key] for key in ("id", "name") if given.get(key)}
-        self.links |= {given[key] for key in ("href", "src") if given.get(key)}
-
-
-def dead_links(html: Path) -> list[str]:
-    """ "page: link" of every link of the site to a file or an anchor of its own that is not there."""
-    html, dead = html.resolve(), []
-    found = [
-        page for page in sorted(html.rglob("*.html")) if "_static" not in page.relative_to(html).parts
-    ]  # templates
-    pages = {page: _Anchors(page.read_text(encoding="utf-8")) for page in found}
-    for page, anchors in pages.items():
-        for link in sorted(anchors.links):
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            target = target / "index.html" if target.is_dir() else target
-            known = pages.get(target)
-            if not target.is_file() or (known and unquote(parts.fragment) not in known.places):
-                dead.append(f"{page.relative_to(html)}: {link}")
-    return dead
-
-
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="build_book", description=__doc__.split(":")[0])
+    parser.add_argument("results", type=Path, help="results/<profile>")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--keep", dest="mode", action="store_const", const="keep", help="keep what was executed, too")
+    which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
+    given = parser.parse_args()
     try:
-        main(Path(sys.argv[1]))
+        main(given.results, given.mode or "")
     except (FlowsepError, subprocess.CalledProcessError) as error:
         sys.exit(f"build_book: {error}")
-    except IndexError:
-        sys.exit("usage: python tools/build_book.py results/<profile>")

@@ -1,0 +1,67 @@
+"""Executed notebooks that are committed, so that the book can be built without data, models or training.
+
+`<results>/book/` holds each notebook as papermill left it, its pictures and sounds under `media/` by the hash of their
+bytes, and `kept.json`, which says of which scores they tell.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import media
+import nbformat
+import papermill
+
+from flowsep.config import find_root
+from flowsep.files import FlowsepError
+
+# made from committed files alone, and therefore run again with each build
+FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper")
+
+
+def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:
+    """Write `<results>/book/` anew, all or nothing. notebooks: by chapter, as `media.take` left them."""
+    target, fresh = results / "book", results / ".book"
+    shutil.rmtree(fresh, ignore_errors=True)
+    (fresh / "media").mkdir(parents=True)
+    for name, notebook in notebooks.items():
+        if name in FROM_TABLES:
+            continue
+        nbformat.write(notebook, fresh / f"{name}.ipynb")
+        for part in media.names(notebook):
+            (fresh / "media" / part).write_bytes(stored[part])
+    (fresh / "kept.json").write_text(json.dumps({"scores": hash_of_scores(results)}, indent=1) + "\n", "utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
+    """The kept notebooks and, executed into `folder`, those made `FROM_TABLES`; and what media the former have.
+
+    Raises FlowsepError where nothing was kept, or the scores are no longer those of the kept notebooks.
+    """
+    place = results / "book"
+    again = f"make the book and keep it: make book && python tools/build_book.py {results} --keep"
+    if not (place / "kept.json").is_file():
+        raise FlowsepError(f"{place}: no kept chapters; {again}")
+    if json.loads((place / "kept.json").read_text("utf-8"))["scores"] != hash_of_scores(results):
+        raise FlowsepError(f"{place}: these chapters are of other scores than {results / 'scores'}; {again}")
+    root, executed = find_root(), sorted(place.glob("*.ipynb"))
+    parameters = nbformat.read(executed[0], as_version=4).metadata.papermill.parameters
+    with contextlib.chdir(root):
+        for name in FROM_TABLES:
+            given = {"profile": parameters["profile"]}
+            papermill.execute_notebook(f"notebooks/{name}.ipynb", folder / f"{name}.ipynb", given, progress_bar=False)
+    stored = {path.name: path.read_bytes() for path in (place / "media").iterdir()}
+    return sorted([*executed, *folder.glob("*.ipynb")], key=lambda path: path.name), stored
+
+
+def hash_of_scores(results: Path) -> str:
+    """SHA-256 of all score files, their names included."""
+    state = hashlib.sha256()
+    for path in sorted((results / "scores").glob("*.csv")):
+        state.update(path.name.encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()
