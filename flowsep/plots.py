@@ -38,11 +38,58 @@ def source_color(name: str) -> str:
 
 
 def use_style() -> None:
-    """Set the seaborn theme of every notebook: thin lines, light grid, a colour-blind-safe cycle, sharp pictures."""
-    import seaborn
+    """Set the seaborn theme of every notebook: thin lines, light grid, a colour-blind-safe cycle, sharp pictures.
 
+    Figures that the notebook shows carry their `describe` as the text for those who do not see them.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn
+    from IPython import get_ipython
+    from IPython.core.pylabtools import print_figure
+    from matplotlib.figure import Figure
+
+    shell = get_ipython()
+    if shell:
+        plt.switch_backend(plt.get_backend())  # else the first figure loads it, and it puts its formatter over ours
     style = {"figure.dpi": 110, "axes.titlesize": "medium", "grid.linewidth": 0.6, "legend.frameon": False}
     seaborn.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85, rc=style)
+    if shell:
+        png = shell.display_formatter.formatters["image/png"]
+        png.for_type(Figure, lambda figure: (print_figure(figure, fmt="png"), {"alt": describe(figure)}))
+
+
+def describe(figure: "Figure") -> str:
+    """A figure in words: its panels, what the axes and colours mean, the names in legends, the numbers in a table."""
+    bars = {ax for ax in figure.axes if ax.get_label() == "<colorbar>"}
+    panels = [ax for ax in figure.axes if ax.get_visible() and ax not in bars]
+    titles = [" ".join((ax.get_title() or ax.get_title("left")).split()) for ax in panels]
+    said = [f"{len(panels)} panels" if len(panels) > 1 else "A figure"]
+    said[0] += f": {', '.join(filter(None, titles))}." if any(titles) else "."
+    for part, way in (("xlabel", "to the right"), ("ylabel", "upwards")):
+        names = dict.fromkeys(" ".join(getattr(ax, f"get_{part}")().split()) for ax in panels)
+        said += [f"{', '.join(filter(None, names))} {way}."] if any(names) else []
+    colours = dict.fromkeys(" ".join((ax.get_ylabel() or ax.get_xlabel()).split()) for ax in bars)
+    said += [f"Colour: {', '.join(filter(None, colours))}."] if any(colours) else []
+    legends = [*(ax.get_legend() for ax in panels), *figure.legends]
+    keys = dict.fromkeys(text.get_text() for legend in legends if legend for text in legend.get_texts())
+    said += [f"Shown: {', '.join(keys)}."] if keys else []
+    for ax in panels:
+        for name, axis in (("Rows", ax.yaxis), ("Columns", ax.xaxis)):
+            labels = [" ".join(tick.get_text().split()) for tick in axis.get_ticklabels()]
+            if labels and not any(_is_number(label) for label in labels) and any(labels):
+                said.append(f"{name}: {', '.join(filter(None, labels))}.")
+        written = [" ".join(text.get_text().split()) for text in ax.texts]
+        if len(written) > 1:
+            said.append(f"{'Values, row by row' if all(map(_is_number, written)) else 'Labels'}: {', '.join(written)}.")
+    return " ".join(dict.fromkeys(said))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace("−", "-").rstrip("%dB "))
+    except ValueError:
+        return text == "" or text.startswith("$")  # no label, or a power of ten
+    return True
 
 
 def spectrogram(

@@ -8,9 +8,11 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 
 from flowsep import player, plots
 
@@ -404,3 +406,28 @@ def test_the_player_has_the_colours_of_the_pictures():
     assert player.SOURCE_COLORS == plots.SOURCE_COLORS
     for name in ("vocals", "strings", "Gesang", "<b>"):
         assert player.source_color(name) == plots.source_color(name)
+
+
+# ---- in words --------------------------------------------------------------------------------------------------------
+
+
+def test_a_figure_is_told_in_words():
+    frame = pd.DataFrame([[1.5, -2.0], [0.25, 3.0]], index=["bass", "drums"], columns=["one prior", "two"])
+    said = plots.describe(plots.score_matrix(frame, label="log p (nats)"))
+    for part in ("Rows: bass, drums.", "Columns: one prior, two.", "Values, row by row: 1.50, -2.00, 0.25, 3.00."):
+        assert part in said
+    assert "Colour: log p (nats)." in said and "prior to the right" in said
+    magnitudes = {name: np.random.default_rng(0).random((65, 30)) for name in ("vocals", "drums")}
+    said = plots.describe(plots.spectrograms(magnitudes, 8000, 64))
+    assert said.startswith(
+        "2 panels: vocals, drums. Time (s) to the right. Frequency (Hz) upwards. Colour: Level (dB)."
+    )
+
+
+def test_a_notebook_s_figures_carry_their_words(tmp_path):
+    """In a real kernel, where the inline backend sets formatters of its own."""
+    source = "from flowsep import plots\nimport numpy as np\nplots.use_style()\nplots.latents(np.eye(4), title='z')"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute(cwd=str(tmp_path))
+    (output,) = [output for output in notebook.cells[0].outputs if "image/png" in output.get("data", {})]
+    assert output.metadata["image/png"]["alt"].startswith("2 panels: z. Frame, z to the right.")
