@@ -52,7 +52,7 @@
       const title = this.querySelector("p");
       this.shadowRoot.querySelector(".bar").setAttribute("aria-label", title ? title.textContent : "Pictures");
       this._range.max = this._figures.length - 1;
-      this._range.addEventListener("input", () => { this.pause(); this.show(this.step); });
+      this._range.addEventListener("input", () => { this.pause(); this.show(this.step); this._sound(); });
       this._button.addEventListener("click", () => (this.playing ? this.pause() : this.play()));
       this.pause();
       this.show(0);
@@ -65,6 +65,14 @@
       this._count.textContent = `${step + 1} / ${this._figures.length}`;
     }
 
+    /** The next player takes the system that belongs to the picture; the playhead stays where it is. */
+    _sound() {
+      const system = this._figures[this.step].dataset.system;
+      const after = (player) => this.compareDocumentPosition(player) & Node.DOCUMENT_POSITION_FOLLOWING;
+      const player = [...document.querySelectorAll("flowsep-player")].find(after);
+      if (system !== undefined && player?.systems?.includes(system)) player.select(system);
+    }
+
     /** From here to the last picture, or from the first if the last is shown. */
     play() {
       if (this.playing) return;
@@ -72,6 +80,7 @@
       if (this.step === last) this.show(0);
       this._timer = setInterval(() => {
         this.show(this.step + 1);
+        this._sound();
         if (this.step === last) this.pause();
       }, PACE);
       this._name("Pause");

@@ -23,12 +23,20 @@ class PictureSlider:
     frames: matplotlib figures, or the bytes of PNG or WebP files; two at least, in the order of the steps.
     labels: what each picture shows, read out and written below it; any text, never read as markup.
     title: shown above; any text.
-    Raises ValueError, naming the picture, for too few pictures, another number of labels, other bytes or other sizes.
+    systems: the system that belongs to each picture of the next stem player on the page, which follows the slider, so
+        that picture and sound change together; none by default.
+    Raises ValueError, naming the picture, for too few pictures, another number of labels or systems, other bytes or
+    other sizes.
     """
 
-    def __init__(self, frames: "Sequence[bytes | Figure]", labels: Sequence[str], title: str = ""):
+    def __init__(
+        self, frames: "Sequence[bytes | Figure]", labels: Sequence[str], title: str = "", systems: Sequence[str] = ()
+    ):
         if len(frames) < 2 or len(labels) != len(frames):
             raise ValueError(f"expected two pictures or more, a label each; found {len(frames)} and {len(labels)}")
+        if systems and len(systems) != len(frames):
+            raise ValueError(f"expected a system for each of the {len(frames)} pictures, found {len(systems)}")
+        self.systems = [str(system) for system in systems]
         self.labels, self.title = [str(label) for label in labels], str(title)
         self.frames = [frame if isinstance(frame, bytes) else _webp(frame) for frame in frames]
         found = [_inspect(frame, label) for frame, label in zip(self.frames, self.labels, strict=True)]
@@ -50,6 +58,8 @@ class PictureSlider:
         """One plain picture with its label; without scripts only the first and the last are to be seen."""
         label, (width, height) = escape(self.labels[step]), self.size
         hidden = "" if step in (0, len(self.frames) - 1) else " hidden"
+        if self.systems:
+            hidden += f' data-system="{escape(self.systems[step])}"'
         data = base64.b64encode(self.frames[step]).decode()
         return (
             f'<figure{hidden} data-label="{label}"><img src="data:{self.media[step]};base64,{data}" decoding="sync" '

@@ -14,6 +14,7 @@ from browser import launch, open_page
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flowsep.player import StemPlayer
 from flowsep.slider import PictureSlider
 
 NASTY = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"'&`${hurt}"
@@ -149,6 +150,23 @@ def test_it_plays_to_the_last_picture_and_can_be_paused(page_with):
         page.wait_for_timeout(900)
         assert page.locator("figure:visible").all_inner_texts() == ["step 0"]
         assert quiet(page)
+
+
+@pytest.mark.browser
+def test_the_next_player_follows_the_pictures(page_with):
+    """Each picture brings its system; a player above the slider, and what the listener then chooses, are let be."""
+    tone = np.sin(np.arange(8000) / 8).astype(np.float32)
+    heard = {f"{NASTY} {k}": {"vocals": tone, "bass": tone} for k in range(3)}
+    linked = PictureSlider([picture(40 * k) for k in range(3)], ["a", "b", "c"], "steps", systems=list(heard))
+    with page_with(StemPlayer(heard, 8000), linked, StemPlayer(heard, 8000)) as page:
+        systems = "[...document.querySelectorAll('flowsep-player')].map(player => player.system)"
+        page.get_by_role("slider", name="Step").press("End")
+        assert page.evaluate(systems) == [f"{NASTY} 0", f"{NASTY} 2"]
+        page.get_by_role("slider", name="Step").press("ArrowLeft")
+        assert page.evaluate(systems) == [f"{NASTY} 0", f"{NASTY} 1"]
+        assert page.evaluate("window.hurt") is None and quiet(page)
+    with pytest.raises(ValueError, match="a system for each of the 2 pictures, found 1"):
+        PictureSlider([picture(0), picture(1)], ["a", "b"], systems=["x"])
 
 
 @pytest.mark.browser
