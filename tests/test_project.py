@@ -16,13 +16,13 @@ from flowsep.config import find_root
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider"}
+ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider", "leakage"}
 # data flows down this list and imports point up it
 ORDER = [
     *("files", "machine", "config", "checkpoints", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
     *("spectrogram", "glow", "likelihood", "winograd", "stacked", "prior", "instglow", "latent"),
     *("separate", "train", "metrics", "score", "baselines", "evaluate", "museval_json", "estimates", "results"),
-    *("bench", "plots", "player", "slider", "run", "ablation", "cli"),
+    *("bench", "leakage", "plots", "player", "slider", "live", "run", "ablation", "cli"),
 ]
 
 
