@@ -2,16 +2,23 @@
 PROFILE ?= demo
 CORES ?= $(shell nproc)
 SHELL := bash
+HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book results test bench bench-gpu research clean
+.PHONY: env book keep book-from-results site pdf results test bench bench-gpu research clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
 book:    env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- book
+# the executed chapters, made small, to be committed beside the scores; and the book from what was committed, untrained
+keep:    env ; $(RUN) python tools/build_book.py results/$(PROFILE) --keep
+book-from-results: env ; $(RUN) python tools/build_book.py results/$(PROFILE) --kept
+# site/ for any static host, of the book that was built last, or else of what was committed
+site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf site && cp -r $(HTML) site
+pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
 bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu
 # an hour: trains the sets of priors that the chapter "Beyond the paper" compares; needs the book's results
 research:  env ; $(RUN) python -m research
-clean:   ; rm -rf book/_build book/chapters results/*/notebooks .snakemake
+clean:   ; rm -rf site book/_build book/chapters results/*/notebooks .snakemake

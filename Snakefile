@@ -71,6 +71,20 @@ rule spectrograms:
     shell:
         RUN
 
+rule inverse:
+    input:
+        f"{OUT}/data.json",
+        notebook="notebooks/00_an_inverse_problem.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/00_an_inverse_problem.ipynb",
+    log:
+        f"{OUT}/logs/00_an_inverse_problem.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule glow:
     input:
         notebook="notebooks/03_glow.ipynb",
@@ -233,6 +247,20 @@ rule listen:
     shell:
         RUN
 
+rule failures:
+    input:
+        expand(rules.separate.output.scores, system=PROFILE.systems),
+        notebook="notebooks/15_what_it_cannot_do.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/15_what_it_cannot_do.ipynb",
+    log:
+        f"{OUT}/logs/15_what_it_cannot_do.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule speed:
     input:
         sorted(map(str, Path("results/bench").glob("*.json"))),
@@ -263,6 +291,7 @@ rule beyond:
 
 rule book:
     input:
+        rules.inverse.output.notebook,
         rules.data.output.notebook,
         rules.spectrograms.output.notebook,
         rules.glow.output.notebook,
@@ -273,12 +302,13 @@ rule book:
         expand(rules.separate.output.notebook, system=PROFILE.systems),
         rules.tables.output.notebook,
         rules.listen.output.notebook,
+        rules.failures.output.notebook,
         rules.ablations.output.notebook if PROFILE.ablation else [],
         rules.own_system.output.notebook,
         rules.speed.output.notebook,
         rules.beyond.output.notebook,
         "_config.yml",
-        "tools/build_book.py",
+        expand("tools/{name}.py", name=("build_book", "finish", "media")),
         sorted(map(str, Path("book").glob("*.*"))),
         sorted(map(str, Path("book/_static").glob("*"))),
     output:
