@@ -14,6 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import launch, open_page
 from helpers import copy_project
+from pypdf import PdfReader
 
 from flowsep import load_prior, load_profile
 from flowsep.results import aggregate, load_scores
@@ -87,7 +88,7 @@ def test_the_priors_carry_where_they_come_from(results):
 def test_executed_notebooks_hold_no_error(results):
     paths = sorted((results / "notebooks").glob("*.ipynb"))
     profile = load_profile("smoke")  # the chapters, one training a source, one separation a system
-    assert len(paths) == 12 + len(profile.trained) + len(profile.systems)
+    assert len(paths) == 14 + len(profile.trained) + len(profile.systems)
     for path in paths:
         for cell in nbformat.read(path, as_version=4).cells:
             assert all(output.output_type != "error" for output in cell.get("outputs", [])), path
@@ -106,7 +107,18 @@ def test_another_checkpoint_reruns_only_what_hangs_on_it(tree, results):
     done = snakemake(tree, "--dry-run", "book")
     jobs = (done.stdout + done.stderr).split("Job stats:")[1].split("\n\n")[0]
     planned = {line.split()[0]: int(line.split()[1]) for line in jobs.splitlines()[3:] if line.strip()}
-    once = ("separate", "inside", "shown", "new_source", "ablations", "own_system", "tables", "listen", "book")
+    once = (
+        "separate",
+        "inside",
+        "shown",
+        "new_source",
+        "ablations",
+        "own_system",
+        "tables",
+        "listen",
+        "failures",
+        "book",
+    )
     assert planned == dict.fromkeys(once, 1) | {"total": len(once)}
 
 
@@ -171,12 +183,39 @@ def test_every_page_opens_offline_without_a_console_error(html, chromium):
 def test_nothing_on_a_page_shuts_readers_out(html, chromium, dark):
     """Contrast, names of controls, headings, landmarks: axe-core finds nothing serious, the shadow roots included."""
     names = ("intro", "references", "chapters/03_glow", "chapters/05_separate_flowsep", "chapters/06_results")
-    for name in (*names, "chapters/07_listen", "chapters/14_beyond_the_paper", "chapters/status"):
+    names += ("chapters/07_listen", "chapters/14_beyond_the_paper", "chapters/15_what_it_cannot_do", "chapters/status")
+    for name in (*names, "chapters/09_the_flow_shown", "glossary"):
         with open_page(html / f"{name}.html", dark=dark, browser=chromium) as page:
             page.wait_for_load_state("load")
             found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
             told = {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found if one["impact"] in GRAVE}
             assert told == {}, name
+
+
+@pytest.mark.browser
+def test_every_picture_has_a_text(html, chromium):
+    for path in sorted((html / "chapters").glob("*.html")):
+        with open_page(path, browser=chromium) as page:
+            texts = page.eval_on_selector_all("article img", "images => images.map(image => image.alt)")
+            assert all(len(text) > 3 and "/" not in text[:3] for text in texts), path.name
+
+
+@pytest.mark.browser
+def test_the_results_can_be_sorted(html, chromium):
+    with open_page(html / "chapters" / "06_results.html", browser=chromium) as page:
+        table = page.locator("table.flowsep-scores").first
+        table.get_by_role("button", name="vocals").click()
+        assert table.locator("th[aria-sort=descending]").count() == 1
+
+
+@pytest.mark.browser
+def test_the_search_finds_a_chapter(html, chromium):
+    with open_page(html / "search.html", browser=chromium) as page:
+        page.goto(f"{(html / 'search.html').as_uri()}?q=dequantisation")
+        page.wait_for_selector("#search-results li, #search-results p.search-summary:not(:empty)")
+        page.goto(f"{(html / 'search.html').as_uri()}?q=temperature")
+        page.wait_for_selector("#search-results li a")
+        assert page.locator("#search-results li a", has_text="The flow, seen and heard").count() >= 1
 
 
 @pytest.mark.browser
@@ -187,6 +226,46 @@ def test_the_first_page_is_light(html, chromium):
         page.reload(wait_until="networkidle")
     files = [Path(unquote(urlsplit(url).path)) for url in asked if url.startswith("file:")]
     assert len(files) > 5 and sum(path.stat().st_size for path in files) < 1.5e6
+
+
+def test_a_downloaded_notebook_holds_all_that_its_page_shows(html, results):
+    """Not the page's links to pictures: what `.ipynb` at the top of a page gives must open by itself."""
+    name = "05_separate_flowsep.ipynb"
+    whole = nbformat.read(html / "_sources" / "chapters" / name, as_version=4)
+    text = (html / "_sources" / "chapters" / name).read_text()
+    assert "_media" not in text and "data:image/webp;base64," in text and "data:audio/mpeg;base64," in text
+    assert len(whole.cells) == len(nbformat.read(results / "notebooks" / name, as_version=4).cells)
+
+
+def test_the_book_comes_again_from_what_was_kept(tree, results, html):
+    """Without data, priors or training: the same pages, the tables' chapters run again, and as a PDF."""
+    before = {path.relative_to(html).as_posix() for path in html.rglob("*") if path.is_file()}
+    build = [sys.executable, "tools/build_book.py", "results/smoke"]
+    run = {"cwd": tree, "env": ENVIRONMENT, "capture_output": True, "text": True}
+    done = subprocess.run([*build, "--keep"], **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    away = [results / name for name in ("notebooks", "priors", "systems", "audio")]
+    for path in away:
+        path.rename(path.with_name(f"{path.name} away"))
+    try:
+        done = subprocess.run([*build, "--kept"], **run)
+        assert done.returncode == 0, done.stderr[-3000:]
+    finally:
+        for path in away:
+            path.with_name(f"{path.name} away").rename(path)
+    after = {path.relative_to(html).as_posix() for path in html.rglob("*") if path.is_file()}
+    pages = [name for name in before ^ after if not name.startswith(("_media/", "_sources/chapters/status"))]
+    assert pages == []
+    done = subprocess.run([sys.executable, "tools/make_pdf.py", "book/_build/html", "book.pdf"], **run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    book = PdfReader(tree / "book.pdf")
+    titles = [item.title for item in book.outline]
+    assert (
+        titles[0] == "Music separation with generative flow" and "Results" in titles and len(titles) == len(set(titles))
+    )
+    links = [note.get_object() for page in book.pages for note in page.get("/Annots", [])]
+    assert sum("/Dest" in link for link in links) > 20
+    assert not any(str(link.get("/A", {}).get("/URI", "")).endswith(".html") for link in links)
 
 
 @pytest.mark.browser
