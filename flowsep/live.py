@@ -29,9 +29,9 @@ class CancelledError(Exception):
 
 
 def prior_sets(folder: str | Path) -> dict[str, Path]:
-    """The folders of priors that a profile's run left: label -> folder."""
+    """The folders of priors that a profile's run left, this project's own variant first: label -> folder."""
     folder = Path(folder)
-    places = [folder / "priors", *sorted((folder / "systems" / "flowsep").glob("*/priors"))]
+    places = [*sorted((folder / "systems" / "flowsep").glob("*/priors")), folder / "priors"]
     return {str(place.relative_to(folder)): place for place in places if any(place.glob("*.safetensors"))}
 
 
@@ -39,32 +39,39 @@ class LiveSeparator:
     """Song, seconds, priors, iterations and weight of the prior; a progress bar; the stems in a player.
 
     tracks: songs to choose from; a file may be uploaded instead. priors: label -> folder of priors, as of `prior_sets`.
-    folder: where *Save* puts the stems, `<folder>/<song>/<stem>.flac`. Show `form` as the value of a cell.
+    folder: where *Save* puts the stems, `<folder>/<song>/<stem>.flac`. sources: which are chosen at first; by default
+    all of a set of priors. Show `form` as the value of a cell.
 
     The search runs beside the notebook, which can go on meanwhile; *Cancel* ends it at its next iteration.
     Raises FlowsepError where there are no priors.
     """
 
-    def __init__(self, tracks: Sequence[Track], priors: Mapping[str, str | Path], folder: str | Path):
+    def __init__(
+        self,
+        tracks: Sequence[Track],
+        priors: Mapping[str, str | Path],
+        folder: str | Path,
+        sources: Sequence[str] = (),
+    ):
         if not priors:
             raise FlowsepError("no priors to separate with; make the book of a profile, or name a folder of priors")
         self.tracks, self.folder = {track.name: track for track in tracks}, Path(folder)
-        self.stems: dict[str, np.ndarray] = {}
+        self.usual, self.stems = tuple(sources), {}
         self._thread: threading.Thread | None = None
         self._cancel, self._loaded = threading.Event(), {}
-        wide = {"style": {"description_width": "9em"}, "layout": ipywidgets.Layout(width="34em")}
+        wide = {"style": {"description_width": "11em"}, "layout": ipywidgets.Layout(width="36em")}
         self.song = ipywidgets.Dropdown(options=[*self.tracks, UPLOADED], description="Song", **wide)
         self.upload = ipywidgets.FileUpload(accept="audio/*,.flac,.mp4", description="Upload a song")
         self.start = ipywidgets.FloatText(value=0.0, description="From second", **wide)
         self.seconds = ipywidgets.BoundedFloatText(value=6.0, min=1, max=600, description="Seconds", **wide)
         self.priors = ipywidgets.Dropdown(options=list(priors.items()), description="Priors", **wide)
-        self.sources = ipywidgets.SelectMultiple(description="Sources", rows=4, **wide)
+        self.sources = ipywidgets.SelectMultiple(description="Sources", **wide)
         self.iterations = ipywidgets.IntSlider(min=1, max=300, description="Iterations", **wide)
         self.alpha = ipywidgets.BoundedFloatText(min=0, max=10, step=0.001, description="Weight of the prior", **wide)
         self.go = ipywidgets.Button(description="Separate", button_style="primary", icon="play")
         self.cancel = ipywidgets.Button(description="Cancel", icon="stop", disabled=True)
         self.save = ipywidgets.Button(description="Save", icon="save", disabled=True)
-        self.bar = ipywidgets.IntProgress(layout=ipywidgets.Layout(width="34em"))
+        self.bar = ipywidgets.IntProgress(layout=ipywidgets.Layout(width="36em"))
         self.status = ipywidgets.Label()
         self.output = ipywidgets.Output()
         self.priors.observe(lambda _: self._choose_priors(), "value")
@@ -96,7 +103,8 @@ class LiveSeparator:
     def _choose_priors(self) -> None:
         flows = self._flows()
         config = usual_config(flows)
-        self.sources.options, self.sources.value = tuple(flows), tuple(flows)
+        self.sources.options, self.sources.rows = tuple(flows), min(len(flows), 8)
+        self.sources.value = tuple(source for source in flows if source in self.usual) or tuple(flows)
         self.iterations.value, self.alpha.value = config.iterations, config.alpha
 
     def _flows(self) -> dict[str, Prior]:
@@ -133,12 +141,12 @@ class LiveSeparator:
         took = time.monotonic() - began
         known = {source: truth[source] for source in stems} if set(stems) <= set(truth) else {}
         scored = {source: sdr(known[source], audio) for source, audio in stems.items() if source in known}
-        told = [f"{source} {value:.1f} dB" for source, value in scored.items() if np.isfinite(value)]
+        told = [f"{source} {value:.1f}" for source, value in scored.items() if np.isfinite(value)]
         self.stems = stems
         self._name, self._rate = name, rate
         self.status.value = f"{took:.1f} s for {mixture.shape[-1] / rate:.1f} s of music"
         if told:
-            self.status.value += f"; SDR {', '.join(told)}"
+            self.status.value += f"; SDR (dB): {', '.join(told)}"
         self.save.disabled = False
         systems = {"estimates": stems, "true stems": known} if known else {"estimates": stems}
         self.output.append_display_data(StemPlayer(systems, rate, title=name))

@@ -37,7 +37,7 @@ def test_it_separates_and_shows_a_player(form, tracks, tmp_path):
     form.seconds.value, form.start.value = 1.0, 0.25
     form.go.click()
     form.wait(60)
-    assert "1.0 s of music; SDR bass" in form.status.value and form.bar.value == form.bar.max == 3
+    assert "1.0 s of music; SDR (dB): bass" in form.status.value and form.bar.value == form.bar.max == 3
     assert {name: stem.shape for name, stem in form.stems.items()} == dict.fromkeys(form.stems, (2, RATE))
     (shown,) = form.output.outputs
     assert "flowsep-player" in shown["data"]["text/html"] and 'data-system="true stems"' in shown["data"]["text/html"]
@@ -59,6 +59,11 @@ def test_fewer_sources_and_other_settings_reach_the_search(form):
     form.run()
     form.wait(60)
     assert set(form.stems) == {"vocals", "drums"}
+
+
+def test_the_profile_s_sources_are_chosen_at_first(tracks, sets, tmp_path):
+    made = LiveSeparator(tracks, sets, tmp_path, ("drums", "harp"))
+    assert made.sources.options == ("bass", "drums", "other", "vocals") and made.sources.value == ("drums",)
 
 
 def test_cancelling_ends_within_an_iteration_and_leaves_the_form_usable(form):
@@ -107,7 +112,7 @@ def test_what_cannot_be_separated_is_told(form, tmp_path, change, message):
 
 def test_priors_are_found_and_missed(tmp_path, sets, tiny_prior, tracks):
     tiny_prior().save(tmp_path / "results" / "systems" / "flowsep" / "1" / "priors" / "vocals.safetensors")
-    assert list(prior_sets(tmp_path / "results")) == ["priors", "systems/flowsep/1/priors"]
+    assert list(prior_sets(tmp_path / "results")) == ["systems/flowsep/1/priors", "priors"]
     with pytest.raises(FlowsepError, match="no priors to separate with"):
         LiveSeparator(tracks, prior_sets(tmp_path), tmp_path)
 
