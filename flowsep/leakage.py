@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-REST = "nothing of them"  # the part of an error that no other stem explains
+REST = "none of them"  # the part of an error that no other stem explains
 OCTAVES = (0, 150, 300, 600, 1200, 2400, 4800, 9600)  # Hz, where bands begin
 
 

@@ -94,14 +94,13 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
 
 
 def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
-    """A copy with a title of its own, the injected parameters folded, and how to run it at the end."""
+    """A copy with a title of its own, without the cells of its parameters, and with how to run it at the end."""
     page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
     for stem, parameter in NAMED.items():
         if name.startswith(stem):
             name_title(page, about.parameters[parameter])
-    for cell in page.cells:  # what papermill injected is the profile's file, word for word
-        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
-            cell.metadata.tags.append("hide-input")
+    given = {"parameters", "injected-parameters"}  # what papermill injected is the profile's file, word for word
+    page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
     page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
     return page
 
