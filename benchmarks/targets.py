@@ -42,7 +42,10 @@ TARGETS = (
 
 
 def compare(figures: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """One row a figure that a target speaks of, and one a target without a figure, whose `met` is then None."""
+    """One row a figure that a target speaks of, and one a target without a figure, whose `met` is then None.
+
+    A figure without a number is one that was never reached: its target is not met.
+    """
     figures, rows = list(figures), []
     for target in TARGETS:
         if target.kind not in ("", kind):
@@ -51,7 +54,8 @@ def compare(figures: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, A
         found = [x for x in figures if x["name"] == target.figure and wanted <= x["settings"].items()]
         for x in found or [{"value": None, "unit": "", "low": None, "high": None, "settings": {}}]:
             row = {"figure": target.figure, **{key: x[key] for key in ("settings", "value", "low", "high", "unit")}}
-            met = None if x["value"] is None else COMPARISONS[target.comparison](x["value"], target.value)
+            met = x["value"] is not None and COMPARISONS[target.comparison](x["value"], target.value)
+            met = met if found else None
             rows.append({**row, "comparison": target.comparison, "target": target.value, "met": met})
             rows[-1]["source"] = target.source
     return rows
@@ -62,7 +66,7 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     cells = [("figure", "found", "target", "met?")]
     for row in rows:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
-        found = "–"
+        found = "–" if row["met"] is None else "never"
         if row["value"] is not None:
             found = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}] {row['unit']}"
         met = {True: "yes", False: "NO", None: "not measured"}[row["met"]]

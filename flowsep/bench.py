@@ -80,7 +80,8 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
     """The targets with what was found, for a page; `met` is yes, no or not measured."""
     rows = pd.DataFrame(bench["targets"])
     settings = [", ".join(f"{key} {value}" for key, value in row.items()) for row in rows.settings]
-    found = [f"{x:.3g} {unit}" if pd.notna(x) else "" for x, unit in zip(rows.value, rows.unit, strict=True)]
+    found = [f"{x:.3g} {unit}" if pd.notna(x) else "never" for x, unit in zip(rows.value, rows.unit, strict=True)]
+    found = ["" if pd.isna(met) else value for met, value in zip(rows.met, found, strict=True)]
     wanted = [f"{sign} {value:g}" for sign, value in zip(rows.comparison, rows.target, strict=True)]
     met = ["not measured" if pd.isna(x) else "yes" if x else "no" for x in rows.met]
     return pd.DataFrame(

@@ -157,11 +157,12 @@ def row(name: str, value: float, **settings) -> dict:
 
 def test_targets_judge_every_figure_they_speak_of():
     rows = [row("separation.speedup", x, arithmetic="fp32", threads=n) for x, n in ((2.5, 1), (1.5, 2))]
+    rows.append(row("convergence.compute", float("nan")))  # the quality was never reached
     rows += [row("separation.rtf_150", 0.01, system="plain"), row("separation.rtf_150", 0.03, system="flowsep")]
     found = {(x["figure"], json.dumps(x["settings"])): x["met"] for x in targets.compare(rows, "cpu")}
     assert found["separation.speedup", '{"arithmetic": "fp32", "threads": 1}'] is True
     assert found["separation.speedup", '{"arithmetic": "fp32", "threads": 2}'] is False
-    assert found["memory.depth", "{}"] is None
+    assert found["memory.depth", "{}"] is None and found["convergence.compute", "{}"] is False
     assert not any(name == "separation.rtf_150" for name, _ in found)  # a target of the GPU alone
     (rtf,) = [x for x in targets.compare(rows, "cuda") if x["figure"] == "separation.rtf_150"]
     assert rtf["met"] is False and rtf["settings"] == {"system": "flowsep"}

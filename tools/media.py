@@ -56,9 +56,8 @@ def take(notebook: NotebookNode) -> dict[str, bytes]:
                 with Image.open(io.BytesIO(picture)) as opened:
                     width, height = opened.size
                 source = keep(_webp(picture), "webp")
-                data["text/html"] = (
-                    f'<img src="{source}" width="{width}" height="{height}" alt="{html.escape(alt)}" loading="lazy">'
-                )
+                shape = f'width="{width}" height="{height}" style="max-width:100%;height:auto"'
+                data["text/html"] = f'<img src="{source}" {shape} alt="{html.escape(alt)}" loading="lazy">'
             elif "text/html" in data:
                 data["text/html"] = DATA.sub(inline, data["text/html"])
     return media
