@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from PIL import Image
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
@@ -19,14 +20,15 @@ from flowsep.files import FlowsepError, atomic_path
 # only the article, on white, without the folded code; how to run a page stands open; a player shows its lanes
 PRINT = """
 .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header, .bd-header-article, .bd-footer, .prev-next-footer,
-.flowsep-filter, #pst-back-to-top, .headerlink, .copybtn, details.hide, .toggle-button { display: none !important; }
+.flowsep-filter, #pst-back-to-top, .headerlink, .copybtn, details.hide, .toggle-button,
+#jb-print-toc { display: none !important; }
 .bd-container__inner, .bd-article-container, .bd-content { display: block !important; max-width: none !important; }
 .bd-article { padding: 0 !important; }
 pre { white-space: pre-wrap !important; }
 img, flowsep-player, flowsep-slider, table { break-inside: avoid; }
 h1, h2, h3 { break-after: avoid; }
 """
-PAPER = {"format": "A4", "margin": {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}}
+PAPER = {"format": "A4", "scale": 0.8, "margin": {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}}
 FOOT = '<div style="font-size:8px;width:100%;text-align:center">{title} · <span class="pageNumber"></span></div>'
 
 
@@ -39,11 +41,20 @@ def main(html: Path, target: Path) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(color_scheme="light")
+        page.route("**/*.webp", lambda route: route.fulfill(body=jpeg(route.request.url), content_type="image/jpeg"))
         prints = {path: print_page(page, path) for path in order(page, html)}
         browser.close()
     with atomic_path(target) as temporary:
         join(prints).write(temporary)
     print(f"{target}: {sum(len(reader.pages) for _, reader in prints.values())} pages")
+
+
+def jpeg(url: str) -> bytes:
+    """A picture of the site in the one format that Chromium takes into a PDF as it is; others it unpacks."""
+    buffer = io.BytesIO()
+    with Image.open(unquote(urlsplit(url).path)) as picture:
+        picture.convert("RGB").save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def order(page, html: Path) -> list[Path]:
