@@ -24,8 +24,9 @@ FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_pa
 
 def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:
     """Write `<results>/book/` anew, all or nothing. notebooks: by chapter, as `media.take` left them."""
-    target, fresh = results / "book", results / ".book"
-    shutil.rmtree(fresh, ignore_errors=True)
+    target, fresh, old = results / "book", results / ".book", results / ".book-before"
+    for folder in (fresh, old):  # of a run that was killed
+        shutil.rmtree(folder, ignore_errors=True)
     (fresh / "media").mkdir(parents=True)
     for name, notebook in notebooks.items():
         if name in FROM_TABLES:
@@ -34,8 +35,10 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
         for part in media.names(notebook):
             (fresh / "media" / part).write_bytes(stored[part])
     (fresh / "kept.json").write_text(json.dumps({"scores": hash_of_scores(results)}, indent=1) + "\n", "utf-8")
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
     fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
