@@ -9,7 +9,7 @@ the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse
-import html
+import re
 import shlex
 import shutil
 import subprocess
@@ -26,8 +26,8 @@ import nbformat
 from finish import dead_links, finish
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, write_text
-from flowsep.results import costs, labels, load_scores
+from flowsep.files import FlowsepError, brief, write_text
+from flowsep.results import costs, labels, load_scores, plain
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results
@@ -139,12 +139,15 @@ def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
     """`# Training a prior` -> `# Training a prior: vocals`, since a cell's text knows no parameters."""
     title = notebook.cells[0]
     first, *rest = title.source.split("\n")
-    title.source = "\n".join([f"{first}: {name.replace('_', ' ')}", *rest])
+    title.source = "\n".join([f"{first}: {plain(name.replace('_', ' '))}", *rest])
 
 
 def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
     """The fold at a chapter's end: the command that runs its notebook, how long that took, its numbers as files."""
     given = {name: str(value) for name, value in about.parameters.items() if name != "profile" and value}
+    for value in (*given, *given.values(), about.input_path):
+        if not value.isprintable() or "`" in value:  # which would end the block of code below
+            raise FlowsepError(f"{results}: a chapter was run with {brief(value)}; use another name")
     options = [part for name, value in given.items() for part in ("-p", name, value)]
     lines = [
         ":::{admonition} Run this page",
@@ -158,7 +161,7 @@ def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) ->
         f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
     ]
     if files:
-        links = [f'<a href="../{DATA}/{quote(name)}" download>{html.escape(name)}</a>' for name in files]
+        links = [f'<a href="../{DATA}/{quote(name)}" download>{plain(name)}</a>' for name in files]
         lines += ["", f"The numbers of this page as files: {', '.join(links)}."]
     lines.append(":::")
     return "\n".join(lines)
@@ -170,12 +173,12 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
-    lines += [f"| {name} | {run.duration:.0f} | {run.end_time[:19]} |" for name, run in runs.items()]
+    lines += [f"| {plain(name)} | {run.duration:.0f} | {plain(run.end_time[:19])} |" for name, run in runs.items()]
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
-        values = ", ".join(f"`{value}`" if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
+        values = ", ".join(code(str(value)) if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
         lines.append(f"| {fact.replace('_', ' ')} | {values} |")
     heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration", "checkpoints"]
     lines += ["", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|---|"]
@@ -184,9 +187,14 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         cost = spent.loc[system]
         numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
-        hashes = ", ".join(f"`{item}`" for item in rows.checkpoint.iloc[0].split()) or "none"
-        lines.append(f"| {' | '.join([system, *shown, f'`{rows.config_hash.iloc[0]}`', hashes])} |")
+        hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
+        lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0]), hashes])} |")
     return "\n".join(lines) + "\n"
+
+
+def code(text: str) -> str:
+    """Text in the letters of code, unless some of it could end that, or the cell of a table."""
+    return f"`{text}`" if re.fullmatch(r"[\w .,:;@/+()=#%-]+", text) else plain(text)
 
 
 if __name__ == "__main__":
