@@ -93,7 +93,7 @@ def safe_name(name: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Has it neither control characters, nor bytes that are no UTF-8 (as names on a disk may), so that it can be told?"""
+    """Has it neither control characters, nor bytes that are no UTF-8, as names on a disk may?"""
     return not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 

@@ -446,7 +446,7 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     assert "| 06 | 3 | 2026-01-01T00:00:00 |" in page
     assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` | `net.safetensors:12`, `more:34` |" in page
     assert "| their own | – | – | 3 | 700 | `abc` | none |" in page
-    assert "| flow [x] | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
+    assert "| flow \\[x\\] | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
 
 
 # ---- best and second -------------------------------------------------------------------------------------------------
