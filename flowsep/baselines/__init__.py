@@ -70,8 +70,19 @@ class System:
         self.options, self.sources, self.priors = options, tuple(sources), priors
         self.folder = None if folder is None else Path(folder)
 
+    def parts(self) -> tuple[str, ...]:
+        """What is learnt, in parts that jobs of their own can learn side by side; () where nothing is."""
+        return () if self.supervision in ("oracle", "none") else ("all",)
+
+    def material(self, dataset: Any, profile: Any) -> Any:
+        """Open all that `fit` learns from, which decodes it into the cache folder; here: nothing."""
+
     def fit(self, dataset: Any, profile: Any, folder: str | Path) -> None:
         """Learn from `dataset.subset("train")` and write what was learnt to `folder`; here: nothing to learn."""
+
+    def fit_part(self, part: str, dataset: Any, profile: Any, folder: str | Path) -> None:
+        """`fit` for one of `parts()`; here: for all there is."""
+        self.fit(dataset, profile, folder)
 
     def separate(
         self, mixture: np.ndarray, sample_rate: int, references: Mapping[str, np.ndarray] | None = None
