@@ -27,7 +27,7 @@ REFERENCES = "references"  # the folder of the true stems among those of the sys
 REST = "rest"  # what a source holds besides the new ones within it
 SCORES = "scores.csv"  # of a shard
 # what the rows of a shard and of the whole must have in common
-IDENTITY = ("checkpoint", "config_hash", "data_hash", "git_commit", "git_dirty", "versions")
+IDENTITY = ("checkpoint", "config_hash", "data_hash", "seed", "code", "versions")
 
 
 def prepare_cache(profile: Profile, dataset: Dataset) -> Path:

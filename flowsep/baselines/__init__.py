@@ -17,6 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..checkpoints import read_header
+from ..codehash import code_hash
+from ..config import find_root
 from ..files import FlowsepError
 
 SYSTEMS = {
@@ -151,6 +153,15 @@ def load_system(
     if made.needs_references and kind != "oracle":
         raise FlowsepError(f"system '{name}': needs_references is for supervision 'oracle' alone, found '{kind}'")
     return made
+
+
+def code_of(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """`code_hash` of all that fits, separates and scores a system, and of the file of one of your own."""
+    if own := (options or {}).get("class"):
+        place = Path(str(own).rpartition(":")[0])
+        return code_hash("run", others=[place if place.is_absolute() else find_root() / place])
+    module, _, _ = SYSTEMS.get(name, "").partition(":")
+    return code_hash("run", *([f"baselines.{module}"] if module else []))
 
 
 def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:
