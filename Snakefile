@@ -276,6 +276,7 @@ rule tables:
         notebook="notebooks/06_results.ipynb",
     output:
         expand(f"{OUT}/table-{{convention}}.{{kind}}", convention=PROFILE.evaluation.conventions, kind=("md", "csv")),
+        f"{OUT}/tables.json",
         notebook=f"{OUT}/notebooks/06_results.ipynb",
     log:
         f"{OUT}/logs/06_results.ipynb",
