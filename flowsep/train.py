@@ -3,6 +3,7 @@
 Taught in `notebooks/04_train_prior.ipynb`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
-from .files import FlowsepError, atomic_path, write_text
+from .files import FlowsepError, atomic_path, locked, write_text
 from .likelihood import Likelihood
 from .machine import choose_device, keep_freed_memory, peak_memory
 from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
@@ -156,7 +157,7 @@ def fit_prior(
             prior.save(checkpoint)
         prior.save(work / "last.safetensors")
 
-    with batches:
+    with alone(fabric, work), batches:
         costs = optimise(
             fabric,
             network,
@@ -172,14 +173,22 @@ def fit_prior(
             margin=DIVERGED,
             progress=progress,
         )
-    if fabric.is_global_zero:
-        if not checkpoint.is_file():
-            raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-        best = Prior.load(checkpoint)
-        best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
-        best.save(checkpoint)
+        if fabric.is_global_zero:
+            if not checkpoint.is_file():
+                raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
+            best = Prior.load(checkpoint)
+            best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
+            best.save(checkpoint)
     fabric.barrier()
     return Prior.load(checkpoint)
+
+
+@contextlib.contextmanager
+def alone(fabric: Fabric, work: Path) -> Iterator[None]:
+    """One training at a time in `work`: another waits, finds what the first left, and ends with the same weights."""
+    with locked(work) if fabric.is_global_zero else contextlib.nullcontext():
+        fabric.barrier()
+        yield
 
 
 def optimise(
