@@ -5,22 +5,26 @@
 #
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep.baselines import load_system
 from flowsep.config import load_profile
 from flowsep.data import load_dataset
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, locked
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
+HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own locks outlive a kill (profiles/default)
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))
     for name, options in PROFILE.systems.items():
         load_system(name, options, sources=PROFILE.sources)
     if PROFILE.data.kind != "toyband":  # which the first job composes
         load_dataset(PROFILE.data, PROFILE.seed)
+    if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
+        HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))

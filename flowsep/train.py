@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -340,6 +341,8 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
         scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
     if devices == 1:
+        # one process, wherever it was started: else Fabric looks for SLURM, and warns or stops where it sees any of it
+        how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
         return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
     if int(os.environ.get("WORLD_SIZE", 1)) != devices:
         started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
