@@ -1,6 +1,8 @@
 """Writing whole files or none, hashing them, and naming them safely."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -11,6 +13,10 @@ from pathlib import Path
 
 class FlowsepError(ValueError):
     """A wrong input, told in one sentence: which file or key, what was found, what to do."""
+
+
+# what a system says when the place itself takes no more, whatever is written: full, over a quota or a limit, read-only
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader therefore sees the old file or the whole new one, never a part, also after a kill or on a full disk.
     The temporary name keeps the suffix, because writers such as soundfile choose their format by it.
-    Raises FlowsepError when the folder cannot be written.
+    Raises FlowsepError when the folder cannot be written, or takes no more while the block writes.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
@@ -40,8 +46,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(mode)  # some writers make private files; these are results, meant to be read
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:  # else it may be about what the block reads
+            raise
+        cure = "make room or choose another folder, then run it again"
+        raise FlowsepError(f"{path}: not written ({error.strerror}); {cure}; nothing else was changed") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(place: str | Path, cure: str = "choose another folder") -> Iterator[None]:
+    """One process at a time works on `place`: another says that it waits, and waits. The lock ends with its process.
+
+    It is a hidden file beside `place`, which stays: its name is `place`'s, not this run's.
+    Raises FlowsepError with the `cure` where that file cannot be made or locked.
+    """
+    place = Path(place)
+    path = place.with_name(f".{place.name}.lock")
+    with contextlib.ExitStack() as held:
+        with writable(path, cure):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{place}: another process works there; waiting until it is done", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -124,7 +124,10 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         # one key only: safetensors writes several in an order of its own at every call
-        save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        try:
+            save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        except SafetensorError as error:  # which tells of a full disk in words only
+            raise FlowsepError(f"{path}: not written ({error}); make room or choose another folder") from error
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -29,7 +29,7 @@ import pandas as pd
 from finish import dead_links, finish
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, write_text
+from flowsep.files import FlowsepError, locked, write_text
 from flowsep.results import costs, labels, load_scores
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
@@ -67,9 +67,11 @@ def main(results: Path, mode: str = "") -> None:
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
-    site = root / "book" / "_build" / "html"
-    shutil.rmtree(site.parent, ignore_errors=True)
-    command = ["jupyter-book", "build", "book", "--path-output", "book", "--config", "_config.yml"]
+    build, old = root / "book" / "_build", root / "book" / "_build" / "before"
+    for folder in (build / "next", old):  # of a build that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+    site = build / "next" / "_build" / "html"
+    command = ["jupyter-book", "build", "book", "--path-output", "book/_build/next", "--config", "_config.yml"]
     subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
@@ -84,6 +86,12 @@ def main(results: Path, mode: str = "") -> None:
     finish(site)
     if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
+    if (build / "html").exists():
+        (build / "html").rename(old)
+    site.rename(build / "html")  # whole: until here the book of before was there
+    (build / "book.pdf").unlink(missing_ok=True)  # of the book before
+    for folder in (build / "next", old):
+        shutil.rmtree(folder, ignore_errors=True)
     if mode == "keep":
         kept.keep(results, notebooks, stored)
 
@@ -238,6 +246,7 @@ if __name__ == "__main__":
     which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
     given = parser.parse_args()
     try:
-        main(given.results, given.mode or "")
+        with locked(find_root() / "book" / "_build"):  # of whatever profile
+            main(given.results, given.mode or "")
     except (FlowsepError, subprocess.CalledProcessError) as error:
         sys.exit(f"build_book: {error}")
