@@ -25,7 +25,7 @@ def writable(place: str | Path, cure: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); {cure}") from error
+        raise FlowsepError(f"{place}: cannot write there ({error.strerror or error}); {cure}") from error
 
 
 @contextlib.contextmanager
