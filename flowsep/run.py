@@ -104,8 +104,11 @@ def score_system(
             shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
             with writable(target, "make room and run it again"):
                 for number in range(profile.shards):
-                    if (part := _shard_folder(profile, label, number) / kind).is_dir():
-                        shutil.copytree(part, fresh, dirs_exist_ok=True)
+                    part = _shard_folder(profile, label, number) / kind
+                    for file in filter(Path.is_file, part.rglob("*")):
+                        copy = fresh / file.relative_to(part)
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(file, copy)
                 shutil.rmtree(target, ignore_errors=True)  # those of an earlier run, perhaps of other songs
                 if fresh.is_dir():
                     target.parent.mkdir(parents=True, exist_ok=True)
