@@ -253,5 +253,5 @@ if __name__ == "__main__":
     try:
         with locked(find_root() / "book" / "_build"):  # of whatever profile
             main(given.results, given.mode or "")
-    except (FlowsepError, subprocess.CalledProcessError) as error:
+    except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")
