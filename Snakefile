@@ -6,22 +6,26 @@
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
 import re
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep.baselines import load_system
 from flowsep.config import load_profile
 from flowsep.data import load_dataset
-from flowsep.files import FlowsepError, safe_name
+from flowsep.files import FlowsepError, locked, safe_name
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
+HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own locks outlive a kill (profiles/default)
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))
     # system -> what jobs of their own fit: its priors one by one, or all at once
     PARTS = {name: load_system(name, its, sources=PROFILE.sources).parts() for name, its in PROFILE.systems.items()}
     if PROFILE.data.kind != "toyband":  # which the first job composes
         load_dataset(PROFILE.data, PROFILE.seed)
+    if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
+        HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
@@ -276,6 +280,7 @@ rule tables:
         notebook="notebooks/06_results.ipynb",
     output:
         expand(f"{OUT}/table-{{convention}}.{{kind}}", convention=PROFILE.evaluation.conventions, kind=("md", "csv")),
+        f"{OUT}/tables.json",
         notebook=f"{OUT}/notebooks/06_results.ipynb",
     log:
         f"{OUT}/logs/06_results.ipynb",

@@ -4,24 +4,20 @@ A file holds for each topic its figures, each with unit, quartiles, number of re
 settings, and the provenance of that topic's run; beside them the targets, and whether the figures meet them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .files import FlowsepError
+from .files import FlowsepError, read_json
 
 FORMAT = "flowsep-bench-1"
 
 
 def read_bench(path: str | Path) -> dict[str, Any]:
     """A whole file; FlowsepError if it is no bench of this project."""
-    try:
-        bench = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a readable JSON file ({error}); run the bench again") from error
+    bench = read_json(path)
     if not isinstance(bench, dict) or bench.get("format") != FORMAT:
         raise FlowsepError(f"{path}: not a bench of this project (no format {FORMAT}); name another file")
     return bench

@@ -1,7 +1,9 @@
 """Score files and published numbers -> tables; reads files, runs no model, and knows no number of its own."""
 
 import html
+import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .evaluate import CONVENTIONS, COSTS, METRICS, read_scores, read_table
-from .files import FlowsepError
+from .files import FlowsepError, sha256, write_text
 from .museval_json import KIND, digest
 
 PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
@@ -214,19 +216,52 @@ def table_markdown(
     names = ["system", *found.columns]
     lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
     for block, rows in found.groupby(level="block", sort=False):
-        lines.append(_line([f"*{_plain(block)}*", *[""] * (len(names) - 1)]))
+        lines.append(_line([f"*{plain(block)}*", *[""] * (len(names) - 1)]))
         for (_, system), row in rows.iterrows():
-            texts = [_plain(system)]
+            texts = [plain(system)]
             for name, cell in row.items():
                 stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name)), "")
                 spread = quartiles.get((block, system, name), "")
-                texts.append(stars + _plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
+                texts.append(stars + plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
             lines.append(_line(texts))
-    lines += ["", _plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
+    lines += ["", plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
     origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
-    lines += [f"- *{_plain(block)}*: {_plain(source)}" for block, source in origins]
+    lines += [f"- *{plain(block)}*: {plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def tables(
+    frame: pd.DataFrame, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
+) -> dict[str, str]:
+    """{name of the file: its text} of the tables of each convention, as Markdown and as CSV."""
+    made = {}
+    for convention in conventions:
+        made[f"table-{convention}.md"] = table_markdown(frame, published, convention=convention, sources=sources)
+        made[f"table-{convention}.csv"] = aggregate(frame, convention).round(4).to_csv(index=False, lineterminator="\n")
+    return made
+
+
+def write_tables(
+    folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
+) -> pd.DataFrame:
+    """Write `tables` of all rows in `folder/scores`, and `tables.json` with the hashes of the files they are made of.
+
+    Returns the rows.
+    """
+    folder = Path(folder)
+    frame = load_scores(folder)
+    for name, text in tables(frame, published, conventions=conventions, sources=sources).items():
+        write_text(folder / name, text)
+    write_text(folder / "tables.json", json.dumps({"made_of": made_of(folder)}, indent=1) + "\n")
+    return frame
+
+
+def made_of(folder: str | Path) -> dict[str, str]:
+    """{file: SHA-256} of what the tables of a profile's folder are made of."""
+    folder = Path(folder)
+    files = [*sorted((folder / "scores").glob("*.csv")), *folder.parent.glob("published.csv")]
+    return {path.relative_to(folder.parent).as_posix(): sha256(path) for path in files}
 
 
 def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
@@ -446,9 +481,11 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
 
 
-def _plain(text: str) -> str:
-    """Text that neither breaks a Markdown table nor becomes markup."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+def plain(text: str) -> str:
+    """Text that stays text in a line of Markdown or a cell of its tables: neither markup nor mathematics nor a link."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    # an underscore within a word is no markup
+    return re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html.escape(text, quote=False))
 
 
 def _line(cells: Sequence[str]) -> str:
