@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf results test bench bench-gpu research clean
+.PHONY: env book keep book-from-results site pdf results check-results test bench bench-gpu research clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
@@ -15,6 +15,8 @@ book-from-results: env ; $(RUN) python tools/build_book.py results/$(PROFILE) --
 # site/ for any static host, of the book that was built last, or else of what was committed
 site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf site && cp -r $(HTML) site
 pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
+# fails when the committed results are not of the committed code, configs and seeds; a test runs it too
+check-results: env ; $(RUN) python tools/check_results.py
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks

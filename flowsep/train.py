@@ -104,17 +104,17 @@ def fit_prior(
     the source blurred by N(0, s^2), and likelihoods for different s do not compare.
 
     Every ActNorm is initialised from the first batches. Each `training.validate_every` steps the validation
-    likelihood is computed, the best prior so far goes to `checkpoint`, and the last prior, the whole state of the
-    training and the loss curve go to `work` (`last.safetensors`, `state.safetensors`, `loss.csv` with the columns
-    step, split, nll in nats per element, seconds). A run that was killed goes on from there and ends with the same
-    weights, because batches and dropout depend on the seed and the step only. At the end the provenance is told the
-    number of `parameters` and what `optimise` returns.
+    likelihood is computed, and the best prior so far, the last one, the whole state of the training and the loss curve
+    go to `work` (`best.safetensors`, `last.safetensors`, `state.safetensors`, `loss.csv` with the columns step, split,
+    nll in nats per element, seconds). A run that was killed goes on from there and ends with the same weights, because
+    batches and dropout depend on the seed and the step only. At the end the best prior goes to `checkpoint`, its
+    provenance with the number of `parameters` and what `optimise` returns.
 
     Args:
         sampler: crops of `crop_samples` samples at the feature's rate.
         validation: (crops, samples) of held-out recordings.
         source, model, feature, training, seed: what is fitted, and how.
-        checkpoint: the `.safetensors` file of the best prior.
+        checkpoint: the `.safetensors` file of the best prior, once all is done.
         work: folder of this training.
         provenance: stored with the weights, beside what the training adds.
         progress: show a bar.
@@ -153,7 +153,7 @@ def fit_prior(
         prior.provenance = dict(provenance or {}) | facts
         network.put_back(prior.glow)
         if best:
-            prior.save(checkpoint)
+            prior.save(work / "best.safetensors")
         prior.save(work / "last.safetensors")
 
     with batches:
@@ -173,9 +173,9 @@ def fit_prior(
             progress=progress,
         )
     if fabric.is_global_zero:
-        if not checkpoint.is_file():
+        if not (work / "best.safetensors").is_file():
             raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-        best = Prior.load(checkpoint)
+        best = Prior.load(work / "best.safetensors")
         best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
         best.save(checkpoint)
     fabric.barrier()

@@ -10,6 +10,8 @@ the committed tables (`FROM_TABLES`) are run again.
 
 import argparse
 import html
+import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -23,6 +25,7 @@ from urllib.parse import quote
 import kept
 import media
 import nbformat
+import pandas as pd
 from finish import dead_links, finish
 
 from flowsep.config import find_root
@@ -172,7 +175,7 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
     lines += [f"| {name} | {run.duration:.0f} | {run.end_time[:19]} |" for name, run in runs.items()]
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
-    facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
+    facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
         values = ", ".join(f"`{value}`" if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
@@ -186,7 +189,45 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
         hashes = ", ".join(f"`{item}`" for item in rows.checkpoint.iloc[0].split()) or "none"
         lines.append(f"| {' | '.join([system, *shown, f'`{rows.config_hash.iloc[0]}`', hashes])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *made_of(results), *trials(results.parent)]) + "\n"
+
+
+def made_of(results: Path) -> list[str]:
+    """The hashes of the files that the tables are made of, and the code that was said to move no number."""
+    made = json.loads((results / "tables.json").read_text("utf-8"))["made_of"]
+    lines = ["", "## What the tables are made of", "", "| file | SHA-256 |", "|---|---|"]
+    lines += [f"| {cell(name)} | `{digest[:16]}…` |" for name, digest in made.items()]
+    path = results.parent / "accepted.csv"
+    if path.is_file():
+        lines += ["", "Code that has changed since, with the reason why no number has:", ""]
+        lines += ["| system | code of the rows | code of now | reason | date |", "|---|---|---|---|---|"]
+        for row in pd.read_csv(path, dtype=str).itertuples():
+            cells = (row.system, f"`{row.was}`", f"`{row.now}`", row.reason, row.date)
+            lines.append(f"| {' | '.join(map(cell, cells))} |")
+    return lines
+
+
+def trials(results: Path) -> list[str]:
+    """What `make test-faults` and `make test-cluster` found, where they were run."""
+    lines = []
+    for name, title in (("faults", "Faults injected"), ("cluster", "On a cluster")):
+        path = results / f"{name}.json"
+        if path.is_file():
+            facts = json.loads(path.read_text("utf-8"))
+            tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
+            lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
+            lines += ["| | |", "|---|---|", *(f"| {cell(key)} | {cell(value)} |" for key, value in facts.items())]
+            for rows in tables.values():
+                heads = list(rows[0])
+                lines += ["", f"| {' | '.join(map(cell, heads))} |", "|---" * len(heads) + "|"]
+                lines += [f"| {' | '.join(cell(row[key]) for key in heads)} |" for row in rows]
+    return lines
+
+
+def cell(value: object) -> str:
+    """Any text as a cell of a Markdown table."""
+    text = html.escape(str(value), quote=False)
+    return re.sub(r"([|*\\\[\]])", r"\\\1", text).replace("\n", " ")
 
 
 if __name__ == "__main__":

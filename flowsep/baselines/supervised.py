@@ -100,16 +100,12 @@ class Supervised(System):
 
         Raises FlowsepError: a missing library, no such source, NaN, or the work of other options.
         """
-        from ..data import whole_stems
         from ..train import optimise, start_fabric
 
         options, work = self.options, Path(folder) / "training"
         own = {name: getattr(options, name) for name in ("steps", "batch", "crop_seconds", "lr", "device")}
         training = profile.training.model_copy(update={**own, "epochs": None})
-        stems = {
-            subset: [whole_stems(dataset, subset, s, options.sample_rate, options.channels) for s in self.sources]
-            for subset in ("train", "valid")
-        }
+        stems = self.material(dataset, profile)
         sampler = MixtureSampler(
             stems["train"],
             self.crop,
@@ -167,6 +163,16 @@ class Supervised(System):
         provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
         save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
         self.folder, self.network = Path(folder), None
+
+    def material(self, dataset, profile):
+        """{"train" | "valid": the songs' stems, one list a source}, at the network's rate."""
+        from ..data import whole_stems
+
+        rate, channels = self.options.sample_rate, self.options.channels
+        return {
+            subset: [whole_stems(dataset, subset, source, rate, channels) for source in self.sources]
+            for subset in ("train", "valid")
+        }
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError where the network is missing, damaged or of other sources."""
