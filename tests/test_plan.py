@@ -1,5 +1,7 @@
 """The prediction of a whole experiment: the graph that Snakemake gives, and the times of small graphs done by hand."""
 
+import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,7 @@ def test_no_schedule_beats_its_bounds(plan):
         needs = [frozenset(np.flatnonzero(rng.random(job) < 0.15).tolist()) for job in range(30)]
         seconds = rng.uniform(0.1, 5, 30).tolist()
         path, rest = plan.longest(needs, seconds)
-        assert all(before in needs[job] for before, job in zip(path, path[1:], strict=False))
+        assert all(before in needs[job] for before, job in pairwise(path))
         length = sum(seconds[job] for job in path)
         assert length == pytest.approx(max(rest))
         assert plan.makespan(needs, seconds, 1) == pytest.approx(sum(seconds))
@@ -129,8 +131,6 @@ def test_one_worker_does_all_the_work_and_many_wait_for_the_longest_path(committ
 def test_a_bench_of_a_gpu_is_preferred(plan, tmp_path):
     with pytest.raises(FlowsepError, match="no bench with the topic scale"):
         plan._bench(tmp_path)
-    import json
-
     for name, kind in (("a", "cpu"), ("b", "cuda")):
         topics = {"scale": {"status": "done"}}
         bench = {"format": "flowsep-bench-1", "device": f"the {kind}", "kind": kind, "topics": topics}

@@ -326,11 +326,7 @@ def plan(root: Path, shards: int) -> list[dict[str, Any]]:
         row("figure", name, value, unit, basis=basis)
     about = told.topics["scale"]["provenance"]
     origin = {"profile": PROFILE, "shards": shards, "device": told.device, "bench": told.bench}
-    origin |= {
-        "bench_commit": about["git_commit"],
-        "bench_date": about["date"],
-        "git_commit": git_state()["git_commit"],
-    }
+    origin |= {"bench_commit": about["git_commit"], "bench_date": about["date"], **git_state()}
     return [origin | one for one in rows]
 
 
