@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf results check-results test bench bench-gpu research clean
+.PHONY: env book keep book-from-results site pdf results check-results test bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
@@ -21,6 +21,8 @@ test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pyt
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
 bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu
+# what the whole experiment would take on many machines: results/scale.csv, from the bench's figures
+plan:    env ; $(RUN) python tools/plan.py
 # an hour: trains the sets of priors that the chapter "Beyond the paper" compares; needs the book's results
 research:  env ; $(RUN) python -m research
 clean:   ; rm -rf site book/_build book/chapters results/*/notebooks .snakemake

@@ -347,6 +347,20 @@ rule beyond:
     shell:
         RUN
 
+rule machines:
+    input:
+        "results/scale.csv",
+        notebook="notebooks/16_run_it_on_your_machines.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/16_run_it_on_your_machines.ipynb",
+    log:
+        f"{OUT}/logs/16_run_it_on_your_machines.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule book:
     input:
         rules.inverse.output.notebook,
@@ -365,6 +379,7 @@ rule book:
         rules.own_system.output.notebook,
         rules.speed.output.notebook,
         rules.beyond.output.notebook,
+        rules.machines.output.notebook,
         "_config.yml",
         expand("tools/{name}.py", name=("build_book", "finish", "media")),
         sorted(map(str, Path("book").glob("*.*"))),

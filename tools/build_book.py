@@ -43,6 +43,7 @@ BEHIND = {
     "11_ablations": ["./ablation.csv"],
     "13_speed": ["bench/*.json"],
     "14_beyond_the_paper": ["research/*.csv"],
+    "16_run_it_on_your_machines": ["scale.csv"],
 }
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
