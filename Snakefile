@@ -4,23 +4,28 @@
 #   snakemake --configfile configs/demo.yaml --cores 2 book
 #
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
+import re
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep.baselines import load_system
 from flowsep.config import load_profile
 from flowsep.data import load_dataset
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, locked, safe_name
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
+HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own locks outlive a kill (profiles/default)
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))
-    for name, options in PROFILE.systems.items():
-        load_system(name, options, sources=PROFILE.sources)
+    # system -> what jobs of their own fit: its priors one by one, or all at once
+    PARTS = {name: load_system(name, its, sources=PROFILE.sources).parts() for name, its in PROFILE.systems.items()}
     if PROFILE.data.kind != "toyband":  # which the first job composes
         load_dataset(PROFILE.data, PROFILE.seed)
+    if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
+        HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
@@ -29,14 +34,19 @@ EXCERPTS = f"{OUT}/audio/references"
 OWN = {name: options["class"].rpartition(":")[0] for name, options in PROFILE.systems.items() if "class" in options}
 
 wildcard_constraints:
-    source="|".join(PROFILE.trained),
-    system="|".join(PROFILE.systems),
+    source="|".join(map(re.escape, PROFILE.trained)),
+    system="|".join(map(re.escape, PROFILE.systems)),
+    number=r"\d+",
 
 # Written beside the log first and renamed when it has run to its end: a notebook under notebooks/ is a whole one.
 RUN = (
     "OMP_NUM_THREADS={threads} papermill {input.notebook} {log} -f " + CONFIG + " {params.more} --log-level WARNING"
     " --no-progress-bar && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
 )
+
+# A job that gets the whole machine; on a cluster, where it sees only some node, what the others get.
+def all_cores(wildcards):
+    return PROFILE.threads if workflow.remote_exec or workflow.non_local_exec else workflow.cores
 
 rule results:
     input:
@@ -53,7 +63,7 @@ rule data:
         f"{OUT}/logs/01_data.ipynb",
     params:
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -98,9 +108,24 @@ rule glow:
     shell:
         RUN
 
+# All that is learnt from is decoded and resampled here, into the cache folder, which no other job writes to. Only its
+# being there counts: a system that joins the profile must not train the others again.
+rule cache:
+    input:
+        f"{OUT}/data.json",
+    output:
+        f"{OUT}/cache.json",
+    params:
+        settings=[PROFILE.hash_of(name) for name in PROFILE.systems],
+    priority: 20
+    threads: 1
+    shell:
+        f"flowsep cache --profile {CONFIG}"
+
 rule prior:
     input:
         f"{OUT}/data.json",
+        ancient(f"{OUT}/cache.json"),
         notebook="notebooks/04_train_prior.ipynb",
     output:
         notebook=f"{OUT}/notebooks/04_train_prior_{{source}}.ipynb",
@@ -144,14 +169,50 @@ rule shown:
     shell:
         RUN
 
+# A training goes on from what it keeps beside its output in systems/, where a killed job leaves it.
+rule fit:
+    input:
+        lambda wildcards: OWN.get(wildcards.system, []),
+        f"{OUT}/data.json",
+        ancient(f"{OUT}/cache.json"),
+    output:
+        f"{OUT}/systems/{{system}}/fitted/{{part}}.json",
+    params:
+        settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
+    priority: 10
+    threads: PROFILE.threads
+    shell:
+        "OMP_NUM_THREADS={threads} flowsep fit {wildcards.system:q} --part {wildcards.part:q}"
+        f" --profile {CONFIG}"
+
 def needs(wildcards):
     if wildcards.system == "instglow":
         return expand(rules.prior.output.prior, source=PROFILE.sources)
-    return OWN.get(wildcards.system, [])
+    fitted = expand(rules.fit.output, system=wildcards.system, part=map(safe_name, PARTS[wildcards.system]))
+    return fitted + [OWN[wildcards.system]] if wildcards.system in OWN else fitted
 
+rule shard:
+    input:
+        needs,
+        f"{OUT}/data.json",
+    output:
+        directory(f"{OUT}/shards/{{system}}/{{number}}of{PROFILE.shards}"),
+    params:
+        settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
+    priority: 5
+    threads: PROFILE.threads
+    shell:
+        "OMP_NUM_THREADS={threads} flowsep shard {wildcards.system:q} {wildcards.number}"
+        f" --profile {CONFIG}"
+
+# with several shards it gathers them, with one it separates by itself
 rule separate:
     input:
         needs,
+        lambda wildcards: (
+            expand(rules.shard.output, system=wildcards.system, number=range(PROFILE.shards))
+            if PROFILE.shards > 1 else []
+        ),
         f"{OUT}/data.json",
         notebook="notebooks/05_separate.ipynb",
     output:
@@ -179,7 +240,7 @@ rule ablations:
     params:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -211,7 +272,7 @@ if PROFILE.new_sources:
             f"{OUT}/logs/10_a_new_source.ipynb",
         params:
             more="",
-        threads: workflow.cores
+        threads: all_cores
         shell:
             RUN
 
@@ -223,6 +284,7 @@ rule tables:
         notebook="notebooks/06_results.ipynb",
     output:
         expand(f"{OUT}/table-{{convention}}.{{kind}}", convention=PROFILE.evaluation.conventions, kind=("md", "csv")),
+        f"{OUT}/tables.json",
         notebook=f"{OUT}/notebooks/06_results.ipynb",
     log:
         f"{OUT}/logs/06_results.ipynb",
@@ -289,6 +351,20 @@ rule beyond:
     shell:
         RUN
 
+rule machines:
+    input:
+        "results/scale.csv",
+        notebook="notebooks/16_run_it_on_your_machines.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/16_run_it_on_your_machines.ipynb",
+    log:
+        f"{OUT}/logs/16_run_it_on_your_machines.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule book:
     input:
         rules.inverse.output.notebook,
@@ -307,6 +383,7 @@ rule book:
         rules.own_system.output.notebook,
         rules.speed.output.notebook,
         rules.beyond.output.notebook,
+        rules.machines.output.notebook,
         "_config.yml",
         expand("tools/{name}.py", name=("build_book", "finish", "media")),
         sorted(map(str, Path("book").glob("*.*"))),

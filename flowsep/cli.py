@@ -1,4 +1,4 @@
-"""The command line: `flowsep separate`, `score`, `data`, `info` and `convert`, thin over the package.
+"""The command line: `flowsep separate`, `score`, `info`, `convert`, and the steps of the graph, thin over the package.
 
 What takes long to import is imported where it is needed, after what can be told or refused without it.
 """
@@ -80,6 +80,22 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
     which.add_argument("--musdb-sample", type=Path, metavar="FOLDER", help="download 7 s of each MUSDB18 song")
     command.set_defaults(run=_data)
+
+    command = commands.add_parser("cache", help="decode and resample all that a profile's systems learn from")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.set_defaults(run=_cache)
+
+    command = commands.add_parser("fit", help="fit one system of a profile, or a part of it")
+    command.add_argument("system", metavar="SYSTEM")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.add_argument("--part", metavar="P", help="such as 0-vocals of flowsep; default: all parts")
+    command.set_defaults(run=_fit)
+
+    command = commands.add_parser("shard", help="separate and score one shard of a profile's test songs")
+    command.add_argument("system", metavar="SYSTEM")
+    command.add_argument("number", type=int, metavar="K", help="from 0 to the profile's `shards`, less one")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.set_defaults(run=_shard)
 
     command = commands.add_parser("info", help="what a prior is and where it comes from")
     command.add_argument("file", type=Path, metavar="FILE.safetensors")
@@ -247,11 +263,7 @@ def _score(arguments: argparse.Namespace) -> int:
 def _data(arguments: argparse.Namespace) -> int:
     if arguments.musdb_sample:
         return _musdb_sample(arguments.musdb_sample)
-    from .config import load_profile
-    from .data import load_dataset
-
-    profile = load_profile(arguments.profile)
-    dataset = load_dataset(profile.data, profile.seed)
+    _, dataset = _opened(arguments.profile)
     held_out = dataset.subset("valid")
     failed, seconds = [], 0.0
     print(f"{dataset.name} {dataset.hash}: {dataset.root}")
@@ -268,6 +280,35 @@ def _data(arguments: argparse.Namespace) -> int:
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
     print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes{skipped}")
     return _summary(failed, len(dataset.tracks), "tracks cannot be used")
+
+
+def _opened(profile: str) -> tuple[Any, Any]:
+    from .config import load_profile
+    from .data import load_dataset
+
+    opened = load_profile(profile)
+    return opened, load_dataset(opened.data, opened.seed)
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from .run import prepare_cache
+
+    print(prepare_cache(*_opened(arguments.profile)))
+    return 0
+
+
+def _fit(arguments: argparse.Namespace) -> int:
+    from .run import fit_system
+
+    fit_system(*_opened(arguments.profile), arguments.system, arguments.part)
+    return 0
+
+
+def _shard(arguments: argparse.Namespace) -> int:
+    from .run import score_shard
+
+    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number, progress=False))
+    return 0
 
 
 def _musdb_sample(target: Path) -> int:

@@ -29,6 +29,7 @@ from .files import MAX_ALIASES, MAX_DEPTH, MAX_PROFILE, MAX_VALUES, SAMPLE_RATES
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
 HOW_ONLY = ("devices", "reversible")  # of a training: how it is computed, not what
+HOW_RUN = ("shards",)  # of a profile: the same
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
 PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
 
@@ -247,6 +248,7 @@ class Profile(_Model):
     listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
+    shards: PositiveInt = 1  # jobs that share the test songs of a system
 
     @model_validator(mode="after")
     def _name_files(self) -> Self:
@@ -315,7 +317,8 @@ class Profile(_Model):
     @property
     def hash(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings that decide the result."""
-        settings = self.model_dump(mode="json", exclude={"training": set(HOW_ONLY)})
+        how = {"training": set(HOW_ONLY), **dict.fromkeys(HOW_RUN, True)}
+        settings = self.model_dump(mode="json", exclude=how)
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def hash_of(self, system: str) -> str:

@@ -256,15 +256,16 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
     (`flowsep.pieces`); which pieces are held out depends on the seed and the source.
 
     Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled (soxr) once,
-    into one file in the cache folder. Tracks without that source are left out.
+    into one file in the cache folder. Tracks without that source are left out, and test tracks that are damaged.
 
     Raises FlowsepError: no track has the source, damaged tracks (named together), too few pieces to hold one out.
     """
     config = dataset.pieces if subset != "test" else None
     tracks = _having(dataset, "train" if config else subset, source)
-    stems = [frames[:, 0] for frames in _decoded(dataset, tracks, source, feature.sample_rate, 1, config)]
+    decoded = _decoded(dataset, tracks, source, feature.sample_rate, 1, config, strict=subset != "test")
+    stems = [frames[:, 0] for frames in decoded]
     if config is None:
-        return stems
+        return [stem for stem in stems if len(stem)]
     pieces = []
     for track, stem in zip(tracks, stems, strict=True):
         own_seed = [dataset.seed, zlib.crc32(f"{track.subset}/{track.name}/{source}".encode())]
@@ -306,8 +307,11 @@ def _decoded(
     sample_rate: int,
     channels: int,
     pieces: PiecesConfig | None,
+    strict: bool = True,
 ) -> list[np.ndarray]:
     """One array (samples, channels) a track; one channel is the mean of all, and `pieces` needs one.
+
+    What cannot be read is an error, or, unless `strict`, an array without samples and a line of the log.
 
     All lie within one file: a mapped file each would need more open files than systems allow. The file holds where
     each array ends (64-bit integers, in numbers), then the numbers.
@@ -336,8 +340,10 @@ def _decoded(
                 with writable(cached, "make room, or set FLOWSEP_DATA to another folder"):
                     file.write(frames.tobytes())
                 ends[i] += frames.size
-            if failed:
+            if failed and strict:
                 raise FlowsepError(f"{len(failed)} of {len(tracks)} tracks cannot be trained on: {'; '.join(failed)}")
+            if failed:
+                log.warning("%s: %d tracks left out:\n  %s", source, len(failed), "\n  ".join(failed))
             file.seek(0)
             file.write(ends.tobytes())
     content = np.memmap(cached, mode="r")

@@ -17,6 +17,7 @@ import pandas as pd
 
 from .audio import read_audio
 from .baselines import COSTS
+from .codehash import code_hash
 from .config import EvaluationConfig
 from .data import SUFFIXES, Dataset, Track
 from .evaluate import COLUMNS, FAILURES, SPENT, git_state, package_versions
@@ -78,7 +79,11 @@ def score_estimates(
         songs = list(tqdm(done, total=len(tracks), unit="track", disable=not progress))
     origin = {"profile": profile, "variant": "", "supervision": "", "kind": KIND, "config_hash": "", "seed": 0}
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "device": processor_name(), **git_state()}
-    origin |= {"versions": package_versions(), **dict.fromkeys((*COSTS, *SPENT), math.nan)}
+    origin |= {
+        "code": code_hash("estimates"),
+        "versions": package_versions(),
+        **dict.fromkeys((*COSTS, *SPENT), math.nan),
+    }
     frames = {}
     for name in systems:
         rows = [row for song in songs for row in song[name][0]]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .baselines import COSTS
+from .baselines import COSTS, code_of
 from .files import MAX_TABLE, FlowsepError, atomic_path, brief, check_size, sha256
 from .machine import device_name, peak_memory
 from .score import CONVENTIONS, METRICS, failed_rows, score_track
@@ -23,7 +23,7 @@ STATUS = ("ok", "silent", "failed")
 FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
 
 _ROW = "profile system variant supervision kind track stem metric convention piece sample_rate value n_frames nan_count"
-_ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty versions device"
+_ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty code versions device"
 SPENT = ("seconds", "audio_seconds", "peak_memory_mib")  # on the separation of a track
 COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split(), *COSTS, *SPENT, "time")  # of a score file, in order
 NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)
@@ -51,7 +51,8 @@ def run_provenance(
     origin |= {"supervision": system.supervision, "checkpoint": checkpoints}
     origin |= {"config_hash": profile.hash_of(origin["system"])} | system.costs()
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
-    return origin | git_state() | {"versions": package_versions()}
+    code = code_of(origin["system"], profile.systems.get(origin["system"]))
+    return origin | git_state() | {"code": code, "versions": package_versions()}
 
 
 def evaluate_system(

@@ -1,6 +1,8 @@
 """Writing whole files or none, hashing them, and naming them safely."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -30,13 +32,17 @@ class FlowsepError(ValueError):
     """A wrong input, told in one sentence: which file or key, what was found, what to do."""
 
 
+# what a system says when the place itself takes no more, whatever is written: full, over a quota or a limit, read-only
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 @contextlib.contextmanager
 def writable(place: str | Path, cure: str) -> Iterator[None]:
     """Turn the system's refusal to make something at `place` into a FlowsepError that names it and the `cure`."""
     try:
         yield
     except OSError as error:
-        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); {cure}") from error
+        raise FlowsepError(f"{place}: cannot write there ({error.strerror or error}); {cure}") from error
 
 
 @contextlib.contextmanager
@@ -45,7 +51,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     A reader therefore sees the old file or the whole new one, never a part, also after a kill or on a full disk.
     The temporary name keeps the suffix, because writers such as soundfile choose their format by it.
-    Raises FlowsepError when the folder cannot be written.
+    Raises FlowsepError when the folder cannot be written, or takes no more while the block writes.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
@@ -58,8 +64,34 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with writable(path, "choose another name"):
             temporary.chmod(mode)  # some writers make private files; these are results, meant to be read
             temporary.replace(path)
+    except OSError as error:
+        if error.errno not in NO_ROOM:  # else it may be about what the block reads
+            raise
+        cure = "make room or choose another folder, then run it again"
+        raise FlowsepError(f"{path}: not written ({error.strerror}); {cure}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(place: str | Path, cure: str = "choose another folder") -> Iterator[None]:
+    """One process at a time works on `place`: another says that it waits, and waits. The lock ends with its process.
+
+    It is a hidden file beside `place`, which stays: its name is `place`'s, not this run's.
+    Raises FlowsepError with the `cure` where that file cannot be made or locked.
+    """
+    place = Path(place)
+    path = place.with_name(f".{place.name}.lock")
+    with contextlib.ExitStack() as held:
+        with writable(path, cure):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{place}: another process works there; waiting until it is done", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -93,7 +125,7 @@ def safe_name(name: str) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Has it neither control characters, nor bytes that are no UTF-8, as names on a disk may?"""
+    """Has it no control characters, and no bytes that are no UTF-8 (as names on a disk may), so that it can be told?"""
     return not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 

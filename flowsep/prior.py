@@ -1,5 +1,6 @@
 """A prior: a Glow with the feature that it models and the provenance of its weights, in one safetensors file."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -127,18 +128,43 @@ def load_prior(path: str | Path, **options: Any) -> Prior:
 
 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes."""
+    """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes.
+
+    The header also gets the `sha256` of both, by which `read_safetensors` knows a file that was damaged since.
+    """
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         # one key only: safetensors writes several in an order of its own at every call
-        save_file(plain, temporary, metadata={"flowsep": json.dumps(header)})
+        try:
+            save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        except SafetensorError as error:  # which tells of a full disk in words only
+            raise FlowsepError(f"{path}: not written ({error}); make room or choose another folder") from error
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """(header, tensors) of a file of `save_safetensors`; FlowsepError if it is none (a pickle, a truncated file)."""
+    """(header, tensors) of a file of `save_safetensors`.
+
+    Raises FlowsepError if it is none (a pickle, a truncated file), or a single bit of it is another than was written.
+    """
     header, names = read_header(path)
     with safe_open(path, framework="pt") as file:
-        return header, {name: file.get_tensor(name) for name in names}
+        tensors = {name: file.get_tensor(name) for name in names}
+    expected = header.pop("sha256", None)
+    if expected is None:
+        raise FlowsepError(f"{path}: its header tells no sha256 of its content; flowsep did not write it, make it anew")
+    if (found := _digest(header, tensors)) != expected:
+        differs = f"damaged since it was written: sha256 {found[:12]}, written with {str(expected)[:12]}"
+        raise FlowsepError(f"{path}: {differs}; restore it or make it anew")
+    return header, tensors
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a header's JSON and of all names, types, shapes and numbers."""
+    state = hashlib.sha256(json.dumps(header).encode())
+    for name, value in sorted(tensors.items()):
+        state.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        state.update(value.flatten().view(torch.uint8).numpy())
+    return state.hexdigest()
 
 
 def parameters(network: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Score files and published numbers -> tables; reads files, runs no model, and knows no number of its own."""
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .evaluate import CONVENTIONS, COSTS, METRICS, read_scores, read_table
-from .files import FlowsepError
+from .files import FlowsepError, sha256, write_text
 from .museval_json import KIND, digest
 
 PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
@@ -228,6 +229,39 @@ def table_markdown(
     origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
     lines += [f"- *{plain(block)}*: {plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def tables(
+    frame: pd.DataFrame, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
+) -> dict[str, str]:
+    """{name of the file: its text} of the tables of each convention, as Markdown and as CSV."""
+    made = {}
+    for convention in conventions:
+        made[f"table-{convention}.md"] = table_markdown(frame, published, convention=convention, sources=sources)
+        made[f"table-{convention}.csv"] = aggregate(frame, convention).round(4).to_csv(index=False, lineterminator="\n")
+    return made
+
+
+def write_tables(
+    folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
+) -> pd.DataFrame:
+    """Write `tables` of all rows in `folder/scores`, and `tables.json` with the hashes of the files they are made of.
+
+    Returns the rows.
+    """
+    folder = Path(folder)
+    frame = load_scores(folder)
+    for name, text in tables(frame, published, conventions=conventions, sources=sources).items():
+        write_text(folder / name, text)
+    write_text(folder / "tables.json", json.dumps({"made_of": made_of(folder)}, indent=1) + "\n")
+    return frame
+
+
+def made_of(folder: str | Path) -> dict[str, str]:
+    """{file: SHA-256} of what the tables of a profile's folder are made of."""
+    folder = Path(folder)
+    files = [*sorted((folder / "scores").glob("*.csv")), *folder.parent.glob("published.csv")]
+    return {path.relative_to(folder.parent).as_posix(): sha256(path) for path in files}
 
 
 def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:

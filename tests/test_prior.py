@@ -71,6 +71,10 @@ def damage(path, tmp_path, how):
         save_safetensors(out, tensors, header)
     elif how == "no header":
         save_file(tensors, out)
+    elif how == "flipped":
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1  # one bit of one weight
+        out.write_bytes(content)
     elif how == "bad header":
         save_safetensors(out, tensors, header | {"model": {"steps": "many"}})
     return out
@@ -85,7 +89,8 @@ def damage(path, tmp_path, how):
         ("misshaped", r"misshaped weight 'layers\.2\.net\.gates\.0\.weight' is \(16, 8, 3\), expected \(16, 8, 5\)"),
         ("surplus", "surplus weight stranger"),
         ("nan", "NaN"),
-        ("no header", "not a flowsep prior"),
+        ("no header", "no sha256 of its content; flowsep did not write it"),
+        ("flipped", "damaged since it was written: sha256"),
         ("bad header", "damaged header"),
     ],
 )

@@ -19,7 +19,20 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider", "leakage"}
 # data flows down this list and imports point up it
 ORDER = [
-    *("files", "machine", "config", "checkpoints", "singer", "composer", "toyband", "audio", "slakh", "pieces", "data"),
+    *(
+        "files",
+        "codehash",
+        "machine",
+        "config",
+        "checkpoints",
+        "singer",
+        "composer",
+        "toyband",
+        "audio",
+        "slakh",
+        "pieces",
+        "data",
+    ),
     *("spectrogram", "glow", "likelihood", "winograd", "stacked", "prior", "instglow", "latent"),
     *("separate", "train", "metrics", "score", "baselines", "evaluate", "museval_json", "estimates", "results"),
     *("bench", "leakage", "plots", "player", "slider", "live", "run", "ablation", "cli"),

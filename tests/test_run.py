@@ -1,26 +1,40 @@
-"""Excerpts on disk: what one job may read while others write beside it."""
+"""Systems fitted and scored by parts, and excerpts on disk that one job reads while others write beside them."""
+
+import json
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from helpers import write_hq_tree
 
+import flowsep.data
 from flowsep.audio import write_audio
-from flowsep.files import FlowsepError, atomic_path
-from flowsep.run import load_excerpt, load_excerpts
+from flowsep.baselines import SYSTEMS
+from flowsep.baselines.nmf import SourceNMF
+from flowsep.cli import main
+from flowsep.config import load_profile
+from flowsep.data import load_dataset
+from flowsep.evaluate import read_scores
+from flowsep.files import FlowsepError, atomic_path, safe_name
+from flowsep.run import fit_system, load_excerpt, load_excerpts, prepare_cache, score_shard, score_system
 
+NMF = {"components": 2, "frames": 40, "iterations": 2, "activations": 2}
+SAME = ("track", "stem", "metric", "convention", "piece", "value", "status", "checkpoint", "config_hash")
 TONE = np.full((2, 800), 0.25, dtype=np.float32)
 
 
 def test_half_written_excerpts_are_not_read(tmp_path):
-    place = tmp_path / "audio" / "nmf" / "A song"
+    place = tmp_path / "audio" / "nmf" / safe_name("A/song")
     write_audio(place / "bass.flac", TONE, 8000)
     with atomic_path(place / "drums.flac") as temporary:
         assert temporary.suffix == ".flac" and temporary.is_file()
-        assert list(load_excerpt(tmp_path, "nmf", "A song")) == ["bass"]
+        assert list(load_excerpt(tmp_path, "nmf", "A/song")) == ["bass"]
         found, rate = load_excerpts(tmp_path)
-        assert rate == 8000 and list(found["A song"]["nmf"]) == ["bass"]
-        np.testing.assert_allclose(found["A song"]["nmf"]["bass"], TONE, atol=1e-6)
+        assert rate == 8000 and list(found[safe_name("A/song")]["nmf"]) == ["bass"]
+        np.testing.assert_allclose(found[safe_name("A/song")]["nmf"]["bass"], TONE, atol=1e-6)
         write_audio(temporary, TONE, 8000)  # so that it may be renamed
-    assert list(load_excerpt(tmp_path, "nmf", "A song")) == ["bass", "drums"]
+    assert list(load_excerpt(tmp_path, "nmf", "A/song")) == ["bass", "drums"]
 
 
 def test_a_system_that_left_nothing_has_no_excerpt(tmp_path):
@@ -32,3 +46,75 @@ def test_a_system_that_left_nothing_has_no_excerpt(tmp_path):
         write_audio(tmp_path / "audio" / "nmf" / song / "bass.flac", TONE, rate)
     with pytest.raises(FlowsepError, match="several sample rates"):
         load_excerpts(tmp_path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with three test songs, and what makes a profile of it."""
+    for name in ("configs", "notebooks"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
+    root = write_hq_tree(tmp_path / "songs", train=2, test=3)
+
+    def build(**changes):
+        settings = {"name": "tiny", "data": {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}}
+        settings |= {"systems": {"nmf": NMF, "mixture": {}}, "listen_seconds": 0.2, "listen_tracks": 2}
+        profile = load_profile(settings | changes)
+        Path("configs/tiny.yaml").write_text(json.dumps({"profile": profile.model_dump(mode="json")}))
+        return profile, load_dataset(profile.data, profile.seed)
+
+    return build
+
+
+@pytest.mark.parametrize("shards", [2, 5])  # of five, two hold no song
+def test_shards_give_the_rows_and_excerpts_of_the_whole(project, shards):
+    profile, dataset = project()
+    whole = score_system(profile, dataset, "nmf", progress=False)
+    heard = {path: path.read_bytes() for path in profile.folder.glob("audio/nmf/*/*.flac")}
+    assert len(heard) == 2 * 4
+    profile, dataset = project(shards=shards)
+    for number in range(shards):
+        assert main(["shard", "nmf", str(number), "--profile", "tiny"]) == 0
+    kept = {path: path.stat().st_mtime_ns for path in profile.folder.glob(f"shards/nmf/*of{shards}/scores.csv")}
+    gathered = score_system(profile, dataset, "nmf", progress=False)
+    assert len(kept) == shards and kept == {path: path.stat().st_mtime_ns for path in kept}
+    pd.testing.assert_frame_equal(gathered[[*SAME]], whole[[*SAME]])
+    assert heard == {path: path.read_bytes() for path in profile.folder.glob("audio/nmf/*/*.flac")}
+    pd.testing.assert_frame_equal(read_scores(profile.folder / "scores" / "nmf.csv")[[*SAME]], whole[[*SAME]])
+
+
+def test_a_shard_of_other_settings_or_a_missing_one_is_scored_again(project):
+    profile, dataset = project(shards=2)
+    score_shard(profile, dataset, "mixture", 0)
+    before = (profile.folder / "shards/mixture/0of2/scores.csv").read_text()
+    changed, dataset = project(shards=2, seed=1)
+    assert set(score_system(changed, dataset, "mixture", progress=False).seed) == {1}
+    assert (profile.folder / "shards/mixture/0of2/scores.csv").read_text() != before
+    with pytest.raises(FlowsepError, match="no shard 2; shards: 2, counted from 0"):
+        score_shard(profile, dataset, "mixture", 2)
+
+
+def test_what_was_fitted_is_not_fitted_again_unless_settings_change(project, monkeypatch):
+    profile, dataset = project()
+    assert main(["fit", "nmf", "--profile", "tiny", "--part", "all"]) == 0
+    monkeypatch.setattr(SourceNMF, "fit", lambda *_: pytest.fail("fitted again"))
+    assert fit_system(profile, dataset, "nmf").checkpoints()[0].is_file()
+    changed, _ = project(systems={"nmf": NMF | {"components": 3}})
+    with pytest.raises(pytest.fail.Exception, match="fitted again"):
+        fit_system(changed, dataset, "nmf")
+    with pytest.raises(FlowsepError, match="system 'nmf': no part 'drums' to fit; its parts: all"):
+        fit_system(profile, dataset, "nmf", "drums")
+    with pytest.raises(FlowsepError, match="no system 'hpss'; its systems: nmf, mixture"):
+        fit_system(profile, dataset, "hpss")
+
+
+def test_one_job_writes_all_that_trainings_read(project, monkeypatch):
+    """Every system opens its material again with nothing left to decode: no two jobs write one file of the cache."""
+    own = {name: {} for name in SYSTEMS if not name.endswith("pretrained")}
+    own["flowsep"] = {"members": [{}, {"feature": {"sample_rate": 11025}}]}
+    profile, dataset = project(systems=own)
+    assert main(["cache", "--profile", "tiny"]) == 0
+    monkeypatch.setattr(flowsep.data, "atomic_path", lambda path: pytest.fail(f"written again: {path}"))
+    prepare_cache(profile, dataset)
+    assert json.loads((profile.folder / "cache.json").read_text())["data_hash"] == dataset.hash

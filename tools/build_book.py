@@ -9,6 +9,7 @@ the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse
+import json
 import re
 import shlex
 import shutil
@@ -23,10 +24,11 @@ from urllib.parse import quote
 import kept
 import media
 import nbformat
+import pandas as pd
 from finish import dead_links, finish
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, brief, write_text
+from flowsep.files import FlowsepError, brief, locked, write_text
 from flowsep.results import costs, labels, load_scores, plain
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
@@ -41,6 +43,7 @@ BEHIND = {
     "11_ablations": ["./ablation.csv"],
     "13_speed": ["bench/*.json"],
     "14_beyond_the_paper": ["research/*.csv"],
+    "16_run_it_on_your_machines": ["scale.csv"],
 }
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
@@ -64,9 +67,11 @@ def main(results: Path, mode: str = "") -> None:
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
-    site = root / "book" / "_build" / "html"
-    shutil.rmtree(site.parent, ignore_errors=True)
-    command = ["jupyter-book", "build", "book", "--path-output", "book", "--config", "_config.yml"]
+    build, old = root / "book" / "_build", root / "book" / "_build" / "before"
+    for folder in (build / "next", old):  # of a build that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+    site = build / "next" / "_build" / "html"
+    command = ["jupyter-book", "build", "book", "--path-output", "book/_build/next", "--config", "_config.yml"]
     subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
@@ -81,6 +86,12 @@ def main(results: Path, mode: str = "") -> None:
     finish(site)
     if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
+    if (build / "html").exists():
+        (build / "html").rename(old)
+    site.rename(build / "html")  # whole: until here the book of before was there
+    (build / "book.pdf").unlink(missing_ok=True)  # of the book before
+    for folder in (build / "next", old):
+        shutil.rmtree(folder, ignore_errors=True)
     if mode == "keep":
         kept.keep(results, notebooks, stored)
 
@@ -175,7 +186,7 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
     lines += [f"| {plain(name)} | {run.duration:.0f} | {plain(run.end_time[:19])} |" for name, run in runs.items()]
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
-    facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "device", "versions"]
+    facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
         values = ", ".join(code(str(value)) if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
@@ -189,7 +200,43 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
         hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
         lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0]), hashes])} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *made_of(results), *trials(results.parent)]) + "\n"
+
+
+def made_of(results: Path) -> list[str]:
+    """The hashes of the files that the tables are made of, and the code that was said to move no number."""
+    made = json.loads((results / "tables.json").read_text("utf-8"))["made_of"]
+    lines = ["", "## What the tables are made of", "", "| file | SHA-256 |", "|---|---|"]
+    lines += [f"| {plain(name)} | {code(digest[:16])} |" for name, digest in made.items()]
+    path = results.parent / "accepted.csv"
+    if path.is_file():
+        lines += ["", "Code that has changed since, with the reason why no number has:", ""]
+        lines += ["| system | code of the rows | code of now | reason | date |", "|---|---|---|---|---|"]
+        for row in pd.read_csv(path, dtype=str).itertuples():
+            cells = (plain(row.system), code(row.was), code(row.now), plain(row.reason), plain(row.date))
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def trials(results: Path) -> list[str]:
+    """What `make test-faults` and `make test-cluster` found, where they were run."""
+    lines = []
+    for name, title in (("faults", "Faults injected"), ("cluster", "On a cluster")):
+        path = results / f"{name}.json"
+        if path.is_file():
+            facts = json.loads(path.read_text("utf-8"))
+            tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
+            lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
+            lines += [
+                "| | |",
+                "|---|---|",
+                *(f"| {plain(key)} | {plain(str(value))} |" for key, value in facts.items()),
+            ]
+            for rows in tables.values():
+                heads = list(rows[0])
+                lines += ["", f"| {' | '.join(map(plain, heads))} |", "|---" * len(heads) + "|"]
+                lines += [f"| {' | '.join(plain(str(row[key])) for key in heads)} |" for row in rows]
+    return lines
 
 
 def code(text: str) -> str:
@@ -205,6 +252,7 @@ if __name__ == "__main__":
     which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
     given = parser.parse_args()
     try:
-        main(given.results, given.mode or "")
-    except (FlowsepError, subprocess.CalledProcessError) as error:
+        with locked(find_root() / "book" / "_build"):  # of whatever profile
+            main(given.results, given.mode or "")
+    except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")

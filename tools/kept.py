@@ -16,10 +16,10 @@ import nbformat
 import papermill
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, sha256
 
 # made from committed files alone, and therefore run again with each build
-FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper")
+FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")
 
 
 def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:
@@ -34,7 +34,8 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
         nbformat.write(notebook, fresh / f"{name}.ipynb")
         for part in media.names(notebook):
             (fresh / "media" / part).write_bytes(stored[part])
-    (fresh / "kept.json").write_text(json.dumps({"scores": hash_of_scores(results)}, indent=1) + "\n", "utf-8")
+    told = {"scores": hash_of_scores(results), "chapters": hashes(fresh, "*.ipynb"), "numbers": numbers(results)}
+    (fresh / "kept.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     if target.exists():
         target.rename(old)
     fresh.rename(target)
@@ -60,6 +61,19 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
             papermill.execute_notebook(f"notebooks/{name}.ipynb", folder / f"{name}.ipynb", given, progress_bar=False)
     stored = {path.name: path.read_bytes() for path in (place / "media").iterdir()}
     return sorted([*executed, *folder.glob("*.ipynb")], key=lambda path: path.name), stored
+
+
+def numbers(results: Path) -> dict[str, str]:
+    """{file: SHA-256} of all committed numbers of a profile: its scores, tables, curves and manifests."""
+    found = {}
+    for pattern in ("data.json", "tables.json", "*.csv", "table-*.md", "scores/*.csv", "training/*/loss.csv"):
+        found |= hashes(results, pattern)
+    return found
+
+
+def hashes(folder: Path, pattern: str) -> dict[str, str]:
+    """{path below `folder`: SHA-256} of the files that fit a pattern."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.glob(pattern))}
 
 
 def hash_of_scores(results: Path) -> str:

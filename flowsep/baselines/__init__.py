@@ -17,6 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..checkpoints import read_header
+from ..codehash import code_hash
+from ..config import find_root
 from ..files import FlowsepError
 
 SYSTEMS = {
@@ -70,8 +72,19 @@ class System:
         self.options, self.sources, self.priors = options, tuple(sources), priors
         self.folder = None if folder is None else Path(folder)
 
+    def parts(self) -> tuple[str, ...]:
+        """What is learnt, in parts that jobs of their own can learn side by side; () where nothing is."""
+        return () if self.supervision in ("oracle", "none") else ("all",)
+
+    def material(self, dataset: Any, profile: Any) -> Any:
+        """Open all that `fit` learns from, which decodes it into the cache folder; here: nothing."""
+
     def fit(self, dataset: Any, profile: Any, folder: str | Path) -> None:
         """Learn from `dataset.subset("train")` and write what was learnt to `folder`; here: nothing to learn."""
+
+    def fit_part(self, part: str, dataset: Any, profile: Any, folder: str | Path) -> None:
+        """`fit` for one of `parts()`; here: for all there is."""
+        self.fit(dataset, profile, folder)
 
     def separate(
         self, mixture: np.ndarray, sample_rate: int, references: Mapping[str, np.ndarray] | None = None
@@ -141,6 +154,15 @@ def load_system(
     if made.needs_references and kind != "oracle":
         raise FlowsepError(f"system '{name}': needs_references is for supervision 'oracle' alone, found '{kind}'")
     return made
+
+
+def code_of(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """`code_hash` of all that fits, separates and scores a system, and of the file of one of your own."""
+    if own := (options or {}).get("class"):
+        place = Path(str(own).rpartition(":")[0])
+        return code_hash("run", others=[place if place.is_absolute() else find_root() / place])
+    module, _, _ = SYSTEMS.get(name, "").partition(":")
+    return code_hash("run", *([f"baselines.{module}"] if module else []))
 
 
 def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -7,13 +7,15 @@ Priors".
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from ..files import FlowsepError
+from ..files import FlowsepError, locked
 from ..machine import choose_device
 from ..prior import load_exactly, read_safetensors
 from ..separate import separate_with_masks
@@ -138,17 +140,26 @@ class GanPrior(System):
 
     def fit(self, dataset, profile, folder):
         """Train one GAN a source on its solo stems alone: `<folder>/<source>.safetensors`, `training/<source>/`."""
-        from ..data import CropSampler, solo_segments, validation_crops
+        for source in self.parts():
+            self.fit_part(source, dataset, profile, folder)
+
+    def parts(self):
+        """Each source by itself."""
+        return self.sources
+
+    def fit_part(self, source, dataset, profile, folder):
+        """Train the GAN of one source."""
+        from ..data import CropSampler, validation_crops
         from ..train import EDGE
 
         options, training, folder = self.options.prior, profile.training, Path(folder)
         length = (options.side + 2 * EDGE - 1) * options.feature.hop
-        for source in self.sources:
-            segments = {split: solo_segments(dataset, split, source, options.feature) for split in ("train", "valid")}
-            sampler = CropSampler(
-                segments["train"], length, batch=options.batch, gain_db=training.gain_db, speed=training.speed,
-                silence_db=training.silence_db, seed=profile.seed, source=source,
-            )  # fmt: skip
+        segments = self._segments(dataset, source)
+        sampler = CropSampler(
+            segments["train"], length, batch=options.batch, gain_db=training.gain_db, speed=training.speed,
+            silence_db=training.silence_db, seed=profile.seed, source=source,
+        )  # fmt: skip
+        with locked(folder / "training" / source):
             fit_gan(
                 sampler,
                 validation_crops(segments["valid"], length, training.silence_db),
@@ -162,6 +173,16 @@ class GanPrior(System):
                 provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name},
             )
         self.folder, self.generators = folder, None
+
+    def material(self, dataset, profile):
+        """{source: {"train" | "valid": its solo recordings}}, at the rate of the prior."""
+        return {source: self._segments(dataset, source) for source in self.sources}
+
+    def _segments(self, dataset: Any, source: str) -> dict[str, list[np.ndarray]]:
+        from ..data import solo_segments
+
+        feature = self.options.prior.feature
+        return {split: solo_segments(dataset, split, source, feature) for split in ("train", "valid")}
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError where a prior is missing, damaged or of other sizes."""

@@ -32,6 +32,10 @@ class InstGlow(System):
             train_source(dataset, source, profile, folder)
         self.priors, self.flows = Path(folder) / "priors", None
 
+    def parts(self):
+        """None: in a profile each prior is trained by a notebook of its own."""
+        return ()
+
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`."""
         return separate(mixture, self._loaded(), self.options, sample_rate, callback)

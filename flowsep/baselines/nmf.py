@@ -50,11 +50,8 @@ class SourceNMF(System):
         """Learn the dictionaries from random frames of the solo stems and write `<folder>/nmf.safetensors`."""
         from sklearn.decomposition import NMF
 
-        from ..data import solo_segments
-
         learnt, seconds = {}, 0.0
-        for source in self.sources:
-            segments = solo_segments(dataset, "train", source, profile.feature)
+        for source, segments in self.material(dataset, profile).items():
             began = time.monotonic()
             spectra = random_spectra(segments, self.options.frames, profile.feature, profile.seed)
             if not len(spectra):
@@ -71,6 +68,12 @@ class SourceNMF(System):
         tensors = {source: torch.from_numpy(spectra) for source, spectra in learnt.items()}
         save_safetensors(self._path(folder), tensors, header)
         self.folder, self.feature, self.dictionaries = Path(folder), profile.feature, learnt
+
+    def material(self, dataset, profile):
+        """{source: its solo recordings}."""
+        from ..data import solo_segments
+
+        return {source: solo_segments(dataset, "train", source, profile.feature) for source in self.sources}
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError where the dictionaries are missing, damaged or of other sources."""

@@ -59,6 +59,10 @@ class Pretrained(System):
         """The network with its weights, and their files, downloaded if need be; FlowsepError where they cannot be."""
         raise NotImplementedError
 
+    def parts(self):
+        """None: what is downloaded, or prevents it, each process finds out by itself."""
+        return ()
+
     def fit(self, dataset, profile, folder):
         """Download the weights. What prevents it is kept as `unavailable`, the reason of every row."""
         try:

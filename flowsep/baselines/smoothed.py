@@ -67,13 +67,33 @@ class SmoothedFlow(System):
 
         Raises FlowsepError for options of the training that there are not, and as `flowsep.train.train_source`.
         """
+        for part in self.parts():
+            self.fit_part(part, dataset, profile, folder, progress)
+
+    def parts(self):
+        """Each prior by itself: `<member>-<source>`."""
+        return tuple(f"{number}-{source}" for number in range(len(self.options.members)) for source in self.sources)
+
+    def fit_part(self, part, dataset, profile, folder, progress=False):
+        """Train one prior into `<folder>/<member>/priors`."""
         from ..train import train_source
 
-        for number, member in enumerate(self.options.members):
-            for source in self.sources:
-                own = member.profile(profile, source, profile.seed + number)
-                train_source(dataset, source, own, Path(folder) / str(number), progress=progress)
+        number, _, source = part.partition("-")
+        own = self.options.members[int(number)].profile(profile, source, profile.seed + int(number))
+        train_source(dataset, source, own, Path(folder) / number, progress=progress)
         self.folder, self.members = Path(folder), None
+
+    def material(self, dataset, profile):
+        """The solo recordings of all sources, at each member's rate."""
+        from ..data import solo_segments
+
+        features = {member.profile(profile, "", 0).feature for member in self.options.members}
+        return [
+            solo_segments(dataset, subset, source, feature)
+            for feature in sorted(features, key=repr)
+            for source in self.sources
+            for subset in ("train", "valid")
+        ]
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
         """See `System.separate`; `callback` as in `flowsep.separate`, of the first set of priors."""

@@ -100,16 +100,12 @@ class Supervised(System):
 
         Raises FlowsepError: a missing library, no such source, NaN, or the work of other options.
         """
-        from ..data import whole_stems
-        from ..train import optimise, start_fabric
+        from ..train import alone, optimise, start_fabric
 
         options, work = self.options, Path(folder) / "training"
         own = {name: getattr(options, name) for name in ("steps", "batch", "crop_seconds", "lr", "device")}
         training = profile.training.model_copy(update={**own, "epochs": None})
-        stems = {
-            subset: [whole_stems(dataset, subset, s, options.sample_rate, options.channels) for s in self.sources]
-            for subset in ("train", "valid")
-        }
+        stems = self.material(dataset, profile)
         sampler = MixtureSampler(
             stems["train"],
             self.crop,
@@ -146,27 +142,43 @@ class Supervised(System):
         unused = {"epochs", "gain_db", "speed", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
-        costs = optimise(
-            fabric,
-            network,
-            training,
-            loss=loss,
-            validate=validate,
-            keep=keep,
-            settings=settings,
-            work=work,
-            name=self.name,
-            seed=profile.seed,
-            key=f"systems.{self.name}.lr",
-            progress=progress,
-        )
-        if not (work / "best.safetensors").is_file():
-            raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
-        best, tensors = read_safetensors(work / "best.safetensors")
-        provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
-        provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
-        save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
+        with alone(fabric, work):
+            costs = optimise(
+                fabric,
+                network,
+                training,
+                loss=loss,
+                validate=validate,
+                keep=keep,
+                settings=settings,
+                work=work,
+                name=self.name,
+                seed=profile.seed,
+                key=f"systems.{self.name}.lr",
+                progress=progress,
+            )
+            if not (work / "best.safetensors").is_file():
+                raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
+            best, tensors = read_safetensors(work / "best.safetensors")
+            provenance = {
+                "data": dataset.name,
+                "data_hash": dataset.hash,
+                "profile": profile.name,
+                "config": profile.hash,
+            }
+            provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
+            save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
         self.folder, self.network = Path(folder), None
+
+    def material(self, dataset, profile):
+        """{"train" | "valid": the songs' stems, one list a source}, at the network's rate."""
+        from ..data import whole_stems
+
+        rate, channels = self.options.sample_rate, self.options.channels
+        return {
+            subset: [whole_stems(dataset, subset, source, rate, channels) for source in self.sources]
+            for subset in ("train", "valid")
+        }
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError where the network is missing, damaged or of other sources."""

@@ -1,0 +1,141 @@
+"""Do the committed results come from the committed code, configs and seeds? `python tools/check_results.py [PROFILE]`.
+
+Every number of a profile that has kept chapters is held against what it was made of: score rows against the code
+(`flowsep.codehash`), the profile, the seed and the data; tables and chapters against their hashes; the tables are made
+again. What is stale is named, and the exit status is 1.
+
+--accept REASON says that the code of now gives the numbers of then, in `results/accepted.csv`, which the book shows:
+for a change that moved no number, as a run of a smaller profile before and after it can show.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import kept
+import nbformat
+import pandas as pd
+from build_book import find_error
+
+from flowsep.baselines import code_of
+from flowsep.config import Profile, find_root, load_profile
+from flowsep.evaluate import git_state, read_scores
+from flowsep.files import FlowsepError, atomic_path
+from flowsep.results import load_published, load_scores, made_of, same_data, tables
+
+ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
+MEASURED = re.compile(r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)?(?:e[-−]\d+)?\s(?:dB|nats)\b")
+MARKED = re.compile(r"<!-- table: .*?<!-- end of table -->", re.DOTALL)  # a test holds these against their files
+# numbers of texts that are no results: file -> what may stand there, and what it is
+QUOTED = {
+    "README.md": {"1e-9 dB": "the tolerance of a test of flowsep.metrics"},
+    "notebooks/14_beyond_the_paper.ipynb": {"20 dB": "an aim"},
+}
+
+
+def main(names: list[str], accept: str = "") -> int:
+    results = find_root() / "results"
+    names = names or sorted(path.parent.parent.name for path in results.glob("*/book/kept.json"))
+    stale = {name: stale_systems(results / name, load_profile(name)) for name in names}
+    if accept:
+        append(results / "accepted.csv", [pair for pairs in stale.values() for pair in pairs], accept)
+        stale = {}
+    found = [
+        f"results/{name}: {system} was scored by other code ({was}, now {now}); run it again, or see --accept"
+        for name, systems in stale.items()
+        for system, was, now in systems
+    ]
+    for name in names:
+        found += [f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name))]
+    found += [f"{file}: '{number}' is a number that no file gives" for file, number in typed_numbers(find_root())]
+    print("\n".join(found) or f"the results of {', '.join(names) or 'no profile'} are of this code, and whole")
+    return 1 if found else 0
+
+
+def stale_systems(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
+    """(system, code of its rows, code of now) of all systems whose rows other code made, and nobody accepted."""
+    scores = load_scores(folder)
+    path, found = folder.parent / "accepted.csv", []
+    accepted = pd.read_csv(path, dtype=str).to_dict("records") if path.is_file() else []
+    for (system, code), _ in scores[scores.variant == ""].groupby(["system", "code"]):
+        now, reached = code_of(system, profile.systems.get(system)), {code}
+        for row in accepted:  # in the order in which they were accepted
+            if row["system"] == system and row["was"] in reached:
+                reached.add(row["now"])
+        if now not in reached:
+            found.append((system, code, now))
+    return found
+
+
+def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
+    """Add one row a stale system to `accepted.csv`."""
+    before = pd.read_csv(path, dtype=str) if path.is_file() else None
+    told = {"reason": reason, "git_commit": git_state()["git_commit"], "date": datetime.now(UTC).date().isoformat()}
+    new = pd.DataFrame([dict(zip(ACCEPTED, pair, strict=False)) | told for pair in pairs], columns=list(ACCEPTED))
+    with atomic_path(path) as temporary:
+        pd.concat([before, new]).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def problems(folder: Path, profile: Profile) -> Iterator[str]:
+    """What besides the code is not as the files say that it was."""
+    scores, manifest = load_scores(folder), json.loads((folder / "data.json").read_text("utf-8"))
+    own = scores[scores.variant == ""]
+    if other := sorted(set(profile.systems) ^ set(own.system)):
+        yield f"scores of {', '.join(sorted(set(own.system)))}, but the profile's systems differ by {', '.join(other)}"
+    sets = {"scores": own, "new_sources.csv": None}
+    if (folder / "new_sources.csv").is_file():
+        sets["new_sources.csv"] = read_scores(folder / "new_sources.csv")
+    for where, rows in sets.items():
+        if rows is None:
+            continue
+        for system, its in rows.groupby("system"):
+            expected = {"config_hash": profile.hash_of(system), "seed": profile.seed, "data_hash": manifest["hash"]}
+            for column, value in (expected | {"git_dirty": "no", "profile": profile.name}).items():
+                if wrong := set(its[column]) - {value}:
+                    yield f"{where}: {system}: {column} is {', '.join(map(str, sorted(wrong)))}, expected {value}"
+    published = same_data(load_published(folder.parent / "published.csv"), profile.data.kind)
+    settings = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
+    for name, text in tables(scores, published, **settings).items():
+        if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
+            yield f"{name}: is not what the scores make; run notebooks/06_results.ipynb"
+    if json.loads((folder / "tables.json").read_text("utf-8"))["made_of"] != made_of(folder):
+        yield "tables.json: the tables are of other scores; run notebooks/06_results.ipynb"
+    told = json.loads((folder / "book" / "kept.json").read_text("utf-8"))
+    for where, then, now in (
+        ("book", told["chapters"], kept.hashes(folder / "book", "*.ipynb")),
+        (".", told["numbers"], kept.numbers(folder)),
+    ):
+        for name in sorted(set(then) | set(now)):
+            if then.get(name) != now.get(name):
+                yield f"{where}/{name}: has changed since the chapters were kept; make the book and `make keep`"
+    for path in sorted((folder / "book").glob("*.ipynb")):
+        if problem := find_error(nbformat.read(path, as_version=4)):
+            yield f"book/{path.name}: {problem}"
+
+
+def typed_numbers(root: Path) -> Iterator[tuple[str, str]]:
+    """(file, number) of what looks measured in a text that no run wrote, and is not `QUOTED`."""
+    texts = {path: path.read_text("utf-8") for path in [root / "README.md", *sorted((root / "book").glob("*.md"))]}
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        texts[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for path, text in texts.items():
+        name = path.relative_to(root).as_posix()
+        for number in MEASURED.findall(MARKED.sub("", text)):
+            if number not in QUOTED.get(name, {}):
+                yield name, number
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="check_results", description=__doc__.split("`")[0])
+    parser.add_argument("profile", nargs="*", help="default: all with kept chapters")
+    parser.add_argument("--accept", default="", metavar="REASON", help="the code of now gives the same numbers")
+    given = parser.parse_args()
+    try:
+        sys.exit(main(given.profile, given.accept))
+    except (FlowsepError, OSError, KeyError) as error:
+        sys.exit(f"check_results: {error}")
