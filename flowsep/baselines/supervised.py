@@ -27,7 +27,7 @@ WHILE_SEPARATING = ("segment_seconds", "overlap_seconds", "device")  # options t
 class SupervisedOptions(BaseModel):
     """How a network is fitted and used; what is not said here is the profile's `training`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mixes: Literal["songs", "random"] = "songs"  # random: only sums of stems that do not belong together
     song_share: float = Field(0.25, ge=0, le=1)  # of the crops with mixes = songs, which stay as they are
