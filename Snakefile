@@ -44,6 +44,10 @@ RUN = (
     " --no-progress-bar && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
 )
 
+# A job that gets the whole machine; on a cluster, where it sees only some node, what the others get.
+def all_cores(wildcards):
+    return PROFILE.threads if workflow.remote_exec or workflow.non_local_exec else workflow.cores
+
 rule results:
     input:
         f"{OUT}/notebooks/06_results.ipynb",
@@ -59,7 +63,7 @@ rule data:
         f"{OUT}/logs/01_data.ipynb",
     params:
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -236,7 +240,7 @@ rule ablations:
     params:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -268,7 +272,7 @@ if PROFILE.new_sources:
             f"{OUT}/logs/10_a_new_source.ipynb",
         params:
             more="",
-        threads: workflow.cores
+        threads: all_cores
         shell:
             RUN
 
@@ -347,6 +351,20 @@ rule beyond:
     shell:
         RUN
 
+rule machines:
+    input:
+        "results/scale.csv",
+        notebook="notebooks/16_run_it_on_your_machines.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/16_run_it_on_your_machines.ipynb",
+    log:
+        f"{OUT}/logs/16_run_it_on_your_machines.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule book:
     input:
         rules.inverse.output.notebook,
@@ -365,6 +383,7 @@ rule book:
         rules.own_system.output.notebook,
         rules.speed.output.notebook,
         rules.beyond.output.notebook,
+        rules.machines.output.notebook,
         "_config.yml",
         expand("tools/{name}.py", name=("build_book", "finish", "media")),
         sorted(map(str, Path("book").glob("*.*"))),

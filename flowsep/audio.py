@@ -114,7 +114,11 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
+        why = (
+            str(error).strip(". ") or "a part only"
+        )  # libsndfile does not say more of a full disk than "System error."
+        cure = "is the disk full? Make room or choose another folder"
+        raise FlowsepError(f"{path}: not written ({why}); {cure}") from error
 
 
 class _UnknownFormatError(FlowsepError):

@@ -42,7 +42,7 @@ def writable(place: str | Path, cure: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FlowsepError(f"{place}: cannot write there ({error.strerror}); {cure}") from error
+        raise FlowsepError(f"{place}: cannot write there ({error.strerror or error}); {cure}") from error
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if error.errno not in NO_ROOM:  # else it may be about what the block reads
             raise
         cure = "make room or choose another folder, then run it again"
-        raise FlowsepError(f"{path}: not written ({error.strerror}); {cure}; nothing else was changed") from error
+        raise FlowsepError(f"{path}: not written ({error.strerror}); {cure}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -567,6 +567,25 @@ def ranges(frame: "pandas.DataFrame", *, label: str) -> "Figure":
     return figure
 
 
+def scaling(frame: "pandas.DataFrame", floors: Mapping[str, float]) -> "Figure":
+    """Hours until all is done against the number of workers, both logarithmic; a dotted line is what no number beats.
+
+    frame: columns `name` (a line each), `workers`, `hours`. floors: name -> hours of its longest path.
+    """
+    _columns(frame, "name", "workers", "hours")
+    figure, (ax,) = _grid(1, 1, 7.0, 3.4)
+    for name, its in frame.sort_values("workers").groupby("name", sort=False):
+        (line,) = ax.plot(its["workers"], its["hours"], marker="o", label=name)
+        ax.axhline(floors[name], color=line.get_color(), linestyle=":", linewidth=1.4, label=f"{name}: longest path")
+    ax.set(xscale="log", yscale="log", xlabel="Workers", ylabel="Time (hours)")
+    workers = sorted(frame["workers"].unique())
+    ax.set_xticks(workers, [f"{number:g}" for number in workers])
+    ax.minorticks_off()
+    _plain_decades(ax.yaxis)
+    ax.legend(fontsize="small")
+    return figure
+
+
 def roofline(frame: "pandas.DataFrame", *, copy: float, product: float) -> "Figure":
     """Measured rates under min(product, copy * intensity), the most that arithmetic and memory allow; both axes log.
 

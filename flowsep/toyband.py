@@ -106,10 +106,9 @@ def write_song(song: Song, folder: Path, seconds: float) -> dict:
         for name, audio in stems.items():
             soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
     except (OSError, soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        why = error or "is the disk full?"
-        raise FlowsepError(
-            f"{folder}: not written ({why}); make room, or set FLOWSEP_DATA to another folder"
-        ) from error
+        why = str(error).strip(". ") or "a part only"
+        cure = "is the disk full? Make room, or set FLOWSEP_DATA to another folder"
+        raise FlowsepError(f"{folder}: not written ({why}); {cure}") from error
     told = {fact: getattr(song, fact) for fact in ("seed", "key", "mode", "tempo", "groove", "special")}
     told["voice"] = song.voices[0][0].name if song.voices else None
     told["parts"] = [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts]

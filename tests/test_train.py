@@ -183,7 +183,8 @@ def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tm
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
-def test_two_processes_learn_what_one_does(tmp_path):
+def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
+    """The same loss to 1e-5: two crops a step in each of two processes over gloo, four in one."""
     root = write_hq_tree(tmp_path / "songs", train=3, test=1, seconds=2.0)
     data = {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}
     training = SIZES["training"].model_copy(update={"steps": 8, "batch": 4, "validate_every": 4, "lr": 0.003})
@@ -195,7 +196,7 @@ def test_two_processes_learn_what_one_does(tmp_path):
     together = train.train_source(dataset, "bass", both, tmp_path / "two", progress=False)
     curves = [pd.read_csv(tmp_path / run / "training" / "bass" / "loss.csv") for run in ("one", "two")]
     assert list(curves[0].step) == list(curves[1].step)
-    np.testing.assert_allclose(curves[0].nll, curves[1].nll, atol=1e-5)
+    np.testing.assert_allclose(curves[0].nll, curves[1].nll, rtol=0, atol=1e-5)
     assert alone.provenance["parameters"] == together.provenance["parameters"]
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(together.state_dict()[name], value, atol=1e-3, rtol=0, msg=name)

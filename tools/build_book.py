@@ -43,6 +43,7 @@ BEHIND = {
     "11_ablations": ["./ablation.csv"],
     "13_speed": ["bench/*.json"],
     "14_beyond_the_paper": ["research/*.csv"],
+    "16_run_it_on_your_machines": ["scale.csv"],
 }
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
@@ -253,5 +254,5 @@ if __name__ == "__main__":
     try:
         with locked(find_root() / "book" / "_build"):  # of whatever profile
             main(given.results, given.mode or "")
-    except (FlowsepError, subprocess.CalledProcessError) as error:
+    except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")

@@ -19,7 +19,7 @@ from flowsep.config import find_root
 from flowsep.files import FlowsepError, sha256
 
 # made from committed files alone, and therefore run again with each build
-FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper")
+FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")
 
 
 def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:

@@ -1,0 +1,138 @@
+"""The prediction of a whole experiment: the graph that Snakemake gives, and the times of small graphs done by hand."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flowsep import FlowsepError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import plan
+
+    return plan
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return pd.read_csv(ROOT / "results" / "scale.csv")
+
+
+def graph(*needs: tuple[int, ...]) -> list[frozenset[int]]:
+    return [frozenset(its) for its in needs]
+
+
+def test_a_chain_takes_its_sum_with_any_number_of_workers(plan):
+    needs, seconds = graph((), (0,), (1,)), [1.0, 2.0, 3.0]
+    assert plan.longest(needs, seconds) == ([0, 1, 2], [6.0, 5.0, 3.0])
+    assert [plan.makespan(needs, seconds, workers) for workers in (1, 2, 64)] == [6.0] * 3
+
+
+def test_what_waits_for_one_job_is_shared_out(plan):
+    needs, seconds = graph((), *[(0,)] * 6, (1, 2, 3, 4, 5, 6)), [1.0, *[2.0] * 6, 0.5]
+    spans = [plan.makespan(needs, seconds, workers) for workers in (1, 2, 3, 4, 6, 64)]
+    assert spans == [13.5, 7.5, 5.5, 5.5, 3.5, 3.5]
+
+
+def test_the_longest_way_goes_first(plan):
+    """Three short jobs, then one whose chain decides: begun last it would end at 5, begun first at 4."""
+    needs, seconds = graph((), (), (), (3,), ())[:3] + graph((), (3,)), [1.0, 1.0, 1.0, 1.0, 3.0]
+    assert plan.makespan(needs, seconds, 2) == 4.0
+
+
+def test_no_schedule_beats_its_bounds(plan):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        needs = [frozenset(np.flatnonzero(rng.random(job) < 0.15).tolist()) for job in range(30)]
+        seconds = rng.uniform(0.1, 5, 30).tolist()
+        path, rest = plan.longest(needs, seconds)
+        assert all(before in needs[job] for before, job in pairwise(path))
+        length = sum(seconds[job] for job in path)
+        assert length == pytest.approx(max(rest))
+        assert plan.makespan(needs, seconds, 1) == pytest.approx(sum(seconds))
+        assert plan.makespan(needs, seconds, 30) == pytest.approx(length)
+        for workers in (2, 3, 5):
+            span = plan.makespan(needs, seconds, workers)
+            most = sum(seconds) / workers + length * (1 - 1 / workers)  # Graham 1966
+            assert max(length, sum(seconds) / workers) - 1e-9 <= span <= most + 1e-9
+
+
+TEXT = """Job stats:
+job       count
+------  -------
+total         3
+
+[a date]
+rule second:
+    input: out/first.json, notebooks/x.ipynb
+    output: out/second.csv, out/notebooks/x.ipynb
+    jobid: 2
+    wildcards: system=nmf, number=3
+[a date]
+rule third:
+    input: out/second.csv
+    output: out/third
+    jobid: 0
+[a date]
+rule first:
+    input: notebooks/y.ipynb
+    output: out/first.json
+    jobid: 1
+"""
+
+
+def test_jobs_are_read_in_an_order_in_which_they_can_run(plan):
+    jobs = plan.read_jobs(TEXT)
+    assert [job.name for job in jobs] == ["first", "second nmf 3", "third"]
+    assert [job.needs for job in jobs] == graph((), (0,), (1,))
+
+
+def test_words_that_changed_are_noticed(plan):
+    with pytest.raises(FlowsepError, match="3 jobs read, 4 counted by Snakemake"):
+        plan.read_jobs(TEXT.replace("total         3", "total         4"))
+    with pytest.raises(FlowsepError, match="jobs that wait for each other"):
+        plan.read_jobs(TEXT.replace("input: notebooks/y.ipynb", "input: out/third"))
+
+
+def test_the_committed_prediction_is_of_the_graph_as_it_is_now(plan, committed):
+    """Fails where rules, systems or dependencies were added since: run `make plan`."""
+    jobs = plan.read_jobs(plan.dry_run(plan.PROFILE, 1))
+    one = committed[(committed.shards == 1) & (committed.quantity == "jobs")].set_index("name").value
+    assert pd.Series([job.rule for job in jobs]).value_counts().to_dict() == one.drop("all").to_dict()
+    figures = plan.Figures(plan.load_profile(ROOT / "configs" / f"{plan.PROFILE}.yaml"), ROOT)
+    needs, seconds = [job.needs for job in jobs], [figures.seconds(job) for job in jobs]
+    path, rest = plan.longest(needs, seconds)
+    found = committed[(committed.shards == 1) & (committed.quantity == "path") & (committed.name != "all")]
+    assert [jobs[job].name for job in path] == [*found.sort_values("place").name]
+    assert max(rest) == pytest.approx(found.value.sum(), rel=1e-3)
+    with pytest.raises(FlowsepError, match="rule 'new': no way to tell what it takes"):
+        figures.seconds(plan.Job("new", {}, (), frozenset()))
+
+
+def test_one_worker_does_all_the_work_and_many_wait_for_the_longest_path(committed):
+    for _, rows in committed.groupby("shards"):
+        whole = rows[rows.name == "all"].set_index("quantity")
+        wall = whole[["workers", "value"]].loc["wall"].set_index("workers").value
+        assert wall[1] == pytest.approx(whole.value["work"], rel=1e-4)
+        assert wall[64] >= whole.value["path"] * (1 - 1e-4)
+        assert (wall.diff().dropna() <= 1e-6 * wall[1]).all()
+        each = rows[(rows.quantity == "jobs") & (rows.name != "all")]
+        assert each.value.sum() == whole.value["jobs"]
+
+
+def test_a_bench_of_a_gpu_is_preferred(plan, tmp_path):
+    with pytest.raises(FlowsepError, match="no bench with the topic scale"):
+        plan._bench(tmp_path)
+    for name, kind in (("a", "cpu"), ("b", "cuda")):
+        topics = {"scale": {"status": "done"}}
+        bench = {"format": "flowsep-bench-1", "device": f"the {kind}", "kind": kind, "topics": topics}
+        (tmp_path / f"{name}.json").write_text(json.dumps(bench))
+    assert plan._bench(tmp_path)[:2] == ("the cuda", "b.json")
