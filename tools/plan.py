@@ -305,6 +305,8 @@ def plan(root: Path, shards: int) -> list[dict[str, Any]]:
     profile = load_profile(root / "configs" / f"{PROFILE}.yaml").model_copy(update={"shards": shards})
     told, jobs = Figures(profile, root), read_jobs(dry_run(PROFILE, shards))
     seconds, needs = [told.seconds(job) for job in jobs], [job.needs for job in jobs]
+    if unknown := [job.name for job, its in zip(jobs, seconds, strict=True) if not math.isfinite(its)]:
+        raise FlowsepError(f"{told.bench}: {unknown[0]}: a figure of it has no value; measure the topic scale again")
     path, rest = longest(needs, seconds)
     rows: list[dict[str, Any]] = []
 
