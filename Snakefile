@@ -6,22 +6,26 @@
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
 import re
 import shlex
+from contextlib import ExitStack
 from pathlib import Path
 
 from flowsep.baselines import load_system
 from flowsep.config import load_profile
 from flowsep.data import load_dataset
-from flowsep.files import FlowsepError, safe_name
+from flowsep.files import FlowsepError, locked, safe_name
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
+HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own locks outlive a kill (profiles/default)
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))
     # system -> what jobs of their own fit: its priors one by one, or all at once
     PARTS = {name: load_system(name, its, sources=PROFILE.sources).parts() for name, its in PROFILE.systems.items()}
     if PROFILE.data.kind != "toyband":  # which the first job composes
         load_dataset(PROFILE.data, PROFILE.seed)
+    if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
+        HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
@@ -40,6 +44,10 @@ RUN = (
     " --no-progress-bar && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
 )
 
+# A job that gets the whole machine; on a cluster, where it sees only some node, what the others get.
+def all_cores(wildcards):
+    return PROFILE.threads if workflow.remote_exec or workflow.non_local_exec else workflow.cores
+
 rule results:
     input:
         f"{OUT}/notebooks/06_results.ipynb",
@@ -55,7 +63,7 @@ rule data:
         f"{OUT}/logs/01_data.ipynb",
     params:
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -232,7 +240,7 @@ rule ablations:
     params:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
-    threads: workflow.cores
+    threads: all_cores
     shell:
         RUN
 
@@ -264,7 +272,7 @@ if PROFILE.new_sources:
             f"{OUT}/logs/10_a_new_source.ipynb",
         params:
             more="",
-        threads: workflow.cores
+        threads: all_cores
         shell:
             RUN
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import subprocess
 import tempfile
@@ -12,10 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import soundfile as sf
 
-from .files import FlowsepError, atomic_path
+from .files import MAX_SAMPLES, SAMPLE_RATES, FlowsepError, atomic_path
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 .stem.mp4, in this order
 BLOCK = 2**17  # samples that are read at once: 3 s
+# Of ffmpeg's formats those that hold sound; playlists, which name other files and hosts, are not among them.
+FORMATS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,mp3,mp2,mpc,mpc8,mpeg,"
+    "mpegts,nut,ogg,opus,rm,shn,tak,tta,voc,w64,wav,wv,xwma"
+)
+CONFINED = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS]  # what ffmpeg may open
 
 
 class AudioStream(NamedTuple):
@@ -28,17 +35,21 @@ class AudioStream(NamedTuple):
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
-    """Any audio file as (float32 (channels, samples), sample rate). Raises what `stream_audio` does."""
+    """Any audio file as (float32 (channels, samples), sample rate).
+
+    Raises what `stream_audio` does, and FlowsepError for one of more than `MAX_SAMPLES`.
+    """
     with stream_audio(path) as stream:
-        return _whole(stream)
+        return _whole(path, stream)
 
 
 @contextlib.contextmanager
 def stream_audio(path: str | Path) -> Iterator[AudioStream]:
     """Any audio file as blocks of samples, by libsndfile, else by ffmpeg.
 
-    Raises FlowsepError naming the file: at once if it is missing, empty, not audio or of more than two channels, or if
-    its header shows that it is truncated; among the blocks where it is damaged or holds NaN or infinite samples.
+    Raises FlowsepError naming the file: at once if it is missing, empty, not audio, of more than two channels or of a
+    rate outside `SAMPLE_RATES`, or if its header shows that it is truncated; among the blocks where it is damaged or
+    holds NaN or infinite samples.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +114,11 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        raise FlowsepError(f"{path}: not written ({error or 'is the disk full?'})") from error
+        why = (
+            str(error).strip(". ") or "a part only"
+        )  # libsndfile does not say more of a full disk than "System error."
+        cure = "is the disk full? Make room or choose another folder"
+        raise FlowsepError(f"{path}: not written ({why}); {cure}") from error
 
 
 class _UnknownFormatError(FlowsepError):
@@ -117,12 +132,15 @@ def is_packed(path: Path) -> bool:
 
 def inspect(path: Path) -> tuple[int, int, int]:
     """(sample rate, channels, samples) from a file's header, held against the size of the file."""
+    if not path.is_file():
+        raise FlowsepError(f"{path}: no such file")
     if is_packed(path):
         return _probe(path)[:3]
     try:
         info = sf.info(path)
-    except sf.LibsndfileError as error:
-        raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({error.error_string})") from error
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples, known by their suffix alone
+        reason = getattr(error, "error_string", "raw samples without a header")
+        raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({reason})") from error
     # libsndfile corrects a wrong size silently, and a truncated file would read as a short one. From 2 GB on programs
     # that write to a pipe put placeholders.
     with path.open("rb") as file:
@@ -132,15 +150,22 @@ def inspect(path: Path) -> tuple[int, int, int]:
     held = path.stat().st_size
     if held < promised < 0x7FFF0000:  # the size leaves out its own 8 bytes, which some programs count
         raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
-    if info.channels > 2:
-        raise FlowsepError(f"{path}: {info.channels} channels; downmix to stereo first")
+    _check_shape(path, info.samplerate, info.channels)
     return info.samplerate, info.channels, info.frames
+
+
+def _check_shape(path: Path, rate: int, channels: int) -> None:
+    if channels > 2:
+        raise FlowsepError(f"{path}: {channels} channels; downmix to stereo first")
+    low, high = SAMPLE_RATES
+    if channels < 1 or not low <= rate <= high:
+        raise FlowsepError(f"{path}: {channels} channels at {rate} Hz; expected 1 or 2, and {low:,} to {high:,} Hz")
 
 
 def read_sndfile(path: Path) -> tuple[np.ndarray, int]:
     """(audio, sample rate) of what libsndfile reads."""
     with _stream_sndfile(path) as stream:
-        return _whole(stream)
+        return _whole(path, stream)
 
 
 @contextlib.contextmanager
@@ -151,8 +176,8 @@ def _stream_sndfile(path: Path) -> Iterator[AudioStream]:
         try:
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
                 yield block.T
-        except sf.LibsndfileError as error:
-            raise FlowsepError(f"{path}: truncated or damaged ({error.error_string})") from error
+        except sf.SoundFileError as error:
+            raise FlowsepError(f"{path}: truncated or damaged ({error})") from error
 
     with sf.SoundFile(path) as file:
         yield AudioStream(rate, channels, samples, _checked(path, blocks(), samples))
@@ -163,36 +188,42 @@ def _probe(path: Path) -> tuple[int, int, int, bool]:
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise FlowsepError(f"{path}: libsndfile does not know this format; install ffmpeg, or convert it to wav")
     query = ["-select_streams", "a", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
-    run = subprocess.run(["ffprobe", "-v", "error", *query, "-of", "json", _url(path)], capture_output=True)
-    found = json.loads(run.stdout or "{}")
-    streams = found.get("streams", [])
+    run = subprocess.run(["ffprobe", "-v", "error", *CONFINED, *query, "-of", "json", _url(path)], capture_output=True)
+    what = "truncated or damaged or not audio"
+    try:
+        found = json.loads(run.stdout.decode(errors="replace") or "{}")
+        streams, kind = found.get("streams", []), found.get("format", {}).get("format_name", "")
+        facts = [(int(s["sample_rate"]), int(s["channels"]), float(s.get("duration", 0))) for s in streams]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FlowsepError(f"{path}: {what}: ffprobe does not find its sample rate, channels or length") from error
     if run.returncode or not streams:
-        what = "neither libsndfile nor ffmpeg finds an audio stream in it"
-        raise FlowsepError(f"{path}: truncated or damaged or not audio: {what} ({_last_line(run.stderr)})")
+        nothing = "neither libsndfile nor ffmpeg finds an audio stream in it"
+        raise FlowsepError(f"{path}: {what}: {nothing} ({_last_line(run.stderr)})")
     if is_packed(path) and len(streams) != len(STREAMS):
         wanted = f"a stem file of MUSDB18 holds {len(STREAMS)} ({', '.join(STREAMS)})"
         raise FlowsepError(f"{path}: {len(streams)} audio stream(s); {wanted}; get it again")
-    stream = streams[0]
-    rate, channels = int(stream["sample_rate"]), int(stream["channels"])
-    if channels > 2:
-        raise FlowsepError(f"{path}: {channels} channels; downmix to stereo first")
-    return rate, channels, round(float(stream.get("duration", 0)) * rate), "mp4" in found["format"]["format_name"]
+    rate, channels, seconds = facts[0]
+    _check_shape(path, rate, channels)
+    return rate, channels, round(seconds * rate) if math.isfinite(seconds) else 0, "mp4" in kind
 
 
 def read_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> tuple[np.ndarray, int]:
     """(audio, sample rate) of one audio stream, decoded to 32-bit floats ("<f4") or to 16-bit integers ("<i2")."""
     with _stream_ffmpeg(path, stream, sample) as opened:
-        return _whole(opened)
+        return _whole(path, opened)
 
 
 @contextlib.contextmanager
 def _stream_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> Iterator[AudioStream]:
     rate, channels, samples, exact = _probe(path)
     layout, full_scale = {"<f4": ("f32le", 1), "<i2": ("s16le", 32768)}[sample]
-    decode = ["ffmpeg", "-nostdin", "-v", "error", "-i", _url(path), "-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
+    decode = ["ffmpeg", "-nostdin", "-v", "error", *CONFINED, "-i", _url(path)]
+    decode += ["-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
 
     def blocks() -> Iterator[np.ndarray]:
         while data := process.stdout.read(BLOCK * channels * np.dtype(sample).itemsize):
+            if len(data) % (channels * np.dtype(sample).itemsize):
+                raise FlowsepError(f"{path}: truncated or damaged (its decoder stopped within a sample)")
             yield np.frombuffer(data, sample).reshape(-1, channels).T / np.float32(full_scale)
         if process.wait():
             told.seek(0)
@@ -210,8 +241,15 @@ def _url(path: Path) -> str:
     return f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
 
 
-def _whole(stream: AudioStream) -> tuple[np.ndarray, int]:
-    return np.concatenate(list(stream.blocks), axis=1), stream.sample_rate
+def _whole(path: str | Path, stream: AudioStream) -> tuple[np.ndarray, int]:
+    blocks, left = [], MAX_SAMPLES
+    for block in stream.blocks:
+        left -= block.size
+        if left < 0:
+            longer = "only `flowsep separate` takes longer files"
+            raise FlowsepError(f"{path}: more than {MAX_SAMPLES:,} samples in all channels; {longer}")
+        blocks.append(block)
+    return np.concatenate(blocks, axis=1), stream.sample_rate
 
 
 def _checked(path: Path, blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:

@@ -4,24 +4,20 @@ A file holds for each topic its figures, each with unit, quartiles, number of re
 settings, and the provenance of that topic's run; beside them the targets, and whether the figures meet them.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from .files import FlowsepError
+from .files import FlowsepError, read_json
 
 FORMAT = "flowsep-bench-1"
 
 
 def read_bench(path: str | Path) -> dict[str, Any]:
     """A whole file; FlowsepError if it is no bench of this project."""
-    try:
-        bench = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a readable JSON file ({error}); run the bench again") from error
+    bench = read_json(path)
     if not isinstance(bench, dict) or bench.get("format") != FORMAT:
         raise FlowsepError(f"{path}: not a bench of this project (no format {FORMAT}); name another file")
     return bench
@@ -53,14 +49,21 @@ def provenance(bench: dict[str, Any]) -> pd.DataFrame:
     topics = bench["topics"].items()
     found = {topic: {"status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics}
     table = pd.DataFrame(found, dtype=object).fillna("").astype(str)
-    return table.apply(lambda row: row.str[:12] if row.name == "git_commit" else row, axis=1)
+    length = {"git_commit": 12, "date": len("2026-01-01T00:00")}
+    table = table.apply(lambda row: row.str[: length.get(row.name)], axis=1)
+    return table.apply(lambda row: row.str.replace("T", " ") if row.name == "date" else row, axis=1)
+
+
+def in_words(name: str) -> str:
+    """A name of a figure, fact or setting as a page writes it: `separation.floor_share` is separation: floor share."""
+    return name.replace(".", ": ").replace("_", " ")
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of `figures` for a page: what was measured, under which settings, median with unit and quartiles."""
     given = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
     settings = rows.drop(columns=given)
-    told = [", ".join(f"{key} {_plain(x)}" for key, x in row.dropna().items()) for _, row in settings.iterrows()]
+    told = [", ".join(_setting(key, x) for key, x in row.dropna().items()) for _, row in settings.iterrows()]
     found = [
         "not measurable" if pd.isna(x) else f"{x:.3g} {unit}" + (f" ({a:.3g} to {b:.3g})" if n > 1 else "")
         for x, unit, a, b, n in zip(rows.value.astype(float), rows.unit, rows.low, rows.high, rows.repeats, strict=True)
@@ -79,14 +82,15 @@ def on_a_page(table: pd.DataFrame, caption: str = "") -> Styler:
 def targets(bench: dict[str, Any]) -> pd.DataFrame:
     """The targets with what was found, for a page; `met` is yes, no or not measured."""
     rows = pd.DataFrame(bench["targets"])
-    settings = [", ".join(f"{key} {value}" for key, value in row.items()) for row in rows.settings]
+    settings = [", ".join(_setting(key, value) for key, value in row.items()) for row in rows.settings]
     found = [f"{x:.3g} {unit}" if pd.notna(x) else "never" for x, unit in zip(rows.value, rows.unit, strict=True)]
     found = ["" if pd.isna(met) else value for met, value in zip(rows.met, found, strict=True)]
-    wanted = [f"{sign} {value:g}" for sign, value in zip(rows.comparison, rows.target, strict=True)]
+    signs = rows.comparison.replace({">=": "≥", "<=": "≤"})
+    wanted = [f"{sign}\N{NO-BREAK SPACE}{value:g}" for sign, value in zip(signs, rows.target, strict=True)]
     met = ["not measured" if pd.isna(x) else "yes" if x else "no" for x in rows.met]
     return pd.DataFrame(
         {
-            "figure": rows.figure,
+            "figure": rows.figure.map(in_words),
             "settings": settings,
             "found": found,
             "target": wanted,
@@ -96,6 +100,8 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def _plain(value: Any) -> str:
-    """A setting that became a float beside missing ones is shown as the whole number that it was."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _setting(name: str, value: Any) -> str:
+    """A setting in words. One that became a float beside missing ones is shown as the whole number that it was."""
+    if isinstance(value, bool):
+        return in_words(name) if value else f"not {in_words(name)}"
+    return f"{in_words(name)} {value:g}" if isinstance(value, float) else f"{in_words(name)} {value}"

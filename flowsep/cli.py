@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import FlowsepError, safe_name, writable
+from .files import FlowsepError, printable, safe_name, writable
 
 CURE = "choose another --out"
 
@@ -23,6 +23,7 @@ CURE = "choose another --out"
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit status: 0 done, 1 some of the inputs failed, 2 wrong input, 130 interrupted."""
     arguments = _parser().parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return arguments.run(arguments)
     except FlowsepError as error:
@@ -122,7 +123,8 @@ def _separate(arguments: argparse.Namespace) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
-    targets = {path: arguments.out / path.stem for path in arguments.input}
+    # a file called "...wav" has the stem "..", which would lead out of the folder
+    targets = {path: arguments.out / (path.stem if path.stem.strip(".") else path.name) for path in arguments.input}
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -154,6 +156,8 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
     for path, target in targets.items():
         if names.count(target) > 1:
             raise FlowsepError(f"{path}: another input has the same name, and both would be written to {target}")
+        if target.is_symlink():
+            raise FlowsepError(f"{target}: is a link, which may lead out of --out; remove it, or choose another --out")
         if target.exists() and not target.is_dir():
             raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
         if not force and target.is_dir() and any(target.iterdir()):
@@ -239,6 +243,8 @@ def _score(arguments: argparse.Namespace) -> int:
     sources = tuple(arguments.sources.split(",")) if arguments.sources else sources
     systems = find_systems(arguments.estimates, dataset)
     targets = {name: arguments.out / "scores" / f"{safe_name(name)}.csv" for name in systems}
+    if (arguments.out / "scores").is_symlink():
+        raise FlowsepError(f"{arguments.out / 'scores'}: is a link, which may lead out of --out; choose another --out")
     if there := [target for target in targets.values() if target.exists() and not arguments.force]:
         raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
     settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
@@ -268,9 +274,9 @@ def _data(arguments: argparse.Namespace) -> int:
         except FlowsepError as error:
             facts = f"unusable: {error}"
             failed.append(track.name)
-        print(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}")
+        print(printable(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}"))
     for name, reason in dataset.skipped.items():
-        print(f"skip   {name}: {reason}")
+        print(printable(f"skip   {name}: {reason}"))
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
     print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes{skipped}")
     return _summary(failed, len(dataset.tracks), "tracks cannot be used")
@@ -339,7 +345,7 @@ def _info(arguments: argparse.Namespace) -> int:
         shapes = {name: weight.shape for name, weight in prior.named_parameters()}
     facts = {"source": header["source"], "parameters": sum(map(math.prod, shapes.values()))}
     facts |= {key: header[key] for key in keys}
-    print(json.dumps(facts, indent=2, ensure_ascii=False))
+    print(printable(json.dumps(facts, indent=2, ensure_ascii=False)))
     return 0
 
 
@@ -360,4 +366,4 @@ def _summary(failed: list[str], of: int, what: str) -> int:
 
 
 def _tell(message: str) -> None:
-    print(f"flowsep: {message}", file=sys.stderr)
+    print(f"flowsep: {printable(message)}", file=sys.stderr)

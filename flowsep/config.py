@@ -7,7 +7,8 @@ A profile file holds one key, `profile`, so that `papermill -f configs/demo.yaml
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -24,27 +25,30 @@ from pydantic import (
     model_validator,
 )
 
-from .files import FlowsepError
+from .files import MAX_ALIASES, MAX_DEPTH, MAX_PROFILE, MAX_VALUES, SAMPLE_RATES, FlowsepError, brief, check_size
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
 HOW_ONLY = ("devices", "reversible")  # of a training: how it is computed, not what
 HOW_RUN = ("shards",)  # of a profile: the same
+NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
 PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _name_the_key(cls, value: Any, handler: Any) -> Self:
         """Turn pydantic's report into one sentence with the offending key and the nearest valid one."""
         if isinstance(value, Mapping):
-            for key in value:
+            for key, given in value.items():
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.5)
+                    near = difflib.get_close_matches(str(key)[:80], cls.model_fields, n=1, cutoff=0.5)
                     hint = f"did you mean '{near[0]}'?" if near else f"valid keys: {', '.join(cls.model_fields)}"
-                    raise FlowsepError(f"unknown key '{key}' in {cls.__name__}; {hint}")
+                    raise FlowsepError(f"unknown key {brief(key)} in {cls.__name__}; {hint}")
+                if isinstance(given, bool) and cls.model_fields[key].annotation is not bool:
+                    raise FlowsepError(f"key '{key}' in {cls.__name__} is no switch, found {given}")
         return handler(value)
 
 
@@ -80,8 +84,8 @@ class DataConfig(_Model):
 class FeatureConfig(_Model):
     """Linear magnitude STFT of the paper: mono 22,050 Hz, Hann window of `n_fft` samples, centred."""
 
-    sample_rate: PositiveInt = 22050
-    n_fft: PositiveInt = 1024
+    sample_rate: int = Field(22050, ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])
+    n_fft: int = Field(1024, ge=2, le=2**16)
     hop: PositiveInt = 256
 
 
@@ -227,10 +231,10 @@ class NewSourcesConfig(_Model):
 class Profile(_Model):
     """One complete experiment: what `configs/<name>.yaml` says."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    seed: int = 2022
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    seed: int = Field(2022, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
-    sources: tuple[str, ...] = ("vocals", "bass", "drums", "other")
+    sources: tuple[str, ...] = Field(("vocals", "bass", "drums", "other"), min_length=1)
     new_sources: NewSourcesConfig | None = None
     feature: FeatureConfig = FeatureConfig()
     model: GlowConfig = GlowConfig()
@@ -245,6 +249,17 @@ class Profile(_Model):
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
     shards: PositiveInt = 1  # jobs that share the test songs of a system
+
+    @model_validator(mode="after")
+    def _name_files(self) -> Self:
+        """Names of sources and systems become those of files, of jobs and of options in a shell."""
+        for kind, names in (("sources", self.trained), ("systems", tuple(self.systems))):
+            for name in names:
+                if not NAME.fullmatch(name):
+                    raise ValueError(f"{kind}: {brief(name)}: use letters, digits, _ and -, 64 at most, first no -")
+            if twice := [name for name in names if [other.casefold() for other in names].count(name.casefold()) > 1]:
+                raise ValueError(f"{kind}: '{twice[0]}' is there twice, or in small and capital letters")
+        return self
 
     @field_validator("systems")
     @classmethod
@@ -335,22 +350,70 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise FlowsepError(f"{path}: no such profile; profiles there: {known}")
+    check_size(path, MAX_PROFILE)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of numbers and dates, too
         raise FlowsepError(f"{path}: not a YAML file ({error})") from error
     if not isinstance(content, Mapping) or list(content) != ["profile"]:
-        found = list(content) if isinstance(content, Mapping) else type(content).__name__
+        found = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
         raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {found}")
     return _validate(content["profile"], str(path))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values, no key twice, and neither nesting nor aliases that grow beyond the limits."""
+
+    def __init__(self, stream: str):
+        super().__init__(stream)
+        self.depth = self.aliases = 0
+        self.known: set[int] = set()  # mappings that were looked at, which merges change
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Count aliases and how deep it goes: the composer itself would run out of stack."""
+        self.aliases += self.check_event(yaml.AliasEvent)
+        self.depth += 1
+        if self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
+            most = f"more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases"
+            raise yaml.composer.ComposerError(None, None, most, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse a key that is there twice, of which the last would count in silence, and merges without end."""
+        seen = set()
+        for key, _ in () if id(node) in self.known else node.value:
+            name = self.construct_object(key, deep=True) if key.tag != "tag:yaml.org,2002:merge" else "<<"
+            if isinstance(name, Hashable) and name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {brief(name)} twice", key.start_mark)
+            seen |= {name} if isinstance(name, Hashable) else set()
+        self.known.add(id(node))
+        super().flatten_mapping(node)
+        if len(node.value) > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_VALUES} keys", node.start_mark)
+
+
+def _check_extent(content: Any, where: str) -> None:
+    """FlowsepError for more values than a profile can have, counted with all that aliases repeat, or for a circle."""
+    left, values = [(content, 0)], 0
+    while left:
+        value, depth = left.pop()
+        values += 1
+        if values > MAX_VALUES or depth > MAX_DEPTH:
+            raise FlowsepError(f"{where}: more than {MAX_VALUES} values or {MAX_DEPTH} levels; write a smaller profile")
+        if isinstance(value, Mapping | list | tuple | set):
+            inner = value.values() if isinstance(value, Mapping) else value
+            left += [(item, depth + 1) for item in inner]
+
+
 def _validate(content: Any, where: str) -> Profile:
+    _check_extent(content, where)
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "profile"
         message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f", found {first['input']!r}"
-        raise FlowsepError(f"{where}: {key}: {message}{found}") from error
+        found = "" if first["type"] in ("missing", "value_error") else f", found {brief(first['input'])}"
+        raise FlowsepError(f"{where}: {key[:200]}: {message}{found}") from error

@@ -21,7 +21,7 @@ import soxr
 
 from .audio import STREAMS, inspect, is_packed, read_ffmpeg, read_sndfile
 from .config import DataConfig, FeatureConfig, PiecesConfig
-from .files import FlowsepError, atomic_path, cache_folder, sha256, writable
+from .files import FlowsepError, atomic_path, brief, cache_folder, is_text, sha256, writable
 from .pieces import cut, held_out, remove_silences
 from .slakh import stem_files
 
@@ -223,6 +223,8 @@ def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> l
     """The tracks in one folder; those of Slakh that lack a source are added to `skipped`."""
     kind = config.kind
     visible = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    if odd := [path for path in visible if not is_text(path.name)]:
+        raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
     if kind == "musdb18":
         packed = [path for path in visible if is_packed(path)]
         names = [path.name.removesuffix(".stem.mp4") for path in packed]
@@ -238,6 +240,8 @@ def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> l
                 skipped[f"{folder.name}/{path.name}"] = str(error)
             continue
         stems = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        if odd := [p for p in stems if not is_text(p.name)]:
+            raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
         parts = tuple(p.stem for p in stems if p.stem != "mixture") if kind == "stems" else MUSDB_SOURCES
         if set(parts) - {"vocals", "accompaniment"}:  # then an accompaniment would repeat the others
             parts = tuple(part for part in parts if part != "accompaniment")

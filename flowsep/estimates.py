@@ -21,7 +21,7 @@ from .codehash import code_hash
 from .config import EvaluationConfig
 from .data import SUFFIXES, Dataset, Track
 from .evaluate import COLUMNS, FAILURES, SPENT, git_state, package_versions
-from .files import FlowsepError, safe_name, sha256
+from .files import FlowsepError, is_text, safe_name, sha256
 from .machine import processor_name
 from .museval_json import digest
 from .score import failed_rows, track_scorer
@@ -35,7 +35,7 @@ def find_systems(folder: str | Path, dataset: Dataset) -> dict[str, Path]:
     Raises FlowsepError where there is none.
     """
     folder, tracks = Path(folder), dataset.subset("test")
-    candidates = [folder, *sorted(folder.glob("[!.]*"))]
+    candidates = [folder, *sorted(path for path in folder.glob("[!.]*") if is_text(path.name))]
     found = {path.resolve().name: path for path in candidates if any(_track_folder(path, track) for track in tracks)}
     if folder in found.values():
         return {folder.resolve().name: folder}

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .baselines import COSTS, code_of
-from .files import FlowsepError, atomic_path, sha256
+from .files import MAX_TABLE, FlowsepError, atomic_path, brief, check_size, sha256
 from .machine import device_name, peak_memory
 from .score import CONVENTIONS, METRICS, failed_rows, score_track
 
@@ -131,9 +131,11 @@ def unavailable_rows(
 def write_scores(frame: pd.DataFrame, path: str | Path) -> None:
     """Write score rows as CSV, columns in the order of `COLUMNS`, whole or not at all.
 
-    Raises FlowsepError naming a column that is missing or surplus.
+    Control characters in text, such as the reasons that programs give, become spaces: a lone carriage return would end
+    a row. Raises FlowsepError naming a column that is missing or surplus.
     """
     _check_columns(frame, COLUMNS, path)
+    frame = frame.replace({name: r"[\x00-\x1f\x7f-\x9f]+" for name in COLUMNS if name not in NUMBERS}, " ", regex=True)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.6g", lineterminator="\n")
 
@@ -155,10 +157,14 @@ def read_table(
     numbers: column -> its type, int or float; valid: column -> all that it may hold. FlowsepError names the file and
     the column of what is wrong.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)  # a track may be called "NA"
+    path = Path(path)
+    check_size(path, MAX_TABLE)
+    try:  # a track may be called "NA"; an archive is not unpacked, whatever it is called
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, compression=None)
     except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a readable CSV file ({error})") from error
+        raise FlowsepError(f"{path}: not a readable CSV file ({brief(error)})") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows then
+        raise FlowsepError(f"{path}: its rows have more cells than its header; complete the header or make it anew")
     _check_columns(frame, columns, path)
     if cut := int((frame[columns[-1]] == "").sum()):
         last = f"{cut} row(s) end before column '{columns[-1]}', or column '{columns[-1]}' is empty"
@@ -166,11 +172,12 @@ def read_table(
     for column, kind in numbers.items():
         try:
             frame[column] = pd.to_numeric(frame[column]).astype(kind)
-        except (ValueError, TypeError) as error:
-            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({error})") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            found = brief(error)
+            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({found})") from error
     for column, allowed in valid.items():
         for found in set(frame[column]) - set(allowed):
-            raise FlowsepError(f"{path}: column '{column}' holds '{found}'; valid: {', '.join(allowed)}")
+            raise FlowsepError(f"{path}: column '{column}' holds {brief(found)}; valid: {', '.join(allowed)}")
     return frame[list(columns)]
 
 
@@ -200,4 +207,4 @@ def package_versions() -> str:
 def _check_columns(frame: pd.DataFrame, columns: Iterable[str], path: str | Path) -> None:
     for what, names in (("lacks", set(columns) - set(frame)), ("has the unknown", set(frame) - set(columns))):
         if names:
-            raise FlowsepError(f"{path}: {what} column '{min(names)}'; expected {', '.join(columns)}")
+            raise FlowsepError(f"{path}: {what} column {brief(min(names))}; expected {', '.join(columns)}")

@@ -1,8 +1,7 @@
 """Checkpoints of the paper's research code -> Prior: a folder with `config.json` and `G_<epoch>.pth`."""
 
-import json
-import pickle
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from .config import FeatureConfig, GlowConfig
-from .files import FlowsepError, sha256
-from .glow import Glow
-from .prior import Prior, load_exactly
+from .files import FlowsepError, brief, read_json, sha256
+from .prior import FLOATS, Prior, expected_weights, load_exactly
 
 
 def load_research_prior(folder: str | Path, *, epoch: int | None = None, source: str | None = None) -> Prior:
@@ -32,26 +30,40 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
     settings = _read_settings(folder / "config.json")
     model, feature = _architecture(settings, folder / "config.json")
     path = checkpoint_file(folder, epoch)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not a whole checkpoint of tensors; nothing was run ({error})") from error
+    content = read_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise FlowsepError(f"{path}: expected a dictionary with the key 'model'")
     provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
+    tensors = _translate(content["model"], expected_weights(model, feature, len(content["model"]), path), path)
     prior = Prior(model, feature, source or folder.resolve().name, provenance)
-    load_exactly(prior.glow, _translate(content["model"], prior.glow, path), path)
+    load_exactly(prior.glow, tensors, path)
     return prior.eval()
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_tensors(path: Path) -> Any:
+    """What a `.pth` file holds, tensors and plain values only: neither can it run code nor be larger than the file.
+
+    Raises FlowsepError for any other file.
+    """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FlowsepError(f"{path}: missing; a research-code checkpoint needs its config.json beside it") from error
-    except (OSError, ValueError) as error:
-        raise FlowsepError(f"{path}: not readable as JSON ({error})") from error
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                held = sum(max(entry.file_size, entry.compress_size) for entry in archive.infolist())
+            if held > path.stat().st_size:  # torch never compresses, nor writes a part twice
+                raise FlowsepError(f"{path}: not written by torch: it would unpack to {held:,} bytes; nothing was run")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FlowsepError:
+        raise
+    except Exception as error:  # whatever the bytes of a damaged or forged pickle lead to
+        reason = brief(error)
+        raise FlowsepError(f"{path}: not a whole checkpoint of tensors; nothing was run ({reason})") from error
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FlowsepError(f"{path}: missing; a research-code checkpoint needs its config.json beside it")
+    settings = read_json(path)
     for section in ("data", "model"):
         if not isinstance(settings, dict) or not isinstance(settings.get(section), dict):
             raise FlowsepError(f"{path}: section '{section}' is missing")
@@ -61,7 +73,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, FeatureConfig]:
     model, data = settings["model"], settings["data"]
     if model.get("gin_channels"):
-        raise FlowsepError(f"{path}: gin_channels = {model['gin_channels']}: conditional models are not supported")
+        found = f"gin_channels = {brief(model['gin_channels'])}"
+        raise FlowsepError(f"{path}: {found}: conditional models are not supported")
     try:
         glow = GlowConfig(
             bins=data["n_ipt_channels"],
@@ -81,7 +94,10 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
         raise FlowsepError(f"{path}: key {error} is missing") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise FlowsepError(f"{path}: {first['loc'][0]}: {first['msg']}, found {first['input']!r}") from error
+        where = ".".join(map(str, first["loc"]))
+        raise FlowsepError(f"{path}: {where}: {first['msg']}, found {brief(first['input'])}") from error
+    except FlowsepError as error:
+        raise FlowsepError(f"{path}: {error}") from error
     return glow, feature
 
 
@@ -105,8 +121,10 @@ def checkpoint_file(folder: Path, epoch: int | None = None) -> Path:
     return found[epoch]
 
 
-def _translate(state: dict[str, Tensor], glow: Glow, path: Path) -> dict[str, Tensor]:
-    """Every weight of `glow` under the research code's name, g v / |v| made one; errors say the names in the file."""
+def _translate(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """All `wanted` weights from the research code's names, g v / |v| made one; errors say the names in the file."""
+    if odd := [name for name in state if not isinstance(name, str)]:
+        raise FlowsepError(f"{path}: a weight is called {brief(odd[0])}; expected names")
     left = {name.removeprefix("module."): value for name, value in state.items()}  # saved by DataParallel
     if conditional := [name for name in left if "cond" in name]:
         raise FlowsepError(f"{path}: '{conditional[0]}' belongs to a conditional model, which is not supported")
@@ -118,10 +136,12 @@ def _translate(state: dict[str, Tensor], glow: Glow, path: Path) -> dict[str, Te
         if value.shape != shape:
             found = f"'{name}' is {tuple(value.shape)}, expected {tuple(shape)}"
             raise FlowsepError(f"{path}: misshaped weight {found}; does its config.json belong to it?")
+        if value.dtype not in FLOATS or value.layout is not torch.strided or value.device.type != "cpu":
+            raise FlowsepError(f"{path}: weight '{name}' is of {value.dtype}, {value.layout}, not plain numbers")
         return value.float()  # some are saved in half precision
 
     translated = {}
-    for name, ours in glow.state_dict().items():
+    for name, ours in wanted.items():
         theirs = _their_name(name)
         if theirs.endswith((".logs", ".bias")) and ".net." not in name:  # of ActNorm
             translated[name] = take(theirs, (1, *ours.shape)).squeeze(0)

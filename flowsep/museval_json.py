@@ -4,7 +4,6 @@ They hold BSS Eval 4 in frames of 1 s, the convention of SiSEC 2018 and no other
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .evaluate import COLUMNS, CONVENTIONS, COSTS, SPENT
-from .files import FlowsepError, sha256, write_text
+from .files import FlowsepError, brief, is_text, read_json, sha256, write_text
 
 KIND = "museval JSON"  # of the rows that `read_museval` gives
 FRAMES = ("SDR", "SIR", "ISR", "SAR")  # metrics that museval needs in every frame
@@ -68,8 +67,8 @@ def digest(checkpoints: Sequence[str]) -> str:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         targets = {target["name"]: target["frames"] for target in content["targets"]}
         grids = {
             name: np.array([(frame["time"], frame["duration"]) for frame in frames], dtype=float)
@@ -80,17 +79,23 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             for name, frames in targets.items()
             for metric in FRAMES
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"{type(error).__name__}: {error}"
+        flat = all(grid.shape in ((0,), (len(grid), 2)) for grid in grids.values())
+        if not flat or any(x.ndim != 1 for x in scores.values()) or not all(isinstance(name, str) for name in targets):
+            raise ValueError("targets are not named by text, or their frames hold more than single numbers")
+        if not all(map(is_text, (*path.parts[-3:], *targets))):
+            raise ValueError("its name, or that of a target, is not UTF-8 or holds control characters")
+    except (OverflowError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {brief(error)}"
         raise FlowsepError(f"{path}: not a score file of museval 4 ({found}); write it with museval anew") from error
     if len(targets) < len(content["targets"]):
         raise FlowsepError(f"{path}: two targets of one name; remove one of them")
     for name, grid in grids.items():
         if len(grid) and not np.allclose(grid, [(time, 1) for time in range(len(grid))]):
-            found = f"frames of '{name}' start at {grid[:3, 0].tolist()} s, and the first lasts {grid[0, 1]} s"
+            found = f"frames of {brief(name)} start at {grid[:3, 0].tolist()} s, and the first lasts {grid[0, 1]} s"
             raise FlowsepError(f"{path}: {found}; convention sisec18 has frames of 1 s every second: score with those")
     origin = {"system": path.parts[-3], "track": path.stem, "checkpoint": f"{path.name}:{sha256(path)[:12]}"}
-    origin["versions"] = f"museval {content.get('museval_version', '')}".strip()
+    version = content.get("museval_version", "")
+    origin["versions"] = f"museval {version if isinstance(version, str) else ''}".strip()
     for (name, metric), values in scores.items():
         counted = values[~np.isnan(values)]
         row = {"stem": name, "metric": metric, "value": float(np.median(counted)) if len(counted) else math.nan}

@@ -7,7 +7,7 @@ import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -111,7 +111,7 @@ def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: fl
 
     arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
     reference = max(float(values.max()) for values in arrays.values()) or 1.0
-    figure, grid = _grid(len(arrays), 1, 8.0, 3.0) if len(arrays) == 1 else _grid(len(arrays), 2, 5.0, 2.5)
+    figure, grid = _grid(len(arrays), 1, 6.8, 2.8) if len(arrays) == 1 else _grid(len(arrays), 2, 3.6, 1.9)
     for ax, (name, values) in zip(grid, arrays.items(), strict=True):
         if values.min() < 0:
             raise ValueError(f"{name}: expected magnitudes >= 0, found {values.min():.3g}")
@@ -119,9 +119,11 @@ def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: fl
         rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
         look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
         image = librosa.display.specshow(levels, **rates, **look, ax=ax)
-        ax.set(title=name, xlabel="Time (s)", ylabel="Frequency (Hz)")
+        ax.set(title=_text(name), xlabel="Time (s)", ylabel="Frequency (Hz)")
+        _plain_frequencies(ax, sample_rate)
         ax.grid(False)
-        figure.colorbar(image, ax=ax, format="%g", label="Level (dB)", pad=0.02)
+    _share_labels(grid, 2)
+    figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.02, aspect=10 + 5 * len(grid))
     return figure
 
 
@@ -131,14 +133,18 @@ def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
 
     arrays = {name: np.atleast_2d(np.asarray(audio)) for name, audio in _named(stems).items()}
     arrays = {name: _array(audio.mean(axis=0, dtype=np.float32), name, 1) for name, audio in arrays.items()}
-    figure, axes = _grid(len(arrays), 1, 8.0, 1.1)
+    figure, axes = _grid(len(arrays), 1, 6.8, 1.0)
     for ax, (name, audio) in zip(axes, arrays.items(), strict=True):
         librosa.display.waveshow(audio, sr=sample_rate, ax=ax, color=source_color(name), axis="time")
-        ax.set(ylabel="Amplitude", xlabel="")
-        ax.set_title(name, loc="left", pad=2)
+        ax.set(xlabel="")
+        ax.set_ylabel("Amplitude", fontsize="small")
+        ax.set_title(_text(name), loc="left", pad=2)
         ax.sharex(axes[0])
         ax.sharey(axes[0])
+    # the range of the first one alone would cut off the others
+    reach = 1.05 * max(float(np.abs(audio).max()) for audio in arrays.values()) or 1.0
     axes[-1].set(xlabel="Time (s)", xlim=(0, max(audio.size for audio in arrays.values()) / sample_rate))
+    axes[-1].set(ylim=(-reach, reach))
     for ax in axes:
         ax.label_outer()
     return figure
@@ -153,13 +159,13 @@ def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str) -> "Fig
     """Small multiples, one `loss_curve` a name, each on axes of its own."""
     import seaborn
 
-    figure, axes = _grid(1, 1, 7.0, 3.2) if len(_named(frames)) == 1 else _grid(len(frames), 2, 4.6, 2.6)
+    figure, axes = _grid(1, 1, 6.4, 3.0) if len(_named(frames)) == 1 else _grid(len(frames), 2, 3.6, 2.4)
     for ax, (name, frame) in zip(axes, frames.items(), strict=True):
         _columns(frame, "step", "split", "value")
         few = bool(frame["split"].value_counts().max() <= 12)  # a line through one point cannot be seen
         look = {"style": "split", "markers": few, "markersize": 5, "errorbar": None, "linewidth": 1.5}
         seaborn.lineplot(frame, x="step", y="value", hue="split", **look, ax=ax)
-        ax.set(title=name, xlabel="Step", ylabel=textwrap.fill(label, 30))
+        ax.set(title=_text(name), xlabel="Step", ylabel=textwrap.fill(label, 30 if len(frames) == 1 else 26))
         ax.legend(title=None)
     return figure
 
@@ -171,7 +177,7 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     """
     import seaborn
 
-    _columns(frame, "stem", "system", "value")
+    frame = _columns(frame, "stem", "system", "value")
     frame = frame.dropna(subset=["value"])
     if frame.empty:
         raise ValueError("scores: no row with a value")
@@ -200,8 +206,8 @@ def ranked_boxes(
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    _columns(frame, "stem", "system", "kind", "value")
-    marks = {} if marks is None else dict(marks)
+    frame = _columns(frame, "stem", "system", "kind", "value")
+    marks = {_text(stem): value for stem, value in (marks or {}).items()}
     ranked = frame.groupby("kind")["value"].median().sort_values(ascending=False).index
     fixed = [color for color, _ in SUPERVISION.values()]
     spare = iter(c for c in seaborn.color_palette("colorblind").as_hex() if c not in fixed)
@@ -252,7 +258,7 @@ def pareto(frame: "pandas.DataFrame") -> "Figure":
     from matplotlib.lines import Line2D
 
     panels = {"training (s)": ("Training (s)", "none"), "RTF": ("Separation (s per s of music)", "0")}
-    _columns(frame, "system", "supervision", "mean", *panels)
+    frame = _columns(frame, "system", "supervision", "mean", *panels)
     found = set(frame["supervision"])
     looks = {kind: look for kind, look in SUPERVISION.items() if kind in found}
     looks |= dict.fromkeys(sorted(found - set(SUPERVISION)), ("#cc78bc", "P"))
@@ -294,7 +300,7 @@ def paired_differences(frame: "pandas.DataFrame", system: str) -> "Figure":
     """
     import seaborn
 
-    _columns(frame, "rival", "stem", "value")
+    frame = _columns(frame, "rival", "stem", "value")
     frame = frame.dropna(subset=["value"])
     if frame.empty:
         raise ValueError(f"frame: no song on which both '{system}' and a rival have a number")
@@ -307,7 +313,7 @@ def paired_differences(frame: "pandas.DataFrame", system: str) -> "Figure":
     ax.axvline(0, color="0.3", linewidth=1, zorder=0)
     for place in range(rivals - 1):
         ax.axhline(place + 0.5, color="0.85", linewidth=0.6, zorder=0)
-    ax.set(xlabel=f"{system} − rival, SDR (dB)", ylabel="")
+    ax.set(xlabel=f"{_text(system)} − rival, SDR (dB)", ylabel="")
     ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -318,7 +324,7 @@ def paired_scatter(frame: "pandas.DataFrame", x: str, y: str, *, label: str = "S
     frame: columns `track`, `stem`, `system`, `value`; songs that one of the two has no number for are left out.
     Raises ValueError if a column is missing or no song has a number of both.
     """
-    _columns(frame, "track", "stem", "system", "value")
+    frame, x, y = _columns(frame, "track", "stem", "system", "value"), _text(x), _text(y)
     wide = frame[frame["system"].isin([x, y])].pivot_table(index=["stem", "track"], columns="system", values="value")
     wide = wide.reindex(columns=[x, y]).dropna()
     if wide.empty:
@@ -360,9 +366,9 @@ def latents(z: np.ndarray, *, title: str = "") -> "Figure":
     import seaborn
 
     z = _array(z, "z", 2)
-    figure, (left, right) = _grid(2, 2, 5.0, 3.0)
+    figure, (left, right) = _grid(2, 2, 3.6, 2.8)
     image = left.imshow(z, aspect="auto", origin="lower", cmap="vlag", vmin=-3, vmax=3, interpolation="nearest")
-    left.set(title=title, xlabel="Frame", ylabel="Latent channel")
+    left.set(title=_text(title), xlabel="Frame", ylabel="Latent channel")
     left.grid(False)
     figure.colorbar(image, ax=left, label="z", pad=0.02)
     seaborn.histplot(x=z.ravel(), stat="density", bins=np.linspace(-5, 5, 81), element="step", ax=right)
@@ -379,8 +385,21 @@ def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figur
 
     rows = -(-count // columns)
     figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
     plt.close(figure)  # it lives on, but a notebook shows it once, as the value of its cell, and not again by itself
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _share_labels(axes: "Sequence[Axes]", columns: int) -> None:
+    """Name an axis once where its neighbour, to the left or below, has the same range."""
+    for place, ax in enumerate(axes):
+        left, below = axes[place - place % columns], axes[place + columns :][:1]
+        if ax is not left and ax.get_ylim() == left.get_ylim():
+            ax.set_ylabel("")
+            ax.tick_params(axis="y", labelleft=False)
+        if below and ax.get_xlim() == below[0].get_xlim():
+            ax.set_xlabel("")
+            ax.tick_params(axis="x", labelbottom=False)
 
 
 def _name_points(ax: "Axes", names: Sequence[str], points: np.ndarray, line: np.ndarray) -> None:
@@ -434,10 +453,19 @@ def _named(arrays: Arrays) -> Arrays:
     return arrays
 
 
-def _columns(frame: "pandas.DataFrame", *needed: str) -> None:
+def _columns(frame: "pandas.DataFrame", *needed: str) -> "pandas.DataFrame":
+    """`frame`, all that is text in the columns as `_text`; ValueError where one is missing or there are no rows."""
     missing = [column for column in needed if column not in frame]
     if missing or frame.empty:
         raise ValueError(f"frame: expected rows with the columns {needed}, found {len(frame)} rows of {list(frame)}")
+    return frame.assign(
+        **{column: frame[column].map(_text) for column in needed if frame[column].dtype.kind not in "fiu"}
+    )
+
+
+def _text(name: Any) -> Any:
+    """A name as matplotlib shows it letter by letter, not as mathematics between dollar signs."""
+    return name.replace("$", r"\$") if isinstance(name, str) else name
 
 
 def spectrogram_table(
@@ -453,8 +481,8 @@ def spectrogram_table(
     titles = list(dict.fromkeys(title for row in _named(rows).values() for title in _named(row)))
     arrays = {(row, title): _array(values, title, 2) for row, its in rows.items() for title, values in its.items()}
     reference = top or max(float(values.max()) for values in arrays.values()) or 1.0
-    figure, grid = _grid(len(rows) * len(titles), len(titles), max(2.1, 8.4 / len(titles)), 1.5)
-    figure.set_dpi(80)  # noise hardly compresses, and there are many pictures of it here
+    figure, grid = _grid(len(rows) * len(titles), len(titles), max(1.6, 7.2 / len(titles)), 1.45)
+    figure.set_dpi(90)  # noise hardly compresses, and there are many pictures of it here
     look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
     for ax, (row, title) in zip(grid, ((row, title) for row in rows for title in titles), strict=True):
         ax.set_visible((row, title) in arrays)
@@ -463,8 +491,9 @@ def spectrogram_table(
             levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
             rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
             image = librosa.display.specshow(levels, ax=ax, **rates, **look)
-            ax.set(title=title if row == next(iter(rows)) else "", xlabel="Time (s)", ylabel=f"{row}\nFrequency (Hz)")
-            ax.set_yticks([100, 1000, 10000], ["100", "1 k", "10 k"])
+            ax.set(title=_text(title) if row == next(iter(rows)) else "", xlabel="Time (s)")
+            ax.set_ylabel(f"{_text(row)}\nFrequency (Hz)", fontsize="small")
+            _plain_frequencies(ax, sample_rate)
             ax.label_outer()
             ax.grid(False)
     figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.01, aspect=40)
@@ -482,14 +511,14 @@ def average_spectra(panels: Mapping[str, Arrays], sample_rate: int) -> "Figure":
         for line, values in _named(lines).items()
     }
     top = max(float(values.max()) for values in power.values()) or 1.0
-    figure, grid = _grid(len(panels), min(2, len(panels)), 8.0 if len(panels) == 1 else 5.0, 2.6)
+    figure, grid = _grid(len(panels), min(2, len(panels)), 6.8 if len(panels) == 1 else 3.6, 2.4)
     for ax, panel in zip(grid, panels, strict=True):
         for line in panels[panel]:
             levels = 10 * np.log10(power[panel, line] / top + 1e-20)
             frequency = np.linspace(0, sample_rate / 2, len(levels))
-            ax.semilogx(frequency[1:], levels[1:], linewidth=1.4, label=line)  # 0 Hz has no place on the axis
-        ax.set(title=panel, xlabel="Frequency (Hz)", ylabel="Level (dB)", ylim=(-90, 3))
-        ax.legend(loc="lower left")
+            ax.semilogx(frequency[1:], levels[1:], linewidth=1.4, label=_text(line))  # 0 Hz has no place on the axis
+        ax.set(title=_text(panel), xlabel="Frequency (Hz)", ylabel="Level (dB)", ylim=(-90, 3))
+        ax.legend(loc="lower left", fontsize="small")
     return figure
 
 
@@ -500,9 +529,9 @@ def likelihoods(frame: "pandas.DataFrame") -> "Figure":
     """
     import seaborn
 
-    _columns(frame, "prior", "audio", "log_prob")
+    frame = _columns(frame, "prior", "audio", "log_prob")
     priors, kinds = frame["prior"].unique(), frame["audio"].unique()
-    figure, grid = _grid(len(priors), min(2, len(priors)), 5.5, 0.3 * len(kinds) + 1.1)
+    figure, grid = _grid(len(priors), min(2, len(priors)), 3.9, 0.28 * len(kinds) + 1.1)
     for ax, prior in zip(grid, priors, strict=True):
         common = {"data": frame[frame["prior"] == prior], "x": "log_prob", "y": "audio", "order": list(kinds), "ax": ax}
         seaborn.boxplot(**common, color=source_color(prior), boxprops={"alpha": 0.35}, showfliers=False, linewidth=1)
@@ -577,6 +606,13 @@ def roofline(frame: "pandas.DataFrame", *, copy: float, product: float) -> "Figu
         _plain_decades(axis)
     ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return figure
+
+
+def _plain_frequencies(ax: "Axes", sample_rate: int) -> None:
+    """Ticks at 100 Hz, 1 kHz and 10 kHz on a frequency axis upwards, those that the sample rate has."""
+    names = {100: "100", 1000: "1 k", 10000: "10 k"}
+    there = [hertz for hertz in names if hertz <= sample_rate / 2]
+    ax.set_yticks(there, [names[hertz] for hertz in there])
 
 
 def _plain_decades(axis: "Axis") -> None:

@@ -2,21 +2,25 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .checkpoints import FORMAT, read_header
 from .config import FeatureConfig, GlowConfig
-from .files import FlowsepError, atomic_path
+from .files import FlowsepError, atomic_path, brief
 from .glow import Glow, standard_normal_log_prob
 from .spectrogram import pad_features
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights may come in any of them
+MAX_DILATION = 4096  # frames, of the last layer's convolution
+MAX_OVERLAP = 64  # windows of a spectrogram over one sample
 
 
 class Prior(nn.Module):
@@ -88,9 +92,16 @@ class Prior(nn.Module):
         try:
             model = GlowConfig.model_validate(header["model"])
             feature = FeatureConfig.model_validate(header["feature"])
-            prior = cls(model, feature, header["source"], header["provenance"])
-        except (KeyError, ValidationError, ValueError) as error:
-            raise FlowsepError(f"{path}: damaged header ({error})") from error
+            source, provenance = header["source"], header["provenance"]
+            noise = ((provenance or {}).get("training") or {}).get("noise", 0.0)
+            if not isinstance(source, str) or not math.isfinite(noise):
+                raise ValueError(f"source {brief(source)}, noise {brief(noise)}")
+            check_weights(expected_weights(model, feature, len(tensors), path), tensors, path)
+            prior = cls(model, feature, source, provenance)
+        except (KeyError, AttributeError, TypeError, OverflowError, ValueError) as error:
+            if isinstance(error, FlowsepError) and str(path) in str(error):
+                raise
+            raise FlowsepError(f"{path}: damaged header ({brief(error)})") from error
         load_exactly(prior.glow, tensors, path)
         return prior.eval()
 
@@ -124,7 +135,10 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         # one key only: safetensors writes several in an order of its own at every call
-        save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        try:
+            save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        except SafetensorError as error:  # which tells of a full disk in words only
+            raise FlowsepError(f"{path}: not written ({error}); make room or choose another folder") from error
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -158,19 +172,54 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Load a state dict in which every name and shape must fit; FlowsepError names the first that does not."""
-    expected = module.state_dict()
+def expected_weights(model: GlowConfig, feature: FeatureConfig, weights: int, path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a Glow of these sizes, shapes without memory: what a header claims, before it is believed.
+
+    Args:
+        weights: how many tensors the file holds.
+    Raises:
+        FlowsepError: more layers than that, sizes that no model has, or what no tensor shows and would fill the memory
+            later: see `MAX_DILATION` and `MAX_OVERLAP`, and windows of more bins than the model has.
+    """
+    if model.steps * model.layers > weights:
+        found = f"{brief(model.steps)} steps of {brief(model.layers)} layers"
+        raise FlowsepError(f"{path}: {found}, but only {weights} weights; another architecture than its header says?")
+    if (model.layers - 1) * math.log(model.dilation_rate) > math.log(MAX_DILATION):
+        found = f"{model.layers} layers with dilation_rate {brief(model.dilation_rate)}"
+        raise FlowsepError(f"{path}: {found}; expected a last dilation of {MAX_DILATION} or less")
+    if feature.n_fft // 2 + 1 > model.bins or feature.n_fft > MAX_OVERLAP * feature.hop:
+        found = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
+        raise FlowsepError(f"{path}: {found} do not belong together")
+    try:
+        with torch.device("meta"):
+            return Glow(**model.model_dump()).state_dict()
+    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise FlowsepError(f"{path}: no model can have its sizes ({brief(error)})") from error
+
+
+def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """FlowsepError names the first name, shape or type of `tensors` that is not the expected one."""
     missing, surplus = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    both = [(name, tensors[name], expected[name]) for name in expected if name in tensors]
     misshaped = [
-        f"'{name}' is {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
+        f"'{name}' is {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+        for name, found, wanted in both
+        if found.shape != wanted.shape
     ]
-    for what, names in (("missing", missing), ("surplus", surplus), ("misshaped", misshaped)):
+    mistyped = [
+        f"'{name}' is of {found.dtype}, expected {wanted.dtype}"
+        for name, found, wanted in both
+        if found.dtype != wanted.dtype and (found.dtype not in FLOATS or wanted.dtype not in FLOATS)
+    ]
+    for what, names in (("missing", missing), ("surplus", surplus), ("misshaped", misshaped), ("mistyped", mistyped)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise FlowsepError(f"{path}: {what} weight {names[0]}{more}; another architecture than its header says?")
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load a state dict in which every name, shape and type must fit; FlowsepError names the first that does not."""
+    check_weights(module.state_dict(), tensors, path)
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise FlowsepError(f"{path}: weight {bad[0]} holds NaN or infinite values; the training that wrote it diverged")

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -215,18 +216,18 @@ def table_markdown(
     names = ["system", *found.columns]
     lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
     for block, rows in found.groupby(level="block", sort=False):
-        lines.append(_line([f"*{_plain(block)}*", *[""] * (len(names) - 1)]))
+        lines.append(_line([f"*{plain(block)}*", *[""] * (len(names) - 1)]))
         for (_, system), row in rows.iterrows():
-            texts = [_plain(system)]
+            texts = [plain(system)]
             for name, cell in row.items():
                 stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name)), "")
                 spread = quartiles.get((block, system, name), "")
-                texts.append(stars + _plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
+                texts.append(stars + plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
             lines.append(_line(texts))
-    lines += ["", _plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
+    lines += ["", plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
     origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
-    lines += [f"- *{_plain(block)}*: {_plain(source)}" for block, source in origins]
+    lines += [f"- *{plain(block)}*: {plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -480,9 +481,11 @@ def _digits(number: float) -> str:
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
 
 
-def _plain(text: str) -> str:
-    """Text that neither breaks a Markdown table nor becomes markup."""
-    return html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+def plain(text: str) -> str:
+    """Text that stays text in a line of Markdown or a cell of its tables: neither markup nor mathematics nor a link."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    # an underscore within a word is no markup
+    return re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html.escape(text, quote=False))
 
 
 def _line(cells: Sequence[str]) -> str:

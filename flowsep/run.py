@@ -20,7 +20,7 @@ from .baselines import System, load_system
 from .config import NewSourcesConfig, Profile
 from .data import Dataset, Track, solo_segments
 from .evaluate import evaluate_system, read_scores, run_provenance, unavailable_rows, write_scores
-from .files import FlowsepError, safe_name, write_text
+from .files import FlowsepError, locked, safe_name, writable, write_text
 from .museval_json import write_museval
 
 REFERENCES = "references"  # the folder of the true stems among those of the systems
@@ -92,22 +92,31 @@ def score_system(
     """
     system, settings = _fitted(profile, dataset, name, checkpoints)
     label, frames = _label(name, checkpoints), []
-    for number in range(profile.shards):
-        place = _shard_folder(profile, label, number)
-        done = read_scores(place / SCORES) if profile.shards > 1 and (place / SCORES).is_file() else None
-        if done is None or not _same(done, settings["provenance"]):
-            done = _score_shard(profile, dataset, system, settings, place, number, progress)
-        frames.append(done)
-    for kind, target in (("audio", profile.folder / "audio" / label), ("museval", _museval(profile, label))):
-        shutil.rmtree(target, ignore_errors=True)  # those of an earlier run, perhaps of other songs
+    with locked(profile.folder / "shards" / label):  # a second run would empty the folders that this one fills
         for number in range(profile.shards):
-            if (part := _shard_folder(profile, label, number) / kind).is_dir():
-                shutil.copytree(part, target, dirs_exist_ok=True)
-    (profile.folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # which the graph expects, if only empty
-    frame = pd.concat(
-        [rows for rows in frames if len(rows)], ignore_index=True
-    )  # more shards than songs: some are empty
-    write_scores(frame, profile.folder / "scores" / f"{label}.csv")
+            place = _shard_folder(profile, label, number)
+            done = read_scores(place / SCORES) if profile.shards > 1 and (place / SCORES).is_file() else None
+            if done is None or not _same(done, settings["provenance"]):
+                done = _score_shard(profile, dataset, system, settings, place, number, progress)
+            frames.append(done)
+        for kind, target in (("audio", profile.folder / "audio" / label), ("museval", _museval(profile, label))):
+            fresh = profile.folder / "shards" / label / kind
+            shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+            with writable(target, "make room and run it again"):
+                for number in range(profile.shards):
+                    part = _shard_folder(profile, label, number) / kind
+                    for file in filter(Path.is_file, part.rglob("*")):
+                        copy = fresh / file.relative_to(part)
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(file, copy)
+                shutil.rmtree(target, ignore_errors=True)  # those of an earlier run, perhaps of other songs
+                if fresh.is_dir():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    fresh.rename(target)
+        (profile.folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # which the graph expects, if only empty
+        filled = [rows for rows in frames if len(rows)]  # with more shards than songs some are empty
+        frame = pd.concat(filled, ignore_index=True)
+        write_scores(frame, profile.folder / "scores" / f"{label}.csv")
     if system.unavailable:
         print(system.unavailable)
     elif (frame.status == "failed").all():
@@ -157,24 +166,27 @@ def _score_shard(
     progress: bool,
 ) -> pd.DataFrame:
     """Score the songs of one shard into `place`: excerpts, single frames where asked for, and at last the rows."""
-    shutil.rmtree(place, ignore_errors=True)
-    tracks = dataset.subset("test")
-    heard = {track.name for track in tracks[: profile.listen_tracks]}
-    first, last = (len(tracks) * k // profile.shards for k in (number, number + 1))
-    own = tracks[first:last]
+    with locked(place):
+        shutil.rmtree(place, ignore_errors=True)
+        tracks = dataset.subset("test")
+        heard = {track.name for track in tracks[: profile.listen_tracks]}
+        first, last = (len(tracks) * k // profile.shards for k in (number, number + 1))
+        own = tracks[first:last]
 
-    def keep(track: Track, estimates: Mapping[str, np.ndarray]) -> None:
-        if track.name in heard:
-            keep_excerpt(profile, track, estimates, place / "audio")
+        def keep(track: Track, estimates: Mapping[str, np.ndarray]) -> None:
+            if track.name in heard:
+                keep_excerpt(profile, track, estimates, place / "audio")
 
-    def keep_frames(track: Track, rows: list[dict[str, Any]]) -> None:
-        write_museval(place / "museval" / f"{safe_name(track.name)}.json", rows)
+        def keep_frames(track: Track, rows: list[dict[str, Any]]) -> None:
+            write_museval(place / "museval" / f"{safe_name(track.name)}.json", rows)
 
-    if system.unavailable:
-        frame = unavailable_rows(system.unavailable, own, **settings)
-    else:
-        frame = evaluate_system(system, own, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress)
-    write_scores(frame, place / SCORES)
+        if system.unavailable:
+            frame = unavailable_rows(system.unavailable, own, **settings)
+        else:
+            frame = evaluate_system(
+                system, own, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress
+            )
+        write_scores(frame, place / SCORES)
     return frame
 
 

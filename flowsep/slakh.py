@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from .files import FlowsepError
+from .files import MAX_DEPTH, MAX_PROFILE, FlowsepError, brief, check_size
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one: 1700 files take 1 s, not 15
 SUFFIXES = (".flac", ".wav")  # as distributed, and as slakh-utils converts it
@@ -27,7 +27,7 @@ def stem_files(folder: Path, classes: Mapping[str, str]) -> dict[str, tuple[Path
     """
     files: dict[str, list[Path]] = {source: [] for source in classes.values()}
     for name, about in sorted(_stems(folder / "metadata.yaml").items()):
-        source = classes.get("Drums" if about.get("is_drum") else about.get("inst_class"))
+        source = classes.get("Drums" if about.get("is_drum") else str(about.get("inst_class")))
         if source is None or not about.get("audio_rendered", True):
             continue
         found = [path for path in (folder / "stems" / f"{name}{suffix}" for suffix in SUFFIXES) if path.is_file()]
@@ -40,10 +40,27 @@ def stem_files(folder: Path, classes: Mapping[str, str]) -> dict[str, tuple[Path
 
 
 def _stems(path: Path) -> dict[str, Mapping]:
+    if not path.is_file():
+        raise FlowsepError("metadata.yaml is missing")
+    check_size(path, MAX_PROFILE)
     try:
-        stems = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)["stems"]
-        return {str(name): dict(about) for name, about in stems.items()}
-    except FileNotFoundError as error:
-        raise FlowsepError("metadata.yaml is missing") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError) as error:
+        text = path.read_text(encoding="utf-8")
+        _check_events(text)
+        stems = {str(name): dict(about) for name, about in yaml.load(text, Loader=LOADER)["stems"].items()}
+    except FlowsepError:
+        raise
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FlowsepError("metadata.yaml does not list the track's stems") from error
+    if odd := [name for name in stems if Path(name).name != name or not name.isprintable()]:
+        raise FlowsepError(f"metadata.yaml: a stem is called {brief(odd[0])}, which is no name of a file")
+    return stems
+
+
+def _check_events(text: str) -> None:
+    """Refuse aliases, which the data set has none of and which may repeat each other, and nesting, on which libyaml's
+    loader would end the process for want of stack."""
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+            raise FlowsepError(f"metadata.yaml holds aliases, or more than {MAX_DEPTH} levels")

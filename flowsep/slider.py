@@ -76,10 +76,12 @@ def _webp(figure: "Figure") -> bytes:
 
 def _inspect(data: bytes, label: str) -> tuple[str, tuple[int, int]]:
     """(media type, (width, height)) of a picture."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
             return f"image/{picture.format.lower()}", picture.size
-    except UnidentifiedImageError as error:
+    except (OSError, SyntaxError) as error:  # UnidentifiedImageError is an OSError; PIL's PNG reader raises the other
         raise ValueError(f"picture '{label}' is neither a figure nor the bytes of a PNG or WebP file") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"picture '{label}' is too large ({error})") from error

@@ -7,7 +7,6 @@
 bytes. Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest says which.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ import soundfile
 from tqdm import tqdm
 
 from .composer import Part, Song, compose_band
-from .files import FlowsepError, cache_folder, sha256, writable, write_text
+from .files import FlowsepError, cache_folder, locked, sha256, write_text
 from .singer import BAND, RATE, room, sing
 
 VERSION = 5  # of the generator: raise it with any change that changes bytes
@@ -48,11 +47,7 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
         raise FlowsepError("fluidsynth: not found; install it (Debian: apt install fluidsynth; conda: fluidsynth)")
     for font in (*BAND.packages, BAND.unseen_font):
         find_soundfont(font)
-    with writable(root.parent, "set FLOWSEP_DATA"):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        lock = root.with_name(f".{root.name}.lock").open("w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one process makes the band, others wait; a kill lets go of the lock
+    with locked(root, "set FLOWSEP_DATA"):
         if not (root / "manifest.json").is_file():
             _make(root, what, compose_band(seed, seconds, train, test), jobs, progress)
     return root
@@ -107,8 +102,13 @@ def write_song(song: Song, folder: Path, seconds: float) -> dict:
     mixture = sum(stems[name] for name in STEMS)
     stems["mixture"] = np.clip(mixture, -(2**15), 2**15 - 1)
     folder.mkdir()
-    for name, audio in stems.items():
-        soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
+    try:
+        for name, audio in stems.items():
+            soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
+    except (OSError, soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
+        why = str(error).strip(". ") or "a part only"
+        cure = "is the disk full? Make room, or set FLOWSEP_DATA to another folder"
+        raise FlowsepError(f"{folder}: not written ({why}); {cure}") from error
     told = {fact: getattr(song, fact) for fact in ("seed", "key", "mode", "tempo", "groove", "special")}
     told["voice"] = song.voices[0][0].name if song.voices else None
     told["parts"] = [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts]

@@ -3,6 +3,7 @@
 Taught in `notebooks/04_train_prior.ipynb`.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -20,12 +21,13 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
-from .files import FlowsepError, atomic_path, write_text
+from .files import FlowsepError, atomic_path, locked, write_text
 from .likelihood import Likelihood
 from .machine import choose_device, keep_freed_memory, peak_memory
 from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
@@ -156,7 +158,7 @@ def fit_prior(
             prior.save(work / "best.safetensors")
         prior.save(work / "last.safetensors")
 
-    with batches:
+    with alone(fabric, work), batches:
         costs = optimise(
             fabric,
             network,
@@ -172,14 +174,22 @@ def fit_prior(
             margin=DIVERGED,
             progress=progress,
         )
-    if fabric.is_global_zero:
-        if not (work / "best.safetensors").is_file():
-            raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-        best = Prior.load(work / "best.safetensors")
-        best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
-        best.save(checkpoint)
+        if fabric.is_global_zero:
+            if not (work / "best.safetensors").is_file():
+                raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
+            best = Prior.load(work / "best.safetensors")
+            best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
+            best.save(checkpoint)
     fabric.barrier()
     return Prior.load(checkpoint)
+
+
+@contextlib.contextmanager
+def alone(fabric: Fabric, work: Path) -> Iterator[None]:
+    """One training at a time in `work`: another waits, finds what the first left, and ends with the same weights."""
+    with locked(work) if fabric.is_global_zero else contextlib.nullcontext():
+        fabric.barrier()
+        yield
 
 
 def optimise(
@@ -331,6 +341,8 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
         scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
         how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
     if devices == 1:
+        # one process, wherever it was started: else Fabric looks for SLURM, and warns or stops where it sees any of it
+        how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
         return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
     if int(os.environ.get("WORLD_SIZE", 1)) != devices:
         started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"

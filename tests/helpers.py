@@ -61,7 +61,7 @@ def copy_project(tree: Path) -> Path:
     """A copy of what a run needs, with no profile's results: `Snakefile`, notebooks, configs, the pages of the book."""
     root = Path(__file__).parent.parent
     tree.mkdir()
-    for name in ("book", "configs", "notebooks", "tools"):
+    for name in ("book", "configs", "notebooks", "profiles", "tools"):
         shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__"))
     for name in ("_config.yml", "Snakefile"):
         shutil.copy(root / name, tree)

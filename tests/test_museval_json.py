@@ -99,7 +99,7 @@ def test_other_frames_are_another_convention(tmp_path, changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a score file of museval"),
+        ("{", "not readable as JSON"),
         ("[1]", "not a score file of museval"),
         ('{"targets": [{"name": "bass"}]}', "KeyError: 'frames'"),
         ('{"targets": [{"name": "bass", "frames": [{"time": 0, "duration": 1, "metrics": {"SDR": 1}}]}]}', "SIR"),

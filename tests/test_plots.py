@@ -55,6 +55,9 @@ def test_spectrograms_share_one_scale():
     top = [np.max(ax.collections[0].get_array()) for ax in figure.axes[:3]]
     np.testing.assert_allclose(top, [0, -20, 0], atol=1e-4)
     assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    named = [(ax.get_xlabel(), ax.get_ylabel()) for ax in figure.axes[:3]]  # once where neighbours have the same axis
+    assert named == [("", "Frequency (Hz)"), ("Time (s)", ""), ("Time (s)", "Frequency (Hz)")]
+    assert len(figure.axes) == 4 and figure.axes[3].get_ylabel() == "Level (dB)"
 
 
 def test_a_silent_spectrogram_is_drawn_at_the_bottom():
@@ -67,6 +70,7 @@ def test_waveforms_use_the_sources_colours_and_common_axes():
     figure = plots.waveforms(stems, RATE)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["vocals", "bass"]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.axes[0].get_ylim()[1] >= np.abs(stems["bass"].mean(axis=0)).max()  # the louder one is not cut off
     assert figure.axes[0].get_xlim() == (0, 1)
     assert _labels(figure.axes[1])[1:] == ("Time (s)", "Amplitude")
     drawn = {matplotlib.colors.to_hex(item.get_facecolor()[0]) for item in figure.axes[0].collections}

@@ -1,5 +1,6 @@
 """Tables: the aggregation of each convention, what a block says, and every published number against its source."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from nbformat import NotebookNode
 from scipy.stats import wilcoxon
 
 from flowsep.evaluate import COLUMNS, NUMBERS, write_scores
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, sha256
 from flowsep.museval_json import KIND
 from flowsep.results import (
     ALL,
@@ -24,11 +25,13 @@ from flowsep.results import (
     load_published,
     load_scores,
     paired,
+    plain,
     same_data,
     same_songs,
     table,
     table_html,
     table_markdown,
+    write_tables,
 )
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.csv"
@@ -438,15 +441,22 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
 
     frame = spending().assign(config_hash="abc", git_commit="0123", checkpoint="")
     frame.loc[frame["system"] == "net", "checkpoint"] = "net.safetensors:12 more:34"
-    write_scores(
-        pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), tmp_path / "scores" / "a.csv"
-    )
+    folder = tmp_path / "p"
+    write_scores(pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), folder / "scores" / "a.csv")
+    write_tables(folder, None, conventions=["paper"], sources=("bass", "drums"))
+    accepted = {"system": "net", "was": "01", "now": "02", "reason": "a | <b>", "git_commit": "", "date": "2026-01-01"}
+    pd.DataFrame([accepted]).to_csv(tmp_path / "accepted.csv", index=False)
+    faults = {"commit": "0123", "faults": [{"kind": "kill <b>", "injected": 20, "lost": 0}]}
+    (tmp_path / "faults.json").write_text(json.dumps(faults))
     run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5")
-    page = status_page(tmp_path, {"06": NotebookNode(metadata=NotebookNode(papermill=run))})
+    page = status_page(folder, {"06": NotebookNode(metadata=NotebookNode(papermill=run))})
     assert "| 06 | 3 | 2026-01-01T00:00:00 |" in page
     assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` | `net.safetensors:12`, `more:34` |" in page
     assert "| their own | – | – | 3 | 700 | `abc` | none |" in page
-    assert "| flow [x] | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
+    assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
+    assert f"| p/scores/a.csv | `{sha256(folder / 'scores' / 'a.csv')[:16]}` |" in page
+    assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
+    assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
 
 
 # ---- best and second -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from flowsep.cli import main
 from flowsep.config import load_profile
 from flowsep.data import load_dataset
 from flowsep.evaluate import read_scores
-from flowsep.files import FlowsepError, atomic_path
+from flowsep.files import FlowsepError, atomic_path, safe_name
 from flowsep.run import fit_system, load_excerpt, load_excerpts, prepare_cache, score_shard, score_system
 
 NMF = {"components": 2, "frames": 40, "iterations": 2, "activations": 2}
@@ -25,14 +25,14 @@ TONE = np.full((2, 800), 0.25, dtype=np.float32)
 
 
 def test_half_written_excerpts_are_not_read(tmp_path):
-    place = tmp_path / "audio" / "nmf" / "A_song"
+    place = tmp_path / "audio" / "nmf" / safe_name("A/song")
     write_audio(place / "bass.flac", TONE, 8000)
     with atomic_path(place / "drums.flac") as temporary:
         assert temporary.suffix == ".flac" and temporary.is_file()
         assert list(load_excerpt(tmp_path, "nmf", "A/song")) == ["bass"]
         found, rate = load_excerpts(tmp_path)
-        assert rate == 8000 and list(found["A_song"]["nmf"]) == ["bass"]
-        np.testing.assert_allclose(found["A_song"]["nmf"]["bass"], TONE, atol=1e-6)
+        assert rate == 8000 and list(found[safe_name("A/song")]["nmf"]) == ["bass"]
+        np.testing.assert_allclose(found[safe_name("A/song")]["nmf"]["bass"], TONE, atol=1e-6)
         write_audio(temporary, TONE, 8000)  # so that it may be renamed
     assert list(load_excerpt(tmp_path, "nmf", "A/song")) == ["bass", "drums"]
 

@@ -9,7 +9,6 @@ the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse
-import html
 import json
 import re
 import shlex
@@ -29,8 +28,8 @@ import pandas as pd
 from finish import dead_links, finish
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, write_text
-from flowsep.results import costs, labels, load_scores
+from flowsep.files import FlowsepError, brief, locked, write_text
+from flowsep.results import costs, labels, load_scores, plain
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results
@@ -68,9 +67,11 @@ def main(results: Path, mode: str = "") -> None:
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
-    site = root / "book" / "_build" / "html"
-    shutil.rmtree(site.parent, ignore_errors=True)
-    command = ["jupyter-book", "build", "book", "--path-output", "book", "--config", "_config.yml"]
+    build, old = root / "book" / "_build", root / "book" / "_build" / "before"
+    for folder in (build / "next", old):  # of a build that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+    site = build / "next" / "_build" / "html"
+    command = ["jupyter-book", "build", "book", "--path-output", "book/_build/next", "--config", "_config.yml"]
     subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
@@ -85,6 +86,12 @@ def main(results: Path, mode: str = "") -> None:
     finish(site)
     if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
+    if (build / "html").exists():
+        (build / "html").rename(old)
+    site.rename(build / "html")  # whole: until here the book of before was there
+    (build / "book.pdf").unlink(missing_ok=True)  # of the book before
+    for folder in (build / "next", old):
+        shutil.rmtree(folder, ignore_errors=True)
     if mode == "keep":
         kept.keep(results, notebooks, stored)
 
@@ -143,12 +150,15 @@ def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
     """`# Training a prior` -> `# Training a prior: vocals`, since a cell's text knows no parameters."""
     title = notebook.cells[0]
     first, *rest = title.source.split("\n")
-    title.source = "\n".join([f"{first}: {name.replace('_', ' ')}", *rest])
+    title.source = "\n".join([f"{first}: {plain(name.replace('_', ' '))}", *rest])
 
 
 def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
     """The fold at a chapter's end: the command that runs its notebook, how long that took, its numbers as files."""
     given = {name: str(value) for name, value in about.parameters.items() if name != "profile" and value}
+    for value in (*given, *given.values(), about.input_path):
+        if not value.isprintable() or "`" in value:  # which would end the block of code below
+            raise FlowsepError(f"{results}: a chapter was run with {brief(value)}; use another name")
     options = [part for name, value in given.items() for part in ("-p", name, value)]
     lines = [
         ":::{admonition} Run this page",
@@ -162,7 +172,7 @@ def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) ->
         f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
     ]
     if files:
-        links = [f'<a href="../{DATA}/{quote(name)}" download>{html.escape(name)}</a>' for name in files]
+        links = [f'<a href="../{DATA}/{quote(name)}" download>{plain(name)}</a>' for name in files]
         lines += ["", f"The numbers of this page as files: {', '.join(links)}."]
     lines.append(":::")
     return "\n".join(lines)
@@ -174,12 +184,12 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
-    lines += [f"| {name} | {run.duration:.0f} | {run.end_time[:19]} |" for name, run in runs.items()]
+    lines += [f"| {plain(name)} | {run.duration:.0f} | {plain(run.end_time[:19])} |" for name, run in runs.items()]
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
-        values = ", ".join(f"`{value}`" if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
+        values = ", ".join(code(str(value)) if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
         lines.append(f"| {fact.replace('_', ' ')} | {values} |")
     heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration", "checkpoints"]
     lines += ["", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|---|"]
@@ -188,8 +198,8 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         cost = spent.loc[system]
         numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
-        hashes = ", ".join(f"`{item}`" for item in rows.checkpoint.iloc[0].split()) or "none"
-        lines.append(f"| {' | '.join([system, *shown, f'`{rows.config_hash.iloc[0]}`', hashes])} |")
+        hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
+        lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0]), hashes])} |")
     return "\n".join([*lines, *made_of(results), *trials(results.parent)]) + "\n"
 
 
@@ -197,14 +207,14 @@ def made_of(results: Path) -> list[str]:
     """The hashes of the files that the tables are made of, and the code that was said to move no number."""
     made = json.loads((results / "tables.json").read_text("utf-8"))["made_of"]
     lines = ["", "## What the tables are made of", "", "| file | SHA-256 |", "|---|---|"]
-    lines += [f"| {cell(name)} | `{digest[:16]}…` |" for name, digest in made.items()]
+    lines += [f"| {plain(name)} | {code(digest[:16])} |" for name, digest in made.items()]
     path = results.parent / "accepted.csv"
     if path.is_file():
         lines += ["", "Code that has changed since, with the reason why no number has:", ""]
         lines += ["| system | code of the rows | code of now | reason | date |", "|---|---|---|---|---|"]
         for row in pd.read_csv(path, dtype=str).itertuples():
-            cells = (row.system, f"`{row.was}`", f"`{row.now}`", row.reason, row.date)
-            lines.append(f"| {' | '.join(map(cell, cells))} |")
+            cells = (plain(row.system), code(row.was), code(row.now), plain(row.reason), plain(row.date))
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -217,18 +227,21 @@ def trials(results: Path) -> list[str]:
             facts = json.loads(path.read_text("utf-8"))
             tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
             lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
-            lines += ["| | |", "|---|---|", *(f"| {cell(key)} | {cell(value)} |" for key, value in facts.items())]
+            lines += [
+                "| | |",
+                "|---|---|",
+                *(f"| {plain(key)} | {plain(str(value))} |" for key, value in facts.items()),
+            ]
             for rows in tables.values():
                 heads = list(rows[0])
-                lines += ["", f"| {' | '.join(map(cell, heads))} |", "|---" * len(heads) + "|"]
-                lines += [f"| {' | '.join(cell(row[key]) for key in heads)} |" for row in rows]
+                lines += ["", f"| {' | '.join(map(plain, heads))} |", "|---" * len(heads) + "|"]
+                lines += [f"| {' | '.join(plain(str(row[key])) for key in heads)} |" for row in rows]
     return lines
 
 
-def cell(value: object) -> str:
-    """Any text as a cell of a Markdown table."""
-    text = html.escape(str(value), quote=False)
-    return re.sub(r"([|*\\\[\]])", r"\\\1", text).replace("\n", " ")
+def code(text: str) -> str:
+    """Text in the letters of code, unless some of it could end that, or the cell of a table."""
+    return f"`{text}`" if re.fullmatch(r"[\w .,:;@/+()=#%-]+", text) else plain(text)
 
 
 if __name__ == "__main__":
@@ -239,6 +252,7 @@ if __name__ == "__main__":
     which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
     given = parser.parse_args()
     try:
-        main(given.results, given.mode or "")
-    except (FlowsepError, subprocess.CalledProcessError) as error:
+        with locked(find_root() / "book" / "_build"):  # of whatever profile
+            main(given.results, given.mode or "")
+    except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")

@@ -46,7 +46,7 @@ COSTS = ("parameters", "training_seconds", "training_memory_mib")  # in provenan
 class NoOptions(BaseModel):
     """The options of a system that has none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class System:
@@ -101,7 +101,8 @@ class System:
         files = [path for path in self.checkpoints() if path.suffix == ".safetensors"]
         headers = [read_header(path)[0] for path in files]
         others = [{}] * (len(self.checkpoints()) - len(files))
-        return total_costs([header.get("provenance") or {} for header in headers] + others)
+        provenances = [header.get("provenance") for header in headers]
+        return total_costs([about if isinstance(about, Mapping) else {} for about in provenances] + others)
 
     def curves(self) -> dict[str, Path]:
         """Training curves below `folder`: label -> CSV with the columns step, split, value, seconds; '' if alone."""
@@ -169,9 +170,14 @@ def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
     0 where nothing was learnt, NaN where a provenance does not say.
     """
-    said = [[float(provenance.get(key, math.nan)) for key in COSTS] for provenance in provenances]
+    said = [[_number(provenance.get(key)) for key in COSTS] for provenance in provenances]
     numbers, seconds, memory = np.reshape(said, (-1, len(COSTS))).T
     return dict(zip(COSTS, map(float, (numbers.sum(), seconds.sum(), memory.max(initial=0.0))), strict=True))
+
+
+def _number(value: Any) -> float:
+    """A number that a header tells; NaN for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e300 else math.nan
 
 
 def library(module: str) -> ModuleType:

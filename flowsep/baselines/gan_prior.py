@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from ..files import FlowsepError
+from ..files import FlowsepError, locked
 from ..machine import choose_device
 from ..prior import load_exactly, read_safetensors
 from ..separate import separate_with_masks
@@ -26,7 +26,7 @@ from .specgan import FORMAT, LOG_FLOOR, Generator, SpecGANOptions, fit_gan
 class GanOptions(BaseModel):
     """The priors, and the search in their latents; weights, rate and iterations are those of the published code."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prior: SpecGANOptions = SpecGANOptions()
     iterations: PositiveInt = 1000
@@ -159,18 +159,19 @@ class GanPrior(System):
             segments["train"], length, batch=options.batch, gain_db=training.gain_db, speed=training.speed,
             silence_db=training.silence_db, seed=profile.seed, source=source,
         )  # fmt: skip
-        fit_gan(
-            sampler,
-            validation_crops(segments["valid"], length, training.silence_db),
-            source=source,
-            options=options,
-            checkpoint=self._path(folder, source),
-            work=folder / "training" / source,
-            every=min(training.validate_every, max(1, options.steps // 20)),  # a curve has twenty points
-            seed=profile.seed,
-            device=self.options.device,
-            provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name},
-        )
+        with locked(folder / "training" / source):
+            fit_gan(
+                sampler,
+                validation_crops(segments["valid"], length, training.silence_db),
+                source=source,
+                options=options,
+                checkpoint=self._path(folder, source),
+                work=folder / "training" / source,
+                every=min(training.validate_every, max(1, options.steps // 20)),  # a curve has twenty points
+                seed=profile.seed,
+                device=self.options.device,
+                provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name},
+            )
         self.folder, self.generators = folder, None
 
     def material(self, dataset, profile):

@@ -14,7 +14,7 @@ FEATURE = FeatureConfig(sample_rate=22050, n_fft=2048, hop=512)  # what librosa'
 class HPSSOptions(BaseModel):
     """Where the bass ends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     crossover_hz: PositiveFloat = 200.0  # a bass has its fundamentals below, and few voices theirs
 

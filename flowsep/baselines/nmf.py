@@ -25,7 +25,7 @@ class NMFOptions(BaseModel):
     the worse; sklearn's mini-batches lose 0.6 dB.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     components: PositiveInt = 40  # spectra a source; more explain the other sources too
     frames: PositiveInt = 6000  # training frames a source

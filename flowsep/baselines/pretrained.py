@@ -36,7 +36,7 @@ TIMEOUT = 10  # seconds without an answer
 class PretrainedOptions(BaseModel):
     """How songs are cut; the segments are Demucs v2's, and shorter ones need less memory."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     segment_seconds: PositiveFloat = 40.0
     overlap_seconds: float = Field(10.0, ge=0)

@@ -18,7 +18,7 @@ PARTS = {"feature": FeatureConfig, "model": GlowConfig, "training": TrainingConf
 class MemberOptions(BaseModel):
     """What one set of priors changes in the profile's `feature`, `model` and `training`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     feature: dict[str, Any] = {}
     model: dict[str, Any] = {}

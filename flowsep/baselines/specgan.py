@@ -30,7 +30,7 @@ SEED = 4  # frames and bins of the image that the first layer makes
 class SpecGANOptions(BaseModel):
     """Sizes of a prior and its training; the defaults are SpecGAN's: 128 bins x 128 frames, 1 s at 16 kHz."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     sample_rate: PositiveInt = 16_000
     depth: PositiveInt = 5  # doublings from a 4 x 4 image on; the window has twice as many samples as the image bins

@@ -27,7 +27,7 @@ WHILE_SEPARATING = ("segment_seconds", "overlap_seconds", "device")  # options t
 class SupervisedOptions(BaseModel):
     """How a network is fitted and used; what is not said here is the profile's `training`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     mixes: Literal["songs", "random"] = "songs"  # random: only sums of stems that do not belong together
     song_share: float = Field(0.25, ge=0, le=1)  # of the crops with mixes = songs, which stay as they are
@@ -100,7 +100,7 @@ class Supervised(System):
 
         Raises FlowsepError: a missing library, no such source, NaN, or the work of other options.
         """
-        from ..train import optimise, start_fabric
+        from ..train import alone, optimise, start_fabric
 
         options, work = self.options, Path(folder) / "training"
         own = {name: getattr(options, name) for name in ("steps", "batch", "crop_seconds", "lr", "device")}
@@ -142,26 +142,32 @@ class Supervised(System):
         unused = {"epochs", "gain_db", "speed", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
-        costs = optimise(
-            fabric,
-            network,
-            training,
-            loss=loss,
-            validate=validate,
-            keep=keep,
-            settings=settings,
-            work=work,
-            name=self.name,
-            seed=profile.seed,
-            key=f"systems.{self.name}.lr",
-            progress=progress,
-        )
-        if not (work / "best.safetensors").is_file():
-            raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
-        best, tensors = read_safetensors(work / "best.safetensors")
-        provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
-        provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
-        save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
+        with alone(fabric, work):
+            costs = optimise(
+                fabric,
+                network,
+                training,
+                loss=loss,
+                validate=validate,
+                keep=keep,
+                settings=settings,
+                work=work,
+                name=self.name,
+                seed=profile.seed,
+                key=f"systems.{self.name}.lr",
+                progress=progress,
+            )
+            if not (work / "best.safetensors").is_file():
+                raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
+            best, tensors = read_safetensors(work / "best.safetensors")
+            provenance = {
+                "data": dataset.name,
+                "data_hash": dataset.hash,
+                "profile": profile.name,
+                "config": profile.hash,
+            }
+            provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
+            save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
         self.folder, self.network = Path(folder), None
 
     def material(self, dataset, profile):

@@ -1,0 +1,158 @@
+"""Runs of the graph in miniature, watched, killed and compared, for the tests of this folder."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from helpers import copy_project
+
+from flowsep.prior import read_safetensors
+
+SPENT = ("seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time")  # no two runs agree in these
+MARK = "FLOWSEP_FAULT"  # in the environment of a run, by which its processes are found, kernels and orphans too
+PROFILE = {
+    "name": "battery",
+    "seed": 7,
+    "data": {"kind": "toyband", "seconds": 4, "train_tracks": 3, "test_tracks": 2, "valid_tracks": 1},
+    "sources": ["vocals", "accompaniment"],
+    "model": {"steps": 2, "hidden": 8, "kernel": 3, "layers": 1, "dropout": 0.1},
+    "training": {
+        "steps": 60,
+        "batch": 2,
+        "crop_seconds": 0.6,
+        "lr": 0.003,
+        "schedule": "cosine",
+        "validate_every": 4,
+    },
+    "systems": {
+        "mixture": {},
+        "instglow": {"iterations": 20, "lr": 0.03, "space": "z", "alpha": 0.0},
+        "open_unmix": {
+            "hidden": 8,
+            "layers": 1,
+            "n_fft": 1024,
+            "hop": 256,
+            "sample_rate": 11025,
+            "steps": 40,
+            "batch": 4,
+            "crop_seconds": 1,
+            "lr": 0.01,
+        },
+    },
+    "listen_seconds": 2,
+    "listen_tracks": 1,
+}
+
+
+def make_tree(folder: Path) -> Path:
+    """A copy of the project with the profile `battery`."""
+    tree = copy_project(folder)
+    (tree / "configs" / "battery.yaml").write_text(yaml.safe_dump({"profile": PROFILE}, sort_keys=False))
+    return tree
+
+
+class Run:
+    """A command in a tree, in a session of its own, whose processes can be found wherever they are."""
+
+    def __init__(self, tree: Path, command: list[str], **environment: str):
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        self.log = tree / "said.txt"
+        with self.log.open("w") as said:
+            self.process = subprocess.Popen(
+                command,
+                cwd=tree,
+                env=os.environ | place | {MARK: self.mark} | environment,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self, timeout: float = 600) -> int:
+        """Its exit status."""
+        return self.process.wait(timeout)
+
+    def said(self) -> str:
+        """All that it wrote so far."""
+        return self.log.read_text(errors="replace")
+
+    def alive(self) -> list[int]:
+        """Its processes that live, also those that have lost their parents."""
+        wanted, found = f"{MARK}={self.mark}".encode(), []
+        for place in Path("/proc").iterdir():
+            try:
+                if place.name.isdigit() and wanted in (place / "environ").read_bytes().split(b"\0"):
+                    found.append(int(place.name))
+            except OSError:  # it ended meanwhile, or is another user's
+                continue
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL for all of them, as a machine that loses its power."""
+        while living := self.alive():
+            for process in living:
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if self.process.poll() is None:
+                self.process.wait()
+            time.sleep(0.02)
+
+    def until(self, seen: Callable[[], bool], timeout: float = 300) -> bool:
+        """Wait until `seen` or its end; did it come to be seen?"""
+        deadline = time.monotonic() + timeout
+        while not seen():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                return seen()
+            time.sleep(0.005)
+        return True
+
+
+def graph(tree: Path, target: str = "results", **environment: str) -> Run:
+    """Snakemake, with the very words of the README and the Makefile."""
+    command = ["snakemake", "--configfile", "configs/battery.yaml", "--cores", "2", "--quiet", "rules", "--", target]
+    return Run(tree, command, **environment)
+
+
+def notebook(tree: Path, name: str, *given: str) -> Run:
+    """One notebook by papermill alone."""
+    return Run(tree, ["papermill", f"notebooks/{name}.ipynb", "out.ipynb", "-f", "configs/battery.yaml", *given])
+
+
+def finish(run: Run) -> None:
+    """Wait for an undisturbed end."""
+    assert run.wait() == 0, run.said()[-6000:]
+
+
+def state(tree: Path) -> dict[str, object]:
+    """All that counts of a tree's results, without what no two runs agree in: weights, scores, tables."""
+    results, found = tree / "results" / "battery", {}
+    for path in sorted([*results.glob("priors/*.safetensors"), *results.glob("systems/*/*.safetensors")]):
+        tensors = read_safetensors(path)[1]
+        found[path.relative_to(results).as_posix()] = {name: value.numpy().tobytes() for name, value in tensors.items()}
+    for path in sorted(results.glob("scores/*.csv")):
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=[*SPENT])
+        found[path.relative_to(results).as_posix()] = rows.to_csv(index=False)
+    for path in sorted(results.glob("table-*.csv")):
+        found[path.name] = path.read_text()
+    for path in sorted(results.glob("audio/*/*/*.flac")):
+        found[path.relative_to(results).as_posix()] = path.read_bytes()
+    return found
+
+
+def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    """The files in which two states differ."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def copy(tree: Path, target: Path) -> Path:
+    """A tree with its times of change, which the graph goes by."""
+    return Path(shutil.copytree(tree, target, symlinks=True))
