@@ -582,7 +582,7 @@ def scaling(frame: "pandas.DataFrame", floors: Mapping[str, float]) -> "Figure":
     ax.set_xticks(workers, [f"{number:g}" for number in workers])
     ax.minorticks_off()
     _plain_decades(ax.yaxis)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper right")
     return figure
 
 
