@@ -157,6 +157,18 @@ def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) ->
     return now
 
 
+def limits(needs: list[frozenset[int]], seconds: list[float], count: int) -> list[tuple[int, float]]:
+    """What limits, one after the other: the slowest job of the longest path and that path's seconds, if those before it
+    in this list took no time."""
+    seconds, found = [*seconds], []
+    for _ in range(count):
+        path, rest = longest(needs, seconds)
+        slowest = max(path, key=seconds.__getitem__)
+        found.append((slowest, rest[path[0]]))
+        seconds[slowest] = 0.0
+    return found
+
+
 class Figures:
     """What one step, one second of music or one chapter takes, and by which file."""
 
@@ -305,6 +317,8 @@ def plan(root: Path, shards: int) -> list[dict[str, Any]]:
     profile = load_profile(root / "configs" / f"{PROFILE}.yaml").model_copy(update={"shards": shards})
     told, jobs = Figures(profile, root), read_jobs(dry_run(PROFILE, shards))
     seconds, needs = [told.seconds(job) for job in jobs], [job.needs for job in jobs]
+    if unknown := [job.name for job, its in zip(jobs, seconds, strict=True) if not math.isfinite(its)]:
+        raise FlowsepError(f"{told.bench}: {unknown[0]}: a figure of it has no value; measure the topic scale again")
     path, rest = longest(needs, seconds)
     rows: list[dict[str, Any]] = []
 
@@ -319,6 +333,8 @@ def plan(root: Path, shards: int) -> list[dict[str, Any]]:
     row("work", "all", sum(seconds), "s")
     for place, job in enumerate(path):
         row("path", jobs[job].name, seconds[job], "s", place=place)
+    for place, (job, length) in enumerate(limits(needs, seconds, 12)):
+        row("limit", jobs[job].name, length, "s", place=place)
     row("path", "all", rest[path[0]], "s")
     for workers in WORKERS:
         row("wall", "all", makespan(needs, seconds, workers), "s", workers=workers)
