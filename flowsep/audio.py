@@ -147,8 +147,10 @@ def inspect(path: Path) -> tuple[int, int, int]:
         head = file.read(28)
     order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
     promised = int.from_bytes(head[4:8], order) if order else 0
-    held = path.stat().st_size
-    if held < promised < 0x7FFF0000:  # the size leaves out its own 8 bytes, which some programs count
+    held, most = path.stat().st_size, 0x7FFF0000
+    if head[:4] == b"RF64":  # whose size has 64 bits, in its first chunk
+        promised, most = int.from_bytes(head[20:28], "little"), 2**63
+    if held < promised < most:  # the size leaves out its own 8 bytes, which some programs count
         raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
     _check_shape(path, info.samplerate, info.channels)
     return info.samplerate, info.channels, info.frames

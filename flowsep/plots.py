@@ -207,7 +207,7 @@ def ranked_boxes(
     from matplotlib.patches import Patch
 
     frame = _columns(frame, "stem", "system", "kind", "value")
-    marks = {_text(stem): value for stem, value in (marks or {}).items()}
+    marks = {} if marks is None else {_text(stem): value for stem, value in marks.items()}  # or a Series, as of scores
     ranked = frame.groupby("kind")["value"].median().sort_values(ascending=False).index
     fixed = [color for color, _ in SUPERVISION.values()]
     spare = iter(c for c in seaborn.color_palette("colorblind").as_hex() if c not in fixed)

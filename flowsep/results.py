@@ -4,7 +4,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -214,7 +214,7 @@ def table_markdown(
     found, places = _shown(cells, sources, metric)
     quartiles = _quartiles(cells)
     names = ["system", *found.columns]
-    lines = [_line(names), "|---|---|" + "---:|" * (len(names) - 2)]
+    lines = [_line(map(plain, names)), "|---|---|" + "---:|" * (len(names) - 2)]
     for block, rows in found.groupby(level="block", sort=False):
         lines.append(_line([f"*{plain(block)}*", *[""] * (len(names) - 1)]))
         for (_, system), row in rows.iterrows():
@@ -488,5 +488,5 @@ def plain(text: str) -> str:
     return re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html.escape(text, quote=False))
 
 
-def _line(cells: Sequence[str]) -> str:
+def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"

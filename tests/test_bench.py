@@ -201,7 +201,7 @@ def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
     assert main(["--quick", "--only", "floor", "--out", str(path)]) == 2
     assert "not a bench" in capsys.readouterr().err and path.read_text() == "{}"
     path.write_text("[")
-    with pytest.raises(FlowsepError, match="not a readable JSON file"):
+    with pytest.raises(FlowsepError, match="not readable as JSON"):
         bench.find_benches(tmp_path)
     with pytest.raises(SystemExit):
         main(["--only", "organ"])

@@ -132,7 +132,7 @@ def _campaign():
 
 
 def test_ranked_boxes_rank_the_systems_and_place_the_mark():
-    figure = plots.ranked_boxes(_campaign(), {"vocals": 3.92}, mark="as reported")
+    figure = plots.ranked_boxes(_campaign(), pd.Series({"vocals": 3.92}), mark="as reported")
     vocals, drums = figure.axes
     assert [tick.get_text() for tick in vocals.get_yticklabels()] == ["best", "c", "worst"]
     assert [tick.get_text() for tick in drums.get_yticklabels()] == ["best", "c"]

@@ -46,6 +46,19 @@ BEHIND = {
     "16_run_it_on_your_machines": ["scale.csv"],
 }
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
+WRITTEN = {  # systems as their authors write them; any other by its name in the profile
+    "conv_tasnet": "Conv-TasNet",
+    "demucs_v2": "Demucs v2",
+    "demucs_v2_pretrained": "Demucs v2, published weights",
+    "gan_prior": "GAN priors",
+    "hpss": "HPSS",
+    "instglow": "InstGlow",
+    "nmf": "NMF",
+    "open_unmix": "Open-Unmix",
+    "open_unmix_pretrained": "Open-Unmix, published weights",
+    "open_unmix_random": "Open-Unmix, random mixes",
+    "wave_u_net": "Wave-U-Net",
+}
 
 
 def main(results: Path, mode: str = "") -> None:
@@ -150,7 +163,8 @@ def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
     """`# Training a prior` -> `# Training a prior: vocals`, since a cell's text knows no parameters."""
     title = notebook.cells[0]
     first, *rest = title.source.split("\n")
-    title.source = "\n".join([f"{first}: {plain(name.replace('_', ' '))}", *rest])
+    first = first.replace("# Separating the test songs", "# Separation")  # short, for the side bar
+    title.source = "\n".join([f"{first}: {plain(WRITTEN.get(name, name.replace('_', ' ')))}", *rest])
 
 
 def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:

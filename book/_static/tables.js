@@ -19,6 +19,38 @@
 
   const rowsOf = (body) => [...body.rows].filter((row) => !row.querySelector("th[colspan]"));
 
+  // pandas writes the names of the index on a row of their own, below a row that names the columns: one row holds both.
+  function joinHeads(table) {
+    if (table.tHead?.rows.length !== 2) return;
+    const [upper, lower] = [...table.tHead.rows].map((row) => [...row.cells]);
+    const names = lower.filter((cell) => cell.textContent.trim());
+    const width = (cells) => cells.reduce((sum, cell) => sum + cell.colSpan, 0);
+    if (width(upper) !== upper.length || upper.length !== lower.length || !names.length) return;
+    if (names.some((cell, place) => cell !== lower[place])) return; // not at the left: the row names columns
+    const index = table.tBodies[0]?.rows[0]?.querySelectorAll("th").length;
+    if (names.length !== index) return;
+    names.forEach((cell, place) => upper[place].replaceChildren(...cell.childNodes));
+    table.tHead.rows[1].remove();
+  }
+
+  // Columns that hold numbers, with a unit perhaps, stand at the right under their head; long names of rows may fold.
+  function align(table) {
+    const LIKE = /^([+−-]\d.*|[<≥≤]?\s*[+−-]?[\d,]*\.?\d+(e[+-]?\d+)?(\s?(%|[kMG]|x|s|dB|MiB)| of \d+|–\d+)?|–)$/;
+    const rows = [...table.tBodies].flatMap(rowsOf);
+    const body = rows.flatMap((row) => [...row.cells]);
+    if (body.some((cell) => cell.colSpan > 1)) return;
+    const long = rows.flatMap((row) => [...row.querySelectorAll("th")]).filter((head) => plain(head).length > 24);
+    for (const head of long) head.classList.add("flowsep-long");
+    const width = Math.max(0, ...rows.map((row) => row.cells.length));
+    for (let back = 1; back <= width; back++) { // from the right, where cells that span rows shift nothing
+      const cells = rows.map((row) => row.cells[row.cells.length - back]).filter((cell) => cell?.tagName === "TD");
+      const texts = cells.map(plain).filter(Boolean);
+      if (!texts.some((text) => text !== "–") || !texts.every((text) => LIKE.test(text))) continue;
+      const heads = [...(table.tHead?.rows ?? [])].map((row) => row.cells[row.cells.length - back]);
+      for (const cell of [...heads, ...cells]) cell?.classList.add("flowsep-number");
+    }
+  }
+
   function sort(table, column, direction) {
     for (const body of table.tBodies) {
       const rows = rowsOf(body);
@@ -113,6 +145,8 @@
 
   addEventListener("DOMContentLoaded", () => {
     for (const table of document.querySelectorAll(".cell_output table, .bd-article table.flowsep-scores")) {
+      joinHeads(table);
+      align(table);
       const rows = [...table.tBodies].flatMap(rowsOf);
       if (!table.tHead || rows.length < 3 || table.querySelector("[rowspan]:not([rowspan='1'])")) continue;
       const width = rows[0].cells.length;

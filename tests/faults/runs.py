@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import yaml
 from helpers import copy_project
@@ -51,9 +52,18 @@ PROFILE = {
 }
 
 
+# code cells of a notebook up to the last that writes a result; the pictures after them would only take time
+CELLS = {"01_data": 5, "04_train_prior": 3, "05_separate": 3, "06_results": 4}
+
+
 def make_tree(folder: Path) -> Path:
-    """A copy of the project with the profile `battery`."""
+    """A copy of the project with the profile `battery`, its notebooks without what comes after their results."""
     tree = copy_project(folder)
+    for name, count in CELLS.items():
+        path = tree / "notebooks" / f"{name}.ipynb"
+        whole = nbformat.read(path, as_version=4)
+        whole.cells = [cell for cell in whole.cells if cell.cell_type == "code"][:count]
+        nbformat.write(whole, path)
     (tree / "configs" / "battery.yaml").write_text(yaml.safe_dump({"profile": PROFILE}, sort_keys=False))
     return tree
 
