@@ -1,6 +1,7 @@
 """The project's own rules: who imports whom, what is pinned, notebooks stripped, every profile readable."""
 
 import ast
+import email.message
 import re
 import subprocess
 import tomllib
@@ -87,6 +88,41 @@ def test_every_dependency_is_pinned_exactly():
     wanted = project["dependencies"] + [item for extra in project["optional-dependencies"].values() for item in extra]
     for requirement in wanted:
         assert plain(re.split(r"[<>=]", requirement)[0]) in lock, requirement
+
+
+def test_every_pinned_package_has_its_licence_told(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    from licences import COPYLEFT, NOTES, page
+
+    text = (ROOT / "LICENCES.md").read_text(encoding="utf-8")
+    rows = [row.split(" | ") for row in re.findall(r"^\| (.*) \|$", text, re.MULTILINE)][1:]
+    assert {name: version for name, version, *_ in rows} == pinned()
+    for name, _, *told in rows:
+        assert "".join(told).strip() and "UNKNOWN" not in told, f"{name}: no licence told"
+        assert bool(COPYLEFT.search(" ".join(told))) == (name in NOTES) == (f"\n- {name}: " in text), name
+    assert page() == text, "run python tools/licences.py"
+
+
+def test_a_package_without_a_licence_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import licences
+
+    monkeypatch.setattr(licences, "pinned", lambda: {"numpy": "0.0.1"})
+    with pytest.raises(FlowsepError, match=r"numpy: .* is installed, requirements\.lock has 0\.0\.1; run make env"):
+        licences.page()
+    monkeypatch.setattr(licences, "pinned", lambda: {"numpy": pinned()["numpy"]})
+    with pytest.raises(FlowsepError, match=r"certifi, docutils, .*copyleft by the metadata or by NOTES"):
+        licences.page()
+    monkeypatch.setattr(licences.metadata, "distribution", lambda name: Bare())
+    with pytest.raises(FlowsepError, match="bare: neither its metadata nor its files name a licence"):
+        licences.licence_of("bare", "1")
+
+
+class Bare:
+    """An installed package that says nothing of its licence."""
+
+    version, files = "1", None
+    metadata = email.message.Message()
 
 
 def test_conda_and_pip_say_the_same():

@@ -1,0 +1,95 @@
+"""Write LICENCES.md, what the packages of requirements.lock say of their licences: `python tools/licences.py`.
+
+From the metadata of the installed packages; a test holds the file against them.
+"""
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+from flowsep.files import FlowsepError, write_text
+
+ROOT = Path(__file__).parent.parent
+COPYLEFT = re.compile(r"GPL|GNU|MPL|Mozilla|EUPL|CDDL|Eclipse|CeCILL|CC.BY.SA", re.IGNORECASE)
+# what each package with a word of COPYLEFT is here for; one that is not listed stops the tool, until someone has looked
+NOTES = {
+    "certifi": "MPL 2.0: the certificates of authorities, for downloads",
+    "docutils": "GPL 3 for its Emacs mode alone, which pip does not install; the rest is public domain, PSF, BSD",
+    "fqdn": "MPL 2.0: asked for by the schemas of Jupyter's events",
+    "hypothesis": "MPL 2.0: for the tests alone",
+    "soxr": "LGPL 2.1 or later: changes sampling rates; loaded as a library that can be replaced",
+    "tqdm": "MPL 2.0 and MIT: bars of progress",
+}
+HEAD = """# Licences of the packages
+
+flowsep is under the MIT licence (LICENSE) and holds no code of these packages, which pip installs beside it. What each
+says of its own licence is below, as found in its metadata: the licence that it names, and the classifier, where it has
+one; where the two differ, both stand as they are. Made by `python tools/licences.py` from requirements.lock.
+
+## Copyleft
+
+None of these is changed here. Whoever hands one on, in an image of a container for instance, owes what its licence asks
+for.
+
+{copyleft}
+
+Wheels carry libraries whose licences are not in these lines but in files of their own: that of soundfile holds
+libsndfile (LGPL 2.1), those of numpy and scipy GCC's runtime for Fortran, those of torch and scikit-learn its runtime
+for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs the CUDA packages that torch asks for, which
+are not in the lock and are under NVIDIA's own terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
+browser) come from the system, with its licences.
+
+## All
+
+| package | version | licence | classifier |
+|---|---|---|---|
+{rows}
+"""
+
+
+def pinned() -> dict[str, str]:
+    """Name -> version of every line of requirements.lock."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def licence_of(name: str, version: str) -> tuple[str, str]:
+    """(licence, classifiers) of an installed package, either of them '' if it names none.
+
+    The licence is the metadata's License-Expression or one line of its License, or else, where there is no classifier
+    either, the title of the package's licence file. FlowsepError where none of them tells, or the version is another.
+    """
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError as error:
+        raise FlowsepError(f"{name}: not installed; run make env") from error
+    if package.version.split("+")[0] != version:  # torch says after a + what it was built for
+        raise FlowsepError(f"{name}: {package.version} is installed, requirements.lock has {version}; run make env")
+    about = package.metadata
+    told = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", []) if line.startswith("License ::")]
+    classifiers = ", ".join(line for line in told if line != "OSI Approved")
+    licence = about.get("License-Expression") or about.get("License") or ""
+    if "\n" in licence or licence == "UNKNOWN" or licence.startswith("Copyright"):  # a whole text, or no name of one
+        licence = ""
+    if not licence and not classifiers:
+        files = [path for path in package.files or [] if re.match("LICEN[CS]E", path.name)]
+        title = files[0].read_text().strip().splitlines()[0].strip() if files else ""
+        licence = title if re.search("licen[cs]e", title, re.IGNORECASE) else ""
+    if not licence and not classifiers:
+        raise FlowsepError(f"{name}: neither its metadata nor its files name a licence; look for it, or do without")
+    return licence, classifiers
+
+
+def page() -> str:
+    """LICENCES.md. FlowsepError as from `licence_of`, and for copyleft that `NOTES` does not list, or lists in vain."""
+    found = {name: (version, *licence_of(name, version)) for name, version in pinned().items()}
+    copyleft = {name for name, (_, *told) in found.items() if COPYLEFT.search(" ".join(told))}
+    if wrong := copyleft ^ set(NOTES):
+        raise FlowsepError(f"{', '.join(sorted(wrong))}: copyleft by the metadata or by NOTES here, not by both")
+    notes = "\n".join(f"- {name}: {NOTES[name]}" for name in sorted(NOTES))
+    rows = "\n".join(f"| {' | '.join((name, *told))} |" for name, told in found.items())
+    return HEAD.format(copyleft=notes, rows=rows)
+
+
+if __name__ == "__main__":
+    write_text(ROOT / "LICENCES.md", page())
