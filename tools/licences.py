@@ -35,8 +35,8 @@ for.
 
 Wheels carry libraries whose licences are not in these lines but in files of their own: that of soundfile holds
 libsndfile (LGPL 2.1), those of numpy and scipy GCC's runtime for Fortran, those of torch and scikit-learn its runtime
-for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs the CUDA packages that torch asks for, which
-are not in the lock and are under NVIDIA's own terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
+for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs the CUDA packages that torch asks for,
+which are not in the lock and are under NVIDIA's own terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
 browser) come from the system, with its licences.
 
 ## All
