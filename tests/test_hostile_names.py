@@ -1,6 +1,7 @@
 """Hostile names of tracks, stems, systems and files: nothing leaves its folder, overwrites another or becomes markup."""
 
 import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -316,6 +317,7 @@ def test_the_status_page_shows_facts_as_text(tmp_path, monkeypatch, names, chapt
 
     def page(chapter, **facts):
         write_scores(scores_of(**facts), tmp_path / "scores" / "a.csv")
+        write_text(tmp_path / "tables.json", json.dumps({"made_of": {facts["system"]: facts["data_hash"]}}))
         return status_page(tmp_path, {chapter: NotebookNode(metadata=NotebookNode(papermill=run))})
 
     hostile = page(chapter or "a", **dict(zip(FACTS, (name or "a" for name in names), strict=True)))
