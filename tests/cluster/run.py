@@ -38,8 +38,10 @@ from helpers import copy_project  # noqa: E402, which lies in the folder of the 
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm"}
 PROFILE = "smoke"
-# columns that say what a run cost and when it ran, and the hash of files in which that is written
+# columns that say what a run cost and when it ran, the hash of files in which that is written, and what somebody may
+# commit meanwhile (the column `code` is the hash of what ran)
 COSTS = {*SPENT, "training_seconds", "training_memory_mib", "rtf", "time", "checkpoint"} - {"audio_seconds"}
+COSTS |= {"git_commit", "git_dirty"}
 PATIENCE = 3600  # seconds, for whatever is waited for
 
 SLURM_CONF = """\
