@@ -42,7 +42,7 @@ PROFILE = "smoke"
 # commit meanwhile (the column `code` is the hash of what ran)
 COSTS = {*SPENT, "training_seconds", "training_memory_mib", "rtf", "time", "checkpoint"} - {"audio_seconds"}
 COSTS |= {"git_commit", "git_dirty"}
-PATIENCE = 3600  # seconds, for whatever is waited for
+PATIENCE = 4 * 3600  # seconds, for whatever is waited for: two cores need twenty minutes for all
 
 SLURM_CONF = """\
 ClusterName=flowsep
@@ -81,7 +81,7 @@ GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 def main() -> None:
     find_programs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # an exception, so that nothing is left running
-    began = time.monotonic()
+    began, state = time.monotonic(), git_state()
     with tempfile.TemporaryDirectory(prefix="flowsep-slurm-") as name:
         folder, environment = Path(name), clean_environment()
         folder.chmod(0o755)  # munged wants its socket where all may come
@@ -97,7 +97,7 @@ def main() -> None:
             finish(local, here)
         report |= compare(there / "results" / PROFILE, here / "results" / PROFILE)
     packages = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep")
-    report |= {name: version(name) for name in packages} | git_state()
+    report |= {name: version(name) for name in packages} | state
     report |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "minutes": round((time.monotonic() - began) / 60),
