@@ -53,6 +53,7 @@ WRITTEN = {  # systems as their authors write them; any other by its name in the
     "gan_prior": "GAN priors",
     "hpss": "HPSS",
     "instglow": "InstGlow",
+    "multichannel_wiener": "multichannel Wiener filter",
     "nmf": "NMF",
     "open_unmix": "Open-Unmix",
     "open_unmix_pretrained": "Open-Unmix, published weights",
