@@ -90,3 +90,46 @@ def test_small_tables_are_sorted_without_a_filter_and_odd_ones_left_alone(chromi
         assert page.get_by_role("searchbox").count() == 0 and page.get_by_role("button").count() == 4
     with open_page(page_of(ROWS[:4]).replace("<td>20</td>", "<td rowspan='2'>20</td>"), browser=chromium) as page:
         assert page.get_by_role("button").count() == 0 and page.console_errors == []
+
+
+def pandas_page(body: str) -> str:
+    script, style = ((STATIC / name).read_text("utf-8") for name in ("tables.js", "book.css"))
+    return f"<style>{style}</style><div class='cell_output'>{body}</div><script>{script}</script>"
+
+
+@pytest.mark.browser
+def test_a_table_of_pandas_gets_one_head_and_its_digits_at_the_right(chromium):
+    heads = "<tr><th>stem</th><th>bass</th><th>drums</th><th>notes</th></tr>"
+    heads += "<tr><th>song</th><th></th><th></th><th></th></tr>"
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{bass}</td><td>{drums}</td><td>{note}</td></tr>"
+        for name, bass, drums, note in (("One", "2.5", "–", "7 bars"), ("A" * 30, "-10.25", "3.0", ""))
+    )
+    with open_page(
+        pandas_page(f"<table><thead>{heads}</thead><tbody>{rows}</tbody></table>"), browser=chromium
+    ) as page:
+        assert page.locator("thead th").all_inner_texts() == ["song", "bass", "drums", "notes"]
+        align = "cells => cells.map(cell => getComputedStyle(cell).textAlign)"
+        assert page.eval_on_selector_all("thead th", align) == ["left", "right", "right", "left"]
+        assert page.eval_on_selector_all("tbody td", align) == ["right", "right", "left"] * 2
+        assert page.locator("th.flowsep-long").all_inner_texts() == ["A" * 30]
+
+
+@pytest.mark.browser
+def test_two_levels_of_columns_keep_their_rows(chromium):
+    heads = "<tr><th></th><th colspan='2'>a</th></tr><tr><th>song</th><th>x</th><th>y</th></tr>"
+    table = f"<table><thead>{heads}</thead><tbody><tr><th>One</th><td>1</td><td>2</td></tr></tbody></table>"
+    with open_page(pandas_page(table), browser=chromium) as page:
+        assert page.locator("thead tr").count() == 2
+
+
+@pytest.mark.browser
+def test_a_mark_opens_the_fold_of_its_source(chromium):
+    items = "".join(f"<li id='s-{n}'>source {n}</li>" for n in range(8))
+    body = f"<a href='#s-5'>5</a><ol class='flowsep-sources'>{items}</ol><ol class='flowsep-sources'><li>one</li></ol>"
+    with open_page(pandas_page(body), browser=chromium) as page:
+        assert page.locator("details").count() == 1 and page.get_by_text("one", exact=True).is_visible()
+        assert not page.locator("#s-5").is_visible()
+        page.get_by_role("link", name="5").click()
+        page.wait_for_function("document.querySelector('details').open")
+        assert page.locator("#s-5").is_visible()

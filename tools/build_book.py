@@ -53,6 +53,7 @@ WRITTEN = {  # systems as their authors write them; any other by its name in the
     "gan_prior": "GAN priors",
     "hpss": "HPSS",
     "instglow": "InstGlow",
+    "multichannel_wiener": "multichannel Wiener filter",
     "nmf": "NMF",
     "open_unmix": "Open-Unmix",
     "open_unmix_pretrained": "Open-Unmix, published weights",
@@ -201,7 +202,7 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
     for name, run in runs.items():
         when = plain(run.end_time[: len("2026-01-01T00:00")].replace("T", " "))
-        lines.append(f"| [{title_of(notebooks[name], name)}](<{name}.ipynb>) | {run.duration:,.0f} | {when} |")
+        lines.append(f"| [{title_of(notebooks[name], name)}](<{quote(name)}.ipynb>) | {run.duration:,.0f} | {when} |")
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):,.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
@@ -217,8 +218,8 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
         lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
-        if hashes := ", ".join(map(code, rows.checkpoint.iloc[0].split())):
-            checkpoints.append(f"| {plain(system)} | {hashes} |")
+        hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
+        checkpoints.append(f"| {plain(system)} | {hashes} |")
     return "\n".join([*lines, *checkpoints, *made_of(results), *trials(results.parent)]) + "\n"
 
 
