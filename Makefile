@@ -26,7 +26,7 @@ test-cluster: env ; $(RUN) python tests/cluster/run.py
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
 bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu
 # what the whole experiment would take on many machines: results/scale.csv, from the bench's figures
-plan:    env ; $(RUN) python tools/plan.py
+plan:    env ; $(RUN) python -m benchmarks.plan
 # an hour: trains the sets of priors that the chapter "Beyond the paper" compares; needs the book's results
 research:  env ; $(RUN) python -m research
 clean:   ; rm -rf site book/_build book/chapters results/*/notebooks .snakemake

@@ -7,18 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from flowsep import FlowsepError
+from benchmarks import operations, plan
+from flowsep import FlowsepError, load_profile
+from flowsep.baselines import load_system
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture
-def plan(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import plan
-
-    return plan
 
 
 @pytest.fixture(scope="module")
@@ -30,25 +25,25 @@ def graph(*needs: tuple[int, ...]) -> list[frozenset[int]]:
     return [frozenset(its) for its in needs]
 
 
-def test_a_chain_takes_its_sum_with_any_number_of_workers(plan):
+def test_a_chain_takes_its_sum_with_any_number_of_workers():
     needs, seconds = graph((), (0,), (1,)), [1.0, 2.0, 3.0]
     assert plan.longest(needs, seconds) == ([0, 1, 2], [6.0, 5.0, 3.0])
     assert [plan.makespan(needs, seconds, workers) for workers in (1, 2, 64)] == [6.0] * 3
 
 
-def test_what_waits_for_one_job_is_shared_out(plan):
+def test_what_waits_for_one_job_is_shared_out():
     needs, seconds = graph((), *[(0,)] * 6, (1, 2, 3, 4, 5, 6)), [1.0, *[2.0] * 6, 0.5]
     spans = [plan.makespan(needs, seconds, workers) for workers in (1, 2, 3, 4, 6, 64)]
     assert spans == [13.5, 7.5, 5.5, 5.5, 3.5, 3.5]
 
 
-def test_the_longest_way_goes_first(plan):
+def test_the_longest_way_goes_first():
     """Three short jobs, then one whose chain decides: begun last it would end at 5, begun first at 4."""
     needs, seconds = graph((), (), (), (3,), ())[:3] + graph((), (3,)), [1.0, 1.0, 1.0, 1.0, 3.0]
     assert plan.makespan(needs, seconds, 2) == 4.0
 
 
-def test_no_schedule_beats_its_bounds(plan):
+def test_no_schedule_beats_its_bounds():
     rng = np.random.default_rng(0)
     for _ in range(20):
         needs = [frozenset(np.flatnonzero(rng.random(job) < 0.15).tolist()) for job in range(30)]
@@ -63,6 +58,11 @@ def test_no_schedule_beats_its_bounds(plan):
             span = plan.makespan(needs, seconds, workers)
             most = sum(seconds) / workers + length * (1 - 1 / workers)  # Graham 1966
             assert max(length, sum(seconds) / workers) - 1e-9 <= span <= most + 1e-9
+
+
+def test_what_limits_next_when_the_slowest_job_is_done_at_once():
+    needs, seconds = graph((), (0,), (0,), (1, 2)), [1.0, 5.0, 4.0, 2.0]
+    assert plan.limits(needs, seconds, 4) == [(1, 8.0), (2, 7.0), (3, 3.0), (0, 1.0)]
 
 
 TEXT = """Job stats:
@@ -89,25 +89,25 @@ rule first:
 """
 
 
-def test_jobs_are_read_in_an_order_in_which_they_can_run(plan):
+def test_jobs_are_read_in_an_order_in_which_they_can_run():
     jobs = plan.read_jobs(TEXT)
     assert [job.name for job in jobs] == ["first", "second nmf 3", "third"]
     assert [job.needs for job in jobs] == graph((), (0,), (1,))
 
 
-def test_words_that_changed_are_noticed(plan):
+def test_words_that_changed_are_noticed():
     with pytest.raises(FlowsepError, match="3 jobs read, 4 counted by Snakemake"):
         plan.read_jobs(TEXT.replace("total         3", "total         4"))
     with pytest.raises(FlowsepError, match="jobs that wait for each other"):
         plan.read_jobs(TEXT.replace("input: notebooks/y.ipynb", "input: out/third"))
 
 
-def test_the_committed_prediction_is_of_the_graph_as_it_is_now(plan, committed):
+def test_the_committed_prediction_is_of_the_graph_as_it_is_now(committed):
     """Fails where rules, systems or dependencies were added since: run `make plan`."""
     jobs = plan.read_jobs(plan.dry_run(plan.PROFILE, 1))
     one = committed[(committed.shards == 1) & (committed.quantity == "jobs")].set_index("name").value
     assert pd.Series([job.rule for job in jobs]).value_counts().to_dict() == one.drop("all").to_dict()
-    figures = plan.Figures(plan.load_profile(ROOT / "configs" / f"{plan.PROFILE}.yaml"), ROOT)
+    figures = plan.Figures(load_profile(ROOT / "configs" / f"{plan.PROFILE}.yaml"), ROOT)
     needs, seconds = [job.needs for job in jobs], [figures.seconds(job) for job in jobs]
     path, rest = plan.longest(needs, seconds)
     found = committed[(committed.shards == 1) & (committed.quantity == "path") & (committed.name != "all")]
@@ -128,11 +128,25 @@ def test_one_worker_does_all_the_work_and_many_wait_for_the_longest_path(committ
         assert each.value.sum() == whole.value["jobs"]
 
 
-def test_a_bench_of_a_gpu_is_preferred(plan, tmp_path):
-    with pytest.raises(FlowsepError, match="no bench with the topic scale"):
-        plan._bench(tmp_path)
+def test_a_bench_of_a_gpu_is_preferred(tmp_path):
+    with pytest.raises(FlowsepError, match="no bench with the topics training"):
+        plan.find_bench(tmp_path)
     for name, kind in (("a", "cpu"), ("b", "cuda")):
-        topics = {"scale": {"status": "done"}}
-        bench = {"format": "flowsep-bench-1", "device": f"the {kind}", "kind": kind, "topics": topics}
+        bench = {"format": "flowsep-bench-1", "device": f"the {kind}", "kind": kind}
+        bench["topics"] = {topic: {"status": "done"} for topic in plan.TOPICS}
         (tmp_path / f"{name}.json").write_text(json.dumps(bench))
-    assert plan._bench(tmp_path)[:2] == ("the cuda", "b.json")
+    assert plan.find_bench(tmp_path)[0] == "b.json"
+
+
+def test_operations_are_those_of_a_network_with_numbers_in_it():
+    """Counted without content; a convolution by hand, twice each weight and sample, three times for a step."""
+    options = {"filters": 8, "bottleneck": 8, "hidden": 8, "blocks": 2, "repeats": 1, "crop_seconds": 0.1, "batch": 2}
+    system = load_system("conv_tasnet", options, sources=("vocals", "bass"))
+    stems = torch.randn(1, 2, 2, system.crop)
+    real = operations.counted(lambda: system.loss(system.build(), stems))
+    assert operations.network_step(system) == pytest.approx(3 * 2 * real) and real > 0
+    assert operations.network_second(system) == pytest.approx(real / 0.1, rel=1e-3)
+    profile = load_profile("musdb18")
+    weights = 12 * (514 * 128 + 4 * 128 * 256 * 5 + 3 * 128 * 256 + 128 * 128 + 128 * 1028)
+    expected = 3 * 32 * (2 * weights + 12 * 2 * 4 * 1028) * 301e-9  # 602 frames of 7 s, two by two
+    assert operations.prior_step(profile.model, profile.feature, profile.training) == pytest.approx(expected, rel=5e-3)

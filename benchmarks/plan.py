@@ -1,9 +1,10 @@
-"""Predict what a whole experiment takes on 1, 8 and 64 workers: `python tools/plan.py` (`make plan`).
+"""Predict what a whole experiment takes on 1, 8 and 64 workers: `python -m benchmarks.plan` (`make plan`).
 
 The jobs and what each waits for are those that Snakemake lists for the profile `musdb18`, in a dry run on a stand-in of
-its data set that holds empty files. What a job takes is the profile's steps and songs times the figures of a bench
-(`results/bench/`, topic `scale`), of a GPU's if there is one, and what the demo's systems and chapters took. A worker
-does one job at a time, as fast as the device of the bench did. Written to `results/scale.csv`.
+MUSDB18-HQ that holds empty files. A job takes its steps, or its seconds of music, times their operations, which are
+counted, over the operations a second that a training step of this project reached in a bench (`results/bench/`, a GPU's
+if there is one); or what the bench, the demo's systems and its chapters took where they tell. A worker does one job at
+a time, as fast as the device of the bench did. Written to `results/scale.csv`.
 """
 
 import argparse
@@ -22,23 +23,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from flowsep.baselines import load_system
+from flowsep.baselines.gan_prior import GanPrior
 from flowsep.baselines.supervised import Supervised
-from flowsep.bench import figures, find_benches
-from flowsep.config import Profile, find_root, load_profile
+from flowsep.bench import figures, read_bench
+from flowsep.config import FeatureConfig, Profile, find_root, load_profile
 from flowsep.evaluate import git_state
 from flowsep.files import FlowsepError, atomic_path
 from flowsep.results import costs, load_scores
+
+from .harness import Context
+from .operations import gan_second, gan_step, network_second, network_step, prior_step
+from .training import size
 
 PROFILE = "musdb18"
 SONGS = {"train": 100, "test": 50}
 SONG = 240.0  # seconds: the ten hours of MUSDB18's 150 songs
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SHARDS = (1, SONGS["test"])  # of the test songs of a system
-SAME = {"open_unmix_random": "open_unmix"}  # the same network, measured once
+TOPICS = ("training", "separation", "evaluation", "startup")  # of a bench that will do
 DEMO = "demo"  # whose rows and chapters tell what the bench does not
 
 
@@ -58,11 +65,13 @@ class Job:
 
 
 def stand_in(root: Path) -> Path:
-    """The tree of MUSDB18 with an empty file for every song: enough to list them."""
+    """The tree of MUSDB18-HQ with empty files: enough to list them."""
     for subset, count in SONGS.items():
-        (root / subset).mkdir(parents=True)
         for number in range(count):
-            (root / subset / f"{subset} {number:03d}.stem.mp4").touch()
+            folder = root / subset / f"{subset} {number:03d}"
+            folder.mkdir(parents=True)
+            for name in ("mixture", "vocals", "bass", "drums", "other"):
+                (folder / f"{name}.wav").touch()
     return root
 
 
@@ -72,6 +81,7 @@ def dry_run(profile: str, shards: int) -> str:
     with tempfile.TemporaryDirectory() as place:
         settings = yaml.safe_load((root / "configs" / f"{profile}.yaml").read_text(encoding="utf-8"))
         settings["profile"] |= {"shards": shards, "name": "planned"}  # no file of which exists
+        settings["profile"]["data"]["kind"] = "musdb18hq"
         config = Path(place) / "planned.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
         command = [sys.executable, "-m", "snakemake", "--configfile", str(config), "--cores", "1", "--dry-run"]
@@ -171,12 +181,12 @@ def limits(needs: list[frozenset[int]], seconds: list[float], count: int) -> lis
 
 
 class Figures:
-    """What one step, one second of music or one chapter takes, and by which file."""
+    """What each job takes, from one bench, the demo's rows and chapters, and counted operations."""
 
     def __init__(self, profile: Profile, root: Path):
         self.profile = profile
-        self.device, self.bench, self.topics = _bench(root / "results" / "bench")
-        self.rows = figures({"topics": self.topics})
+        self.name, self.bench = find_bench(root / "results" / "bench")
+        self.rows = figures(self.bench)
         demo = root / "results" / DEMO
         self.spent = costs(load_scores(demo)).set_index("system")
         self.chapters = {
@@ -184,101 +194,100 @@ class Figures:
             for path in sorted((demo / "book").glob("*.ipynb"))
         }
         short = [seconds for name, seconds in self.chapters.items() if not re.match("04_|05_|10_|11_", name)]
-        self.chapter = pd.Series(short).median()
-        self.start = self._of("startup.wait", command="flowsep separate")
-        self.decode = self._of("scale.decode")
-        song = self.rows[self.rows.name == "evaluation.song"]
-        length = float(re.search(r"([\d.]+) s$", song.what.iloc[0])[1])
-        self.scoring = song.value.sum() / length  # both conventions and reading, a second of music
+        self.chapter = float(np.median(short))
+        self.systems = {
+            name: load_system(name, options, sources=profile.sources) for name, options in profile.systems.items()
+        }
         self.used: dict[str, tuple[float, str, str]] = {}
+        model, training = size(Context(self.bench["kind"]))
+        seconds = self._of("training.step", system="flowsep", arithmetic=self.arithmetic)
+        self.rate = prior_step(model, FeatureConfig(), training) / seconds
+        self._use("operations a second", self.rate, "GFLOP/s", "training.step, its operations counted")
+        self.start = self._of("startup.wait", command="flowsep separate")
+        self._use("start of a job", self.start, "s", "startup.wait")
+        song = self.rows[self.rows.name == "evaluation.song"]
+        length = float(re.search(r"([\d.]+) s$", song.what.iloc[0])[1])  # the bench says so in words alone
+        self.scoring = float(song.value.sum()) / length  # by both conventions
+        self.reading = float(song[song.part == "reading"].value.iloc[0]) / length / 8  # of one file of eight
+        self._use("scoring a second of music", self.scoring, "s/s", "evaluation.song")
+        trained = [name for name, system in self.systems.items() if isinstance(system, GanPrior | Supervised)]
+        self.step = {name: self._step(name) for name in ("prior", *trained)}
+        self.separation = {name: self._separation(name) for name in self.systems}
+
+    @property
+    def arithmetic(self) -> str:
+        """In which the bench's device trains."""
+        return "bf16" if self.bench["kind"] == "cuda" else "fp32"
+
+    def _use(self, name: str, value: float, unit: str, basis: str) -> None:
+        self.used[name] = (value, unit, basis)
 
     def _of(self, name: str, **settings: Any) -> float:
+        """The figure with the fewest threads, of one mixture at a time."""
         rows = self.rows[self.rows.name == name]
         for key, value in settings.items():
             rows = rows[rows[key] == value]
+        rows = rows.dropna(subset=["value"]).sort_values(["batch", "threads"])
         if rows.empty:
-            raise FlowsepError(f"{self.bench}: no figure {name} {settings or ''}; measure it: make bench")
+            raise FlowsepError(f"{self.name}: no figure {name} {settings or ''}; measure it: make bench")
         return float(rows.value.iloc[0])
 
-    def step(self, system: str, sound: float) -> float:
-        """Seconds of one step that sees `sound` seconds: a line through the two that were measured, or the one."""
-        rows = self.rows[(self.rows.name == "scale.step") & (self.rows.system == SAME.get(system, system))].sort_values(
-            "sound"
-        )
-        if rows.empty:
-            raise FlowsepError(f"{self.bench}: no step of {system}; measure it: python -m benchmarks --only scale")
-        first, last = rows.iloc[0], rows.iloc[-1]
-        slope = (last.value - first.value) / (last.sound - first.sound) if len(rows) > 1 else last.value / last.sound
-        seconds = float(last.value + max(slope, 0.0) * (sound - last.sound))
-        self.used[f"step of {system}"] = (seconds, "s", f"bench scale.step, for {sound:.0f} s of sound")
-        return seconds
-
-    def separation(self, system: str) -> float:
-        """Seconds of computing a second of music."""
-        rows = self.rows[(self.rows.name == "scale.separate") & (self.rows.system == SAME.get(system, system))]
-        if system == "instglow":
-            fast = "bf16" if self.device_kind == "cuda" else "fp32"
-            rows = self.rows[(self.rows.name == "separation.rtf_150") & (self.rows.system == "flowsep")]
-            rows = rows[(rows.arithmetic == fast) & (rows.batch == rows.batch.max())].sort_values("threads")
-            value, basis = float(rows.value.iloc[0]), "bench separation.rtf_150"
-        elif len(rows):
-            value, basis = float(rows.value.iloc[0]), "bench scale.separate"
+    def _step(self, system: str) -> float:
+        """Seconds of one step of training."""
+        if system == "prior":
+            work = prior_step(self.profile.model, self.profile.feature, self.profile.training)
         else:
-            value, basis = float(self.spent.loc[system, "RTF"]), f"rows of {DEMO}"
-        self.used[f"separation by {system}"] = (value, "s/s", basis)
+            work = gan_step(self.systems[system]) if system == "gan_prior" else network_step(self.systems[system])
+        self._use(f"step of {system}", work / self.rate, "s", f"{work:,.0f} GFLOP")
+        return work / self.rate
+
+    def _separation(self, name: str) -> float:
+        """Seconds of computing a second of music."""
+        system = self.systems[name]
+        if name == "instglow":
+            basis = "separation.rtf_150"
+            value = self._of(basis, system="flowsep", arithmetic=self.arithmetic)
+        elif name == "gan_prior" or isinstance(system, Supervised):
+            work = gan_second(system) if name == "gan_prior" else network_second(system)
+            value, basis = work / self.rate, f"{work:,.0f} GFLOP"
+        else:
+            value, basis = float(self.spent.loc[name, "RTF"]), f"rows of {DEMO}"
+        self._use(f"a second of music by {name}", value, "s", basis)
         return value
 
-    @property
-    def device_kind(self) -> str:
-        return "cuda" if "cuda" in self.topics["scale"]["provenance"] else "cpu"
-
-    def seconds(self, job: Job) -> float:
+    def seconds(self, job: Job, shards: int = 1) -> float:
         """What a job takes. Raises FlowsepError for a rule that is not known here."""
-        train, test = SONGS["train"] * SONG, SONGS["test"] * SONG
-        profile = self.profile
-        if job.rule == "data":
-            return self._chapter(job) + 100 * SONG * (1 + len(profile.sources)) * self.decode  # levels of 100 songs
+        train, test, sources = SONGS["train"] * SONG, SONGS["test"] * SONG, len(self.profile.sources)
+        if job.rule == "data":  # measures the levels of a hundred songs
+            return self._chapter(job) + 100 * SONG * (1 + sources) * self.reading
         if job.rule == "cache":
-            formats = {(profile.feature.sample_rate, 1)}
-            for name in profile.systems:
-                options = self._options(name)
-                if name == "gan_prior":
-                    formats.add((options.prior.sample_rate, 1))
-                elif isinstance(self._system(name), Supervised):
-                    formats.add((options.sample_rate, options.channels))
-            songs = len(formats) * train + test
-            return self.start + len(profile.sources) * songs * self.decode
+            formats = {(self.profile.feature.sample_rate, 1)}
+            for system in self.systems.values():
+                if isinstance(system, GanPrior):
+                    formats.add((system.options.prior.sample_rate, 1))
+                elif isinstance(system, Supervised):
+                    formats.add((system.options.sample_rate, system.options.channels))
+            return self.start + sources * (len(formats) * train + test) * self.reading
         if job.rule == "prior":
-            return self.start + self._prior_steps() * self.step("prior", self._sound(profile.training))
+            return self.start + self._prior_steps() * self.step["prior"]
         if job.rule == "fit":
             return self.start + self._fit(job.wildcards["system"])
-        if job.rule == "shard" or (job.rule == "separate" and profile.shards == 1):
+        if job.rule == "shard" or (job.rule == "separate" and shards == 1):
             music = test
             if job.rule == "shard":
                 number = int(job.wildcards["number"])
-                first, last = (SONGS["test"] * k // profile.shards for k in (number, number + 1))
+                first, last = (SONGS["test"] * k // shards for k in (number, number + 1))
                 music = (last - first) * SONG
-            reading = (1 + len(profile.sources)) * self.decode
-            each = self.separation(job.wildcards["system"]) + self.scoring + reading
+            each = self.separation[job.wildcards["system"]] + self.scoring
             return self.start + music * each + (self._chapter(job) if job.rule == "separate" else 0.0)
         if any("/notebooks/" in output for output in job.outputs) or job.rule == "book":
             return self._chapter(job)
-        raise FlowsepError(f"rule '{job.rule}': no way to tell what it takes; add it to tools/plan.py")
+        raise FlowsepError(f"rule '{job.rule}': no way to tell what it takes; add it to benchmarks/plan.py")
 
     def _chapter(self, job: Job) -> float:
-        """As long as in the demo, without what is counted by itself; the median chapter where none was kept."""
+        """As long as in the demo; the median chapter where none was kept, or what takes long is counted by itself."""
         name = next((Path(output).stem for output in job.outputs if "/notebooks/" in output), "")
-        return float(self.chapters.get(name, self.chapter) if not re.match("01_|05_", name) else self.chapter)
-
-    def _system(self, name: str) -> Any:
-        return load_system(name, self.profile.systems[name], sources=self.profile.sources)
-
-    def _options(self, name: str) -> Any:
-        return self._system(name).options
-
-    @staticmethod
-    def _sound(training: Any) -> float:
-        return training.batch * training.crop_seconds
+        return self.chapter if re.match("01_|05_", name) else float(self.chapters.get(name, self.chapter))
 
     def _prior_steps(self) -> int:
         training, pieces = self.profile.training, self.profile.data.pieces
@@ -288,40 +297,34 @@ class Figures:
         return training.epochs * math.ceil(count / training.batch)
 
     def _fit(self, name: str) -> float:
-        system, options = self._system(name), self._options(name)
-        if isinstance(system, Supervised):
-            sound = options.batch * system.crop / options.sample_rate
-            return options.steps * self.step(name, sound)
+        system = self.systems[name]
         if name == "gan_prior":
-            prior = options.prior
-            image = prior.side * prior.feature.hop / prior.sample_rate
-            return prior.steps * self.step(name, prior.batch * image)
+            return system.options.prior.steps * self.step[name]
+        if isinstance(system, Supervised):
+            return system.options.steps * self.step[name]
         seconds = float(self.spent.loc[name, "training (s)"])
-        self.used[f"fitting {name}"] = (seconds, "s", f"rows of {DEMO}")
+        self._use(f"fitting {name}", seconds, "s", f"rows of {DEMO}")
         return seconds
 
 
-def _bench(folder: Path) -> tuple[str, str, dict[str, Any]]:
-    """(device, file, topics) of the first bench of a GPU that has the topic `scale`, or else of a CPU."""
+def find_bench(folder: Path) -> tuple[str, dict[str, Any]]:
+    """(file, bench) of the first GPU whose training and separation were measured, or else of a CPU."""
     found = []
     for path in sorted(folder.glob("*.json")):
-        bench = json.loads(path.read_text(encoding="utf-8"))
-        if bench["topics"].get("scale", {}).get("status") == "done":
+        bench = read_bench(path)
+        if all(bench["topics"].get(topic, {}).get("status") == "done" for topic in TOPICS):
             found.append((bench["kind"] != "cuda", path.name, bench))
     if not found:
-        raise FlowsepError(f"{folder}: no bench with the topic scale; run python -m benchmarks --only scale")
-    _, name, bench = min(found, key=lambda one: one[:2])
-    assert bench["device"] in find_benches(folder)
-    return bench["device"], name, bench["topics"]
+        raise FlowsepError(f"{folder}: no bench with the topics {', '.join(TOPICS)}; run make bench")
+    return min(found, key=lambda one: one[:2])[1:]
 
 
-def plan(root: Path, shards: int) -> list[dict[str, Any]]:
+def plan(told: Figures, shards: int) -> list[dict[str, Any]]:
     """All rows of one number of shards."""
-    profile = load_profile(root / "configs" / f"{PROFILE}.yaml").model_copy(update={"shards": shards})
-    told, jobs = Figures(profile, root), read_jobs(dry_run(PROFILE, shards))
-    seconds, needs = [told.seconds(job) for job in jobs], [job.needs for job in jobs]
+    jobs = read_jobs(dry_run(PROFILE, shards))
+    seconds, needs = [told.seconds(job, shards) for job in jobs], [job.needs for job in jobs]
     if unknown := [job.name for job, its in zip(jobs, seconds, strict=True) if not math.isfinite(its)]:
-        raise FlowsepError(f"{told.bench}: {unknown[0]}: a figure of it has no value; measure the topic scale again")
+        raise FlowsepError(f"{unknown[0]}: a figure of it has no value in {told.name} or the rows of {DEMO}")
     path, rest = longest(needs, seconds)
     rows: list[dict[str, Any]] = []
 
@@ -343,15 +346,16 @@ def plan(root: Path, shards: int) -> list[dict[str, Any]]:
         row("wall", "all", makespan(needs, seconds, workers), "s", workers=workers)
     for name, (value, unit, basis) in sorted(told.used.items()):
         row("figure", name, value, unit, basis=basis)
-    about = told.topics["scale"]["provenance"]
-    origin = {"profile": PROFILE, "shards": shards, "device": told.device, "bench": told.bench}
+    about = told.bench["topics"]["training"]["provenance"]
+    origin = {"profile": PROFILE, "shards": shards, "device": told.bench["device"], "bench": told.name}
     origin |= {"bench_commit": about["git_commit"], "bench_date": about["date"], **git_state()}
     return [origin | one for one in rows]
 
 
 def main() -> None:
     root = find_root(Path(__file__).parent)
-    rows = [row for shards in SHARDS for row in plan(root, shards)]
+    told = Figures(load_profile(root / "configs" / f"{PROFILE}.yaml"), root)
+    rows = [row for shards in SHARDS for row in plan(told, shards)]
     frame = pd.DataFrame(rows).assign(date=datetime.now(UTC).isoformat(timespec="seconds"))
     for name in ("place", "workers"):
         frame[name] = frame[name].astype("Int64")
