@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf results check-results test test-cluster bench bench-gpu plan research clean
+.PHONY: env book keep book-from-results site pdf results check-results test test-faults test-cluster bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
 results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
@@ -18,6 +18,8 @@ pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
 # fails when the committed results are not of the committed code, configs and seeds; a test runs it too
 check-results: env ; $(RUN) python tools/check_results.py
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest
+# runs killed, starved and interrupted at seeded moments, half an hour of two cores: results/faults.json when all went well
+test-faults: env ; $(RUN) pytest -m "" tests/faults
 # the smoke profile through a Slurm that is started here, as root, and stopped: beside a run without it, a killed job
 test-cluster: env ; $(RUN) python tests/cluster/run.py
 # let nothing else run meanwhile; the bench sets its numbers of threads itself

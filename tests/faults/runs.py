@@ -16,7 +16,8 @@ from helpers import copy_project
 
 from flowsep.prior import read_safetensors
 
-SPENT = ("seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time")  # no two runs agree in these
+# no two runs agree in these; the hash of a checkpoint covers its header, which says how long it took
+SPENT = ("seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time", "checkpoint")
 MARK = "FLOWSEP_FAULT"  # in the environment of a run, by which its processes are found, kernels and orphans too
 PROFILE = {
     "name": "battery",
@@ -142,18 +143,16 @@ def finish(run: Run) -> None:
     assert run.wait() == 0, run.said()[-6000:]
 
 
-def state(tree: Path) -> dict[str, object]:
-    """All that counts of a tree's results, without what no two runs agree in: weights, scores, tables."""
-    results, found = tree / "results" / "battery", {}
-    for path in sorted([*results.glob("priors/*.safetensors"), *results.glob("systems/*/*.safetensors")]):
+def state(results: Path) -> dict[str, object]:
+    """All that counts in a profile's folder, without what no two runs agree in: weights, scores, tables, sounds."""
+    found = {}
+    for path in sorted([*results.glob("priors/*.safetensors"), *results.glob("systems/**/*.safetensors")]):
         tensors = read_safetensors(path)[1]
         found[path.relative_to(results).as_posix()] = {name: value.numpy().tobytes() for name, value in tensors.items()}
-    for path in sorted(results.glob("scores/*.csv")):
+    for path in sorted([*results.glob("scores/*.csv"), *results.glob("shards/*/*/scores.csv")]):
         rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=[*SPENT])
         found[path.relative_to(results).as_posix()] = rows.to_csv(index=False)
-    for path in sorted(results.glob("table-*.csv")):
-        found[path.name] = path.read_text()
-    for path in sorted(results.glob("audio/*/*/*.flac")):
+    for path in sorted([*results.glob("table-*.csv"), *results.glob("audio/*/*/*.flac")]):
         found[path.relative_to(results).as_posix()] = path.read_bytes()
     return found
 

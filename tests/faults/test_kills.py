@@ -1,0 +1,187 @@
+"""kill -9 at 20 seeded moments of the graph and of single notebooks: the next run ends as if nothing had been.
+
+Where a phase begins is read from what it writes, and how far into it the kill comes is drawn; so the moments stay in
+their phases on a slow machine, too.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from runs import PROFILE, Run, copy, differing, finish, graph, make_tree, notebook, state
+
+from flowsep.config import load_profile
+from flowsep.files import sha256
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from build_book import NAMED
+
+pytestmark = pytest.mark.faults
+
+RESULTS = Path("results/battery")
+# phase -> what is made by whom, and what of it is taken away first, so that a run begins there
+MADE = {
+    "training": (f"{RESULTS}/priors/vocals.safetensors", ["priors/vocals*", "training/vocals", "notebooks/04*vocals*"]),
+    "separation": (f"{RESULTS}/scores/instglow.csv", ["scores/inst*", "audio/inst*", "shards", "notebooks/05*inst*"]),
+    "tables": (f"{RESULTS}/notebooks/06_results.ipynb", ["table*", "notebooks/06*", "logs/06*"]),
+}
+MADE["evaluation"] = MADE["separation"]
+# who is killed: all processes of a run, as when the power goes; Snakemake alone, whose jobs then live on; a notebook
+# that papermill runs alone
+MOMENTS = [
+    *[("training", who, seed) for seed, who in enumerate(["all"] * 3 + ["snakemake"] * 2 + ["papermill"] * 2)],
+    *[("separation", who, 10 + seed) for seed, who in enumerate(["all", "all", "snakemake", "papermill"])],
+    *[("evaluation", who, 20 + seed) for seed, who in enumerate(["all", "all", "papermill"])],
+    *[("tables", who, 30 + seed) for seed, who in enumerate(["all", "all", "papermill"])],
+]
+BUILDS = (40, 41, 42)  # seeds of the moments at which the book is being built
+KINDS = {"training": "kill -9 in training", "separation": "kill -9 in separation"}
+KINDS |= {"evaluation": "kill -9 in evaluation", "tables": "kill -9 while tables are made"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def data(tmp_path_factory):
+    """One embedded band for all runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A tree in which nothing disturbed the graph, and what it made."""
+    tree = make_tree(tmp_path_factory.mktemp("whole") / "tree")
+    finish(graph(tree))
+    made = state(tree / RESULTS)
+    systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
+    assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
+    return tree, made
+
+
+def clear(tree: Path, phase: str) -> None:
+    """Take away what the phase makes."""
+    for path in [path for pattern in MADE[phase][1] for path in (tree / RESULTS).glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def make(tree: Path, phase: str, who: str) -> Run:
+    """What a user types to have what the phase makes."""
+    if who != "papermill":
+        return graph(tree, MADE[phase][0])
+    if phase == "tables":
+        return notebook(tree, "06_results")
+    return notebook(tree, *(["04_train_prior"] if phase == "training" else ["05_separate", "-p", "system", "instglow"]))
+
+
+def reached(tree: Path, phase: str, step: int) -> Callable[[], bool]:
+    """Is the phase there: a training at `step`, a separation begun, its first song scored, the first table written?"""
+    results = tree / RESULTS
+    if phase == "training":
+
+        def trained() -> bool:
+            curve = results / "training" / "vocals" / "loss.csv"
+            return curve.exists() and int(pd.read_csv(curve).step.max()) >= step
+
+        return trained
+    marks = {"separation": "shards/instglow/.0of1.lock", "evaluation": "shards/instglow/0of1/audio"}
+    return (results / marks.get(phase, "logs/06_results.ipynb")).exists
+
+
+@pytest.mark.parametrize(("phase", "who", "seed"), MOMENTS)
+def test_a_run_goes_on_after_a_kill(whole, tmp_path, inject, phase, who, seed):
+    rng = np.random.default_rng(seed)
+    tree = copy(whole[0], tmp_path / "tree")
+    clear(tree, phase)
+    run = make(tree, phase, who)
+    try:
+        if phase == "tables" and who == "papermill":
+            assert run.until((tree / "out.ipynb").exists), run.said()
+        else:
+            assert run.until(reached(tree, phase, int(rng.integers(0, PROFILE["training"]["steps"])))), run.said()
+        # at most as long as the rest of the phase took without a fault
+        longest = {"training": 0.5, "separation": 2.0, "evaluation": 1.0, "tables": 8.0}[phase]
+        time.sleep(rng.uniform(0, longest))
+        if who == "snakemake":
+            os.kill(run.process.pid, signal.SIGKILL)
+            run.process.wait()
+        else:
+            run.kill()
+        again = make(tree, phase, who)  # the same once more, and nothing else
+        finish(again)
+        assert again.alive() == []
+        deadline = time.monotonic() + 120
+        while run.alive() and time.monotonic() < deadline:  # whom it had left behind
+            time.sleep(0.1)
+        assert run.alive() == []
+    finally:
+        run.kill()
+    assert differing(state(tree / RESULTS), whole[1]) == []
+    inject(KINDS[phase])
+
+
+def stub(path: Path, name: str, target: Path) -> None:
+    """A chapter as if it had been run: its texts, to which others link."""
+    chapter = nbformat.read(path, as_version=4)
+    chapter.cells = [cell for cell in chapter.cells if cell.cell_type == "markdown"]
+    about = {"duration": 1.0, "end_time": "2026-01-01T00:00:00", "input_path": f"notebooks/{path.name}"}
+    chosen = {key: name.removeprefix(f"{stem}_") for stem, key in NAMED.items() if name.startswith(f"{stem}_")}
+    chapter.metadata["papermill"] = about | {"parameters": {"profile": "battery", **chosen}}
+    nbformat.write(chapter, target / f"{name}.ipynb")
+
+
+@pytest.fixture(scope="module")
+def chapters(whole, tmp_path_factory):
+    """A tree with all chapters of a book, and whole builds of it: before, and after a change of a page."""
+    tree = copy(whole[0], tmp_path_factory.mktemp("book") / "tree")
+    demo = load_profile("demo")
+    names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
+    shutil.rmtree(tree / RESULTS / "notebooks")
+    (tree / RESULTS / "notebooks").mkdir()
+    for path in sorted((tree / "notebooks").glob("[0-9]*.ipynb")):
+        for name in [f"{path.stem}_{each}" for each in names.get(path.stem, ())] or [path.stem]:
+            stub(path, name, tree / RESULTS / "notebooks")
+    finish(build(tree))
+    before = pages(tree)
+    with (tree / "book" / "intro.md").open("a") as intro:
+        intro.write("\nOnce more.\n")
+    after = copy(tree, tree.with_name("after"))
+    began = time.monotonic()
+    finish(build(after))
+    assert before != pages(after) and "index.html" in before
+    return tree, before, pages(after), time.monotonic() - began
+
+
+def build(tree: Path) -> Run:
+    return Run(tree, ["python", "tools/build_book.py", str(RESULTS)])
+
+
+def pages(tree: Path) -> dict[str, str]:
+    """{file: SHA-256} of the built book."""
+    html = tree / "book" / "_build" / "html"
+    return {path.relative_to(html).as_posix(): sha256(path) for path in html.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("seed", BUILDS)
+def test_a_book_is_whole_after_a_kill(chapters, tmp_path, inject, seed):
+    source, before, after, longest = chapters
+    tree = copy(source, tmp_path / "tree")
+    run = build(tree)
+    try:
+        assert run.until((tree / "book" / "_build" / "next").exists), run.said()
+        time.sleep(np.random.default_rng(seed).uniform(0, longest))
+        run.kill()
+        assert pages(tree) in (before, after), "neither the book before nor the new one"
+        finish(build(tree))
+    finally:
+        run.kill()
+    assert pages(tree) == after
+    assert [path.name for path in (tree / "book" / "_build").iterdir()] == ["html"]
+    inject("kill -9 while the book is built")
