@@ -42,7 +42,7 @@ PROFILE = "smoke"
 # commit meanwhile (the column `code` is the hash of what ran)
 COSTS = {*SPENT, "training_seconds", "training_memory_mib", "rtf", "time", "checkpoint"} - {"audio_seconds"}
 COSTS |= {"git_commit", "git_dirty"}
-PATIENCE = 4 * 3600  # seconds, for whatever is waited for: two cores need twenty minutes for all
+PATIENCE = 4 * 3600  # seconds, for whatever is waited for, however busy the machine is
 
 SLURM_CONF = """\
 ClusterName=flowsep
