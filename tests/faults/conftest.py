@@ -26,6 +26,7 @@ KINDS = (
     "kill -9 in evaluation",
     "kill -9 while tables are made",
     "kill -9 while the book is built",
+    "kill -9 between a file and its name",
     "full disk",
     "read-only results",
     "out of memory in a kernel",

@@ -162,6 +162,18 @@ def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def copy(tree: Path, target: Path) -> Path:
-    """A tree with its times of change, which the graph goes by."""
-    return Path(shutil.copytree(tree, target, symlinks=True))
+class Stage:
+    """A tree that can be put back to how it was when it was `kept`, at the same place, by which the graph knows it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.tree = folder, make_tree(folder / "tree")
+        self.results = self.tree / "results" / PROFILE["name"]
+
+    def keep(self) -> None:
+        """Remember what is there now."""
+        shutil.copytree(self.tree, self.folder / "kept", symlinks=True)
+
+    def restore(self) -> Path:
+        """The tree as it was kept, its times of change included."""
+        shutil.rmtree(self.tree)
+        return Path(shutil.copytree(self.folder / "kept", self.tree, symlinks=True))

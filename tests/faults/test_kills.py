@@ -16,7 +16,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from runs import PROFILE, Run, copy, differing, finish, graph, make_tree, notebook, state
+from runs import PROFILE, Run, Stage, differing, finish, graph, notebook, state
 
 from flowsep.config import load_profile
 from flowsep.files import sha256
@@ -58,12 +58,13 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A tree in which nothing disturbed the graph, and what it made."""
-    tree = make_tree(tmp_path_factory.mktemp("whole") / "tree")
-    finish(graph(tree))
-    made = state(tree / RESULTS)
+    stage = Stage(tmp_path_factory.mktemp("whole"))
+    finish(graph(stage.tree))
+    stage.keep()
+    made = state(stage.results)
     systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
     assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
-    return tree, made
+    return stage, made
 
 
 def clear(tree: Path, phase: str) -> None:
@@ -96,9 +97,9 @@ def reached(tree: Path, phase: str, step: int) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize(("phase", "who", "seed"), MOMENTS)
-def test_a_run_goes_on_after_a_kill(whole, tmp_path, inject, phase, who, seed):
+def test_a_run_goes_on_after_a_kill(whole, inject, phase, who, seed):
     rng = np.random.default_rng(seed)
-    tree = copy(whole[0], tmp_path / "tree")
+    tree = whole[0].restore()
     clear(tree, phase)
     run = make(tree, phase, who)
     try:
@@ -140,7 +141,7 @@ def stub(path: Path, name: str, target: Path) -> None:
 @pytest.fixture(scope="module")
 def chapters(whole, tmp_path_factory):
     """A tree with all chapters of a book, and whole builds of it: before, and after a change of a page."""
-    tree = copy(whole[0], tmp_path_factory.mktemp("book") / "tree")
+    tree = Path(shutil.copytree(whole[0].restore(), tmp_path_factory.mktemp("book") / "tree"))
     demo = load_profile("demo")
     names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
     shutil.rmtree(tree / RESULTS / "notebooks")
@@ -152,7 +153,7 @@ def chapters(whole, tmp_path_factory):
     before = pages(tree)
     with (tree / "book" / "intro.md").open("a") as intro:
         intro.write("\nOnce more.\n")
-    after = copy(tree, tree.with_name("after"))
+    after = Path(shutil.copytree(tree, tree.with_name("after")))
     began = time.monotonic()
     finish(build(after))
     assert before != pages(after) and "index.html" in before
@@ -172,7 +173,7 @@ def pages(tree: Path) -> dict[str, str]:
 @pytest.mark.parametrize("seed", BUILDS)
 def test_a_book_is_whole_after_a_kill(chapters, tmp_path, inject, seed):
     source, before, after, longest = chapters
-    tree = copy(source, tmp_path / "tree")
+    tree = Path(shutil.copytree(source, tmp_path / "tree"))
     run = build(tree)
     try:
         assert run.until((tree / "book" / "_build" / "next").exists), run.said()
