@@ -18,12 +18,17 @@ from snakemake.exceptions import WorkflowError
 if not workflow.configfiles:
     raise WorkflowError("name a profile: snakemake --configfile configs/demo.yaml ...")
 HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own locks outlive a kill (profiles/default)
+
+def parts(system):  # what jobs of their own fit of it: its priors one by one, or all at once
+    return load_system(system, PROFILE.systems[system], sources=PROFILE.sources).parts()
+
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))
-    # system -> what jobs of their own fit: its priors one by one, or all at once
-    PARTS = {name: load_system(name, its, sources=PROFILE.sources).parts() for name, its in PROFILE.systems.items()}
-    if PROFILE.data.kind != "toyband":  # which the first job composes
-        load_dataset(PROFILE.data, PROFILE.seed)
+    if not workflow.remote_exec:  # a job on a cluster parses this twice, and need not look again
+        for system in PROFILE.systems:
+            parts(system)
+        if PROFILE.data.kind != "toyband":  # which the first job composes
+            load_dataset(PROFILE.data, PROFILE.seed)
     if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
         HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
@@ -188,7 +193,7 @@ rule fit:
 def needs(wildcards):
     if wildcards.system == "instglow":
         return expand(rules.prior.output.prior, source=PROFILE.sources)
-    fitted = expand(rules.fit.output, system=wildcards.system, part=map(safe_name, PARTS[wildcards.system]))
+    fitted = expand(rules.fit.output, system=wildcards.system, part=map(safe_name, parts(wildcards.system)))
     return fitted + [OWN[wildcards.system]] if wildcards.system in OWN else fitted
 
 rule shard:

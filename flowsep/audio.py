@@ -114,9 +114,8 @@ def _written(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        why = (
-            str(error).strip(". ") or "a part only"
-        )  # libsndfile does not say more of a full disk than "System error."
+        # of a full disk libsndfile says no more than "System error."
+        why = str(error).strip(". ") or "a part only"
         cure = "is the disk full? Make room or choose another folder"
         raise FlowsepError(f"{path}: not written ({why}); {cure}") from error
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .config import FeatureConfig, GlowConfig
 from .files import FlowsepError, brief, read_json, sha256
-from .prior import FLOATS, Prior, expected_weights, load_exactly
+from .prior import FLOATS, Prior, check_sizes, load_exactly
 
 
 def load_research_prior(folder: str | Path, *, epoch: int | None = None, source: str | None = None) -> Prior:
@@ -35,9 +35,13 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
         raise FlowsepError(f"{path}: expected a dictionary with the key 'model'")
     provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
-    tensors = _translate(content["model"], expected_weights(model, feature, len(content["model"]), path), path)
-    prior = Prior(model, feature, source or folder.resolve().name, provenance)
-    load_exactly(prior.glow, tensors, path)
+    state = content["model"]
+    check_sizes(model, feature, (value for value in state.values() if isinstance(value, Tensor)), path)
+    try:
+        prior = Prior(model, feature, source or folder.resolve().name, provenance)
+    except ValueError as error:  # numbers that do not divide each other
+        raise FlowsepError(f"{folder / 'config.json'}: {error}") from error
+    load_exactly(prior.glow, _translate(state, prior.glow.state_dict(), path), path)
     return prior.eval()
 
 

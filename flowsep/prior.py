@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -96,7 +96,7 @@ class Prior(nn.Module):
             noise = ((provenance or {}).get("training") or {}).get("noise", 0.0)
             if not isinstance(source, str) or not math.isfinite(noise):
                 raise ValueError(f"source {brief(source)}, noise {brief(noise)}")
-            check_weights(expected_weights(model, feature, len(tensors), path), tensors, path)
+            check_sizes(model, feature, tensors.values(), path)
             prior = cls(model, feature, source, provenance)
         except (KeyError, AttributeError, TypeError, OverflowError, ValueError) as error:
             if isinstance(error, FlowsepError) and str(path) in str(error):
@@ -172,29 +172,27 @@ def parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
-def expected_weights(model: GlowConfig, feature: FeatureConfig, weights: int, path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a Glow of these sizes, shapes without memory: what a header claims, before it is believed.
+def check_sizes(model: GlowConfig, feature: FeatureConfig, weights: Iterable[Tensor], path: str | Path) -> None:
+    """Hold the sizes that a header claims against the `weights` beside it, before a model of such sizes is made.
 
-    Args:
-        weights: how many tensors the file holds.
     Raises:
-        FlowsepError: more layers than that, sizes that no model has, or what no tensor shows and would fill the memory
-            later: see `MAX_DILATION` and `MAX_OVERLAP`, and windows of more bins than the model has.
+        FlowsepError: more numbers than these can be, or what no weight shows and would fill the memory later: see
+            `MAX_DILATION` and `MAX_OVERLAP`, and windows of more bins than the model has.
     """
-    if model.steps * model.layers > weights:
-        found = f"{brief(model.steps)} steps of {brief(model.layers)} layers"
-        raise FlowsepError(f"{path}: {found}, but only {weights} weights; another architecture than its header says?")
-    if (model.layers - 1) * math.log(model.dilation_rate) > math.log(MAX_DILATION):
-        found = f"{model.layers} layers with dilation_rate {brief(model.dilation_rate)}"
+    channels, hidden, layers = model.bins * model.squeeze, model.hidden, model.layers
+    net = channels // 2 * hidden + layers * 2 * hidden * hidden * model.kernel + (2 * layers - 1) * hidden * hidden
+    numbers = model.steps * (2 * channels + model.groups**2 + net + hidden * channels)  # without biases
+    plain = [value for value in weights if value.layout is torch.strided and value.device.type == "cpu"]
+    held = {store.data_ptr(): store.nbytes() for store in (value.untyped_storage() for value in plain)}
+    if 2 * numbers > sum(held.values()):  # of 16 bits at least
+        found = f"a model of {brief(numbers)} numbers, its weights are {sum(held.values()):,} bytes"
+        raise FlowsepError(f"{path}: {found}; another architecture than its header says?")
+    if (layers - 1) * math.log(model.dilation_rate) > math.log(MAX_DILATION):
+        found = f"{layers} layers with dilation_rate {brief(model.dilation_rate)}"
         raise FlowsepError(f"{path}: {found}; expected a last dilation of {MAX_DILATION} or less")
     if feature.n_fft // 2 + 1 > model.bins or feature.n_fft > MAX_OVERLAP * feature.hop:
         found = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
         raise FlowsepError(f"{path}: {found} do not belong together")
-    try:
-        with torch.device("meta"):
-            return Glow(**model.model_dump()).state_dict()
-    except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise FlowsepError(f"{path}: no model can have its sizes ({brief(error)})") from error
 
 
 def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,6 +1,7 @@
-"""Hostile names of tracks, stems, systems and files: nothing leaves its folder, overwrites another or becomes markup."""
+"""Hostile names of tracks, stems, systems and files: none leaves its folder, overwrites another or becomes markup."""
 
 import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -39,11 +40,11 @@ FUZZ = settings(
     phases=(Phase.explicit, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-PARTS = st.sampled_from(
-    ["../", "..", "/", "\\", "\0", "\n", "\r", "\x1b[31m", "\x9b", "\u202e", "\u2028", "\ud800", "<script>alert(1)</script>",
-     "</script>", "<img src=x onerror=alert(1)>", '"', "'", "`", "&", "&lt;", "|", "*", "_", "[x](javascript:alert(1))", "![](x)",
-     "$x$", "${x}", "{{", "~~", ":::", "# ", "con", "nul.txt", ".", " ", "x" * 300, "𝄞" * 90, "ä", "a\u0308", "-0123abcd"]
-)  # fmt: skip
+PATHS = ["../", "..", "/", "\\", "con", "nul.txt", ".", " ", "x" * 300, "𝄞" * 90, "ä", "a\u0308", "-0123abcd"]
+UNSEEN = ["\0", "\n", "\r", "\x1b[31m", "\x9b", "\u202e", "\u2028", "\ud800"]
+HTML = ["<script>alert(1)</script>", "</script>", "<img src=x onerror=alert(1)>", '"', "'", "&", "&lt;"]
+MARKDOWN = ["`", "|", "*", "_", "[x](javascript:alert(1))", "![](x)", "$x$", "${x}", "{{", "~~", ":::", "# "]
+PARTS = st.sampled_from(PATHS + UNSEEN + HTML + MARKDOWN)
 NAMES = st.one_of(st.text(max_size=20), st.lists(PARTS, min_size=1, max_size=5).map("".join))
 TOLD = NAMES.map(lambda name: name.encode(errors="replace").decode())  # as a page or a score file may hold it
 
@@ -316,6 +317,7 @@ def test_the_status_page_shows_facts_as_text(tmp_path, monkeypatch, names, chapt
 
     def page(chapter, **facts):
         write_scores(scores_of(**facts), tmp_path / "scores" / "a.csv")
+        write_text(tmp_path / "tables.json", json.dumps({"made_of": {facts["system"]: facts["data_hash"]}}))
         return status_page(tmp_path, {chapter: NotebookNode(metadata=NotebookNode(papermill=run))})
 
     hostile = page(chapter or "a", **dict(zip(FACTS, (name or "a" for name in names), strict=True)))

@@ -448,12 +448,17 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     pd.DataFrame([accepted]).to_csv(tmp_path / "accepted.csv", index=False)
     faults = {"commit": "0123", "faults": [{"kind": "kill <b>", "injected": 20, "lost": 0}]}
     (tmp_path / "faults.json").write_text(json.dumps(faults))
-    run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5")
-    page = status_page(folder, {"06": NotebookNode(metadata=NotebookNode(papermill=run))})
-    assert "| 06 | 3 | 2026-01-01T00:00:00 |" in page
-    assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` | `net.safetensors:12`, `more:34` |" in page
-    assert "| their own | – | – | 3 | 700 | `abc` | none |" in page
-    assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` | none |" in page
+    run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5", parameters={"system": "wave_u_net"})
+    chapters = {
+        name: NotebookNode(metadata=NotebookNode(papermill=run), cells=[NotebookNode(source=f"# {title}\n\nText")])
+        for name, title in {"06": "Results", "05_separate_wave_u_net": "Separating the test songs"}.items()
+    }
+    page = status_page(folder, chapters)
+    assert "| [Results](<06.ipynb>) | 3 | 2026-01-01 00:00 |" in page
+    assert "| [Separation: Wave-U-Net](<05_separate_wave_u_net.ipynb>) | 3 | 2026-01-01 00:00 |" in page
+    assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` |" in page and "| their own | – | – | 3 | 700 | `abc` |" in page
+    assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` |" in page
+    assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | `" not in page
     assert f"| p/scores/a.csv | `{sha256(folder / 'scores' / 'a.csv')[:16]}` |" in page
     assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
     assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page

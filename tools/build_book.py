@@ -120,9 +120,7 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
 def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
     """A copy with a title of its own, without the cells of its parameters, and with how to run it at the end."""
     page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
-    for stem, parameter in NAMED.items():
-        if name.startswith(stem):
-            name_title(page, about.parameters[parameter])
+    page.cells[0].source = "\n".join([f"# {title_of(page, name)}", *page.cells[0].source.split("\n")[1:]])
     given = {"parameters", "injected-parameters"}  # what papermill injected is the profile's file, word for word
     page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
     page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
@@ -159,12 +157,15 @@ def find_error(notebook: nbformat.NotebookNode) -> str:
     return ""
 
 
-def name_title(notebook: nbformat.NotebookNode, name: str) -> None:
-    """`# Training a prior` -> `# Training a prior: vocals`, since a cell's text knows no parameters."""
-    title = notebook.cells[0]
-    first, *rest = title.source.split("\n")
-    first = first.replace("# Separating the test songs", "# Separation")  # short, for the side bar
-    title.source = "\n".join([f"{first}: {plain(WRITTEN.get(name, name.replace('_', ' ')))}", *rest])
+def title_of(notebook: nbformat.NotebookNode, name: str) -> str:
+    """A chapter's title in Markdown: `# Training a prior` is `Training a prior: vocals`, as its cell cannot know."""
+    title = notebook.cells[0].source.split("\n")[0].removeprefix("# ")
+    for stem, parameter in NAMED.items():
+        if name.startswith(stem):
+            which = notebook.metadata.papermill.parameters[parameter]
+            title = title.replace("Separating the test songs", "Separation")  # short, for the side bar
+            title += f": {plain(WRITTEN.get(which, which.replace('_', ' ')))}"
+    return title
 
 
 def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
@@ -198,23 +199,27 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
-    lines += [f"| {plain(name)} | {run.duration:.0f} | {plain(run.end_time[:19])} |" for name, run in runs.items()]
-    lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):.0f}** | |", ""]
+    for name, run in runs.items():
+        when = plain(run.end_time[: len("2026-01-01T00:00")].replace("T", " "))
+        lines.append(f"| [{title_of(notebooks[name], name)}](<{name}.ipynb>) | {run.duration:,.0f} | {when} |")
+    lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):,.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
         values = ", ".join(code(str(value)) if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
         lines.append(f"| {fact.replace('_', ' ')} | {values} |")
-    heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration", "checkpoints"]
-    lines += ["", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|---|"]
+    heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration"]
+    lines += ["", "## What each system took", "", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
+    checkpoints = ["", "The checkpoints, each with its hash:", "", "| system | checkpoints |", "|---|---|"]
     spent = costs(scores).set_index("system")
     for system, rows in scores.groupby(labels(scores)):
         cost = spent.loc[system]
         numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
-        hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
-        lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0]), hashes])} |")
-    return "\n".join([*lines, *made_of(results), *trials(results.parent)]) + "\n"
+        lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
+        if hashes := ", ".join(map(code, rows.checkpoint.iloc[0].split())):
+            checkpoints.append(f"| {plain(system)} | {hashes} |")
+    return "\n".join([*lines, *checkpoints, *made_of(results), *trials(results.parent)]) + "\n"
 
 
 def made_of(results: Path) -> list[str]:

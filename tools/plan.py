@@ -38,6 +38,7 @@ SONGS = {"train": 100, "test": 50}
 SONG = 240.0  # seconds: the ten hours of MUSDB18's 150 songs
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 SHARDS = (1, SONGS["test"])  # of the test songs of a system
+SAME = {"open_unmix_random": "open_unmix"}  # the same network, measured once
 DEMO = "demo"  # whose rows and chapters tell what the bench does not
 
 
@@ -201,7 +202,9 @@ class Figures:
 
     def step(self, system: str, sound: float) -> float:
         """Seconds of one step that sees `sound` seconds: a line through the two that were measured, or the one."""
-        rows = self.rows[(self.rows.name == "scale.step") & (self.rows.system == system)].sort_values("sound")
+        rows = self.rows[(self.rows.name == "scale.step") & (self.rows.system == SAME.get(system, system))].sort_values(
+            "sound"
+        )
         if rows.empty:
             raise FlowsepError(f"{self.bench}: no step of {system}; measure it: python -m benchmarks --only scale")
         first, last = rows.iloc[0], rows.iloc[-1]
@@ -212,7 +215,7 @@ class Figures:
 
     def separation(self, system: str) -> float:
         """Seconds of computing a second of music."""
-        rows = self.rows[(self.rows.name == "scale.separate") & (self.rows.system == system)]
+        rows = self.rows[(self.rows.name == "scale.separate") & (self.rows.system == SAME.get(system, system))]
         if system == "instglow":
             fast = "bf16" if self.device_kind == "cuda" else "fp32"
             rows = self.rows[(self.rows.name == "separation.rtf_150") & (self.rows.system == "flowsep")]

@@ -3,6 +3,7 @@
 (() => {
   const COSTS = ["supervision", "parameters", "training (s)", "training memory (MiB)", "RTF", "n"];
   const MANY = 8; // rows from which on a table of scores can be filtered
+  const FEW = 7; // sources from which on their list folds
   const SUFFIX = { k: 1e3, M: 1e6, G: 1e9 };
 
   const plain = (cell) => {
@@ -143,7 +144,22 @@
     show();
   }
 
+  // A long list of sources folds; a mark in the table that leads to one of them opens it.
+  function foldSources(list) {
+    if (list.children.length < FEW) return;
+    const fold = document.createElement("details");
+    const head = document.createElement("summary");
+    head.textContent = `Where these numbers come from: ${list.children.length} sources`;
+    list.before(fold);
+    fold.className = "flowsep-fold";
+    fold.append(head, list);
+    const open = () => fold.contains(document.getElementById(location.hash.slice(1))) && (fold.open = true);
+    addEventListener("hashchange", open);
+    open();
+  }
+
   addEventListener("DOMContentLoaded", () => {
+    document.querySelectorAll("ol.flowsep-sources").forEach(foldSources);
     for (const table of document.querySelectorAll(".cell_output table, .bd-article table.flowsep-scores")) {
       joinHeads(table);
       align(table);

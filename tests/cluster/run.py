@@ -38,9 +38,11 @@ from helpers import copy_project  # noqa: E402, which lies in the folder of the 
 
 PACKAGES = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm"}
 PROFILE = "smoke"
-# columns that say what a run cost and when it ran, and the hash of files in which that is written
+# columns that say what a run cost and when it ran, the hash of files in which that is written, and what somebody may
+# commit meanwhile (the column `code` is the hash of what ran)
 COSTS = {*SPENT, "training_seconds", "training_memory_mib", "rtf", "time", "checkpoint"} - {"audio_seconds"}
-PATIENCE = 3600  # seconds, for whatever is waited for
+COSTS |= {"git_commit", "git_dirty"}
+PATIENCE = 4 * 3600  # seconds, for whatever is waited for: two cores need twenty minutes for all
 
 SLURM_CONF = """\
 ClusterName=flowsep
@@ -79,12 +81,11 @@ GRES_CONF = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
 def main() -> None:
     find_programs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # an exception, so that nothing is left running
-    began = time.monotonic()
+    began, state = time.monotonic(), git_state()
     with tempfile.TemporaryDirectory(prefix="flowsep-slurm-") as name:
         folder, environment = Path(name), clean_environment()
         folder.chmod(0o755)  # munged wants its socket where all may come
         there, here = copy_project(folder / "cluster"), copy_project(folder / "local")
-        shutil.copytree(ROOT / "profiles", there / "profiles")
         with (there / "configs" / f"{PROFILE}.yaml").open("a") as file:
             file.write("  shards: 2\n")  # of each system's test songs, which must be no other scores
         environment |= {"FLOWSEP_DATA": str(folder / "data"), "FLOWSEP_PARTITION": PROFILE, "OMP_NUM_THREADS": "1"}
@@ -96,7 +97,7 @@ def main() -> None:
             finish(local, here)
         report |= compare(there / "results" / PROFILE, here / "results" / PROFILE)
     packages = ("snakemake", "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-slurm-jobstep")
-    report |= {name: version(name) for name in packages} | git_state()
+    report |= {name: version(name) for name in packages} | state
     report |= {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "minutes": round((time.monotonic() - began) / 60),
@@ -239,7 +240,7 @@ def finish(process: subprocess.Popen, tree: Path, *, fails: bool = False) -> str
 
 def through_slurm(tree: Path, environment: Mapping[str, str]) -> dict[str, object]:
     """Run, cancel, run again; returns what was counted."""
-    profile = load_profile(PROFILE)
+    profile = load_profile(ROOT / "configs" / f"{PROFILE}.yaml")
     source = profile.trained[0]
     work, results = tree / "results" / PROFILE / "training" / source, tree / "results" / PROFILE
     # a second between two looks instead of forty, as befits such jobs; no second try of the job that is cancelled here
