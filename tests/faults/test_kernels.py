@@ -3,11 +3,10 @@
 import os
 import shutil
 import signal
-import time
 
 import nbformat
 import pytest
-from runs import Stage, differing, finish, graph, notebook, state
+from runs import Stage, differing, finish, graph, last_step, notebook, state
 
 from flowsep.files import locked
 
@@ -75,13 +74,10 @@ def test_after_an_interrupt_no_process_is_left(untrained, inject, step):
     stage, expected = untrained
     curve = stage.results / "training" / "vocals" / "loss.csv"
     run = graph(stage.tree, PRIOR)
-    assert run.until(lambda: curve.exists() and int(curve.read_text().splitlines()[-1].split(",")[0]) >= step)
+    assert run.until(lambda: last_step(curve) >= step)
     assert len(run.alive()) >= 3  # Snakemake, papermill and the notebook's kernel
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, to all in its foreground
-    deadline = time.monotonic() + 120
-    while run.alive() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert run.alive() == [] and run.wait() != 0
+    assert run.until(lambda: not run.alive()) and run.wait() != 0
     finish(graph(stage.tree, PRIOR))
     assert differing(state(stage.results), expected) == []
     inject("Ctrl-C")
