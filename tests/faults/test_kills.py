@@ -87,7 +87,7 @@ def make(tree: Path, phase: str, who: str) -> Run:
 
 
 def reached(results: Path, phase: str, seed: int) -> Callable[[], bool]:
-    """Is the phase there: a training at a drawn step, a separation begun, its first song scored, the first table written?"""
+    """Is it there: a training at a drawn step, a separation begun, its first song scored, the first table written?"""
     step = np.random.default_rng(seed).integers(0, PROFILE["training"]["steps"])
     curve, shard = results / "training" / "vocals" / "loss.csv", results / "shards" / "instglow"
     return {
