@@ -55,7 +55,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
 
     Raises FlowsepError where there is no score file, or one is wrong, or two rows score the same thing.
     """
-    paths = sorted((Path(folder) / "scores").glob("*.csv"))
+    paths = sorted((Path(folder) / "scores").glob("[!.]*.csv"))  # a dot marks what a killed run left half-written
     if not paths:
         raise FlowsepError(f"{Path(folder) / 'scores'}: no score files (*.csv); run the evaluation of a system first")
     frame = read_scores(paths)
@@ -260,7 +260,7 @@ def write_tables(
 def made_of(folder: str | Path) -> dict[str, str]:
     """{file: SHA-256} of what the tables of a profile's folder are made of."""
     folder = Path(folder)
-    files = [*sorted((folder / "scores").glob("*.csv")), *folder.parent.glob("published.csv")]
+    files = [*sorted((folder / "scores").glob("[!.]*.csv")), *folder.parent.glob("published.csv")]
     return {path.relative_to(folder.parent).as_posix(): sha256(path) for path in files}
 
 

@@ -37,7 +37,7 @@ BEHIND = {
     "01_data": ["./data.json"],
     "04_train_prior": ["./training/{name}/loss.csv"],
     "05_separate": ["./scores/{name}.csv"],
-    "06_results": ["./table-*.csv", "./scores/*.csv", "published.csv", "sisec18_test_medians.csv"],
+    "06_results": ["./table-*.csv", "./scores/[!.]*.csv", "published.csv", "sisec18_test_medians.csv"],
     "08_inside_the_priors": ["./likelihood.csv"],
     "10_a_new_source": ["./new_sources.csv"],
     "11_ablations": ["./ablation.csv"],
@@ -68,7 +68,7 @@ def main(results: Path, mode: str = "") -> None:
         if mode == "kept":
             executed, stored = kept.unpack(results, Path(folder))
         else:
-            executed, stored = sorted((results / "notebooks").glob("*.ipynb")), {}
+            executed, stored = sorted((results / "notebooks").glob("[!.]*.ipynb")), {}
         notebooks = {path.stem: read_finished(path) for path in executed}
     for notebook in notebooks.values():
         stored |= media.take(notebook)

@@ -66,7 +66,7 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
 def numbers(results: Path) -> dict[str, str]:
     """{file: SHA-256} of all committed numbers of a profile: its scores, tables, curves and manifests."""
     found = {}
-    for pattern in ("data.json", "tables.json", "*.csv", "table-*.md", "scores/*.csv", "training/*/loss.csv"):
+    for pattern in ("data.json", "tables.json", "[!.]*.csv", "table-*.md", "scores/[!.]*.csv", "training/*/loss.csv"):
         found |= hashes(results, pattern)
     return found
 
@@ -79,6 +79,6 @@ def hashes(folder: Path, pattern: str) -> dict[str, str]:
 def hash_of_scores(results: Path) -> str:
     """SHA-256 of all score files, their names included."""
     state = hashlib.sha256()
-    for path in sorted((results / "scores").glob("*.csv")):
+    for path in sorted((results / "scores").glob("[!.]*.csv")):
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()

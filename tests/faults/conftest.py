@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import write_hq_tree
+from runs import Run
 
 from flowsep.evaluate import git_state
 from flowsep.files import write_text
@@ -26,6 +27,7 @@ KINDS = (
     "kill -9 in evaluation",
     "kill -9 while tables are made",
     "kill -9 while the book is built",
+    "kill -9 between a file and its name",
     "full disk",
     "read-only results",
     "out of memory in a kernel",
@@ -51,6 +53,14 @@ def pytest_sessionfinish(session, exitstatus):
     told |= {"date": datetime.now(UTC).date().isoformat(), "machine": f"{os.cpu_count()} x {processor_name()}"}
     root = Path(__file__).parents[2]
     write_text(root / "results" / "faults.json", json.dumps(told | {"faults": faults}, indent=1) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def end_runs():
+    """No run outlives its test."""
+    yield
+    while Run.begun:
+        Run.begun.pop().kill()
 
 
 @pytest.fixture

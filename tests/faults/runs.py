@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import nbformat
 import pandas as pd
@@ -72,6 +73,8 @@ def make_tree(folder: Path) -> Path:
 class Run:
     """A command in a tree, in a session of its own, whose processes can be found wherever they are."""
 
+    begun: ClassVar[list["Run"]] = []  # by this test: none outlives it (see conftest.py)
+
     def __init__(self, tree: Path, command: list[str], **environment: str):
         self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
         place = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
@@ -85,8 +88,9 @@ class Run:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        Run.begun.append(self)
 
-    def wait(self, timeout: float = 600) -> int:
+    def wait(self, timeout: float = 1800) -> int:
         """Its exit status."""
         return self.process.wait(timeout)
 
@@ -117,13 +121,13 @@ class Run:
                 self.process.wait()
             time.sleep(0.02)
 
-    def until(self, seen: Callable[[], bool], timeout: float = 300) -> bool:
-        """Wait until `seen` or its end; did it come to be seen?"""
+    def until(self, seen: Callable[[], bool], timeout: float = 600) -> bool:
+        """Wait until `seen`, or until none of its processes lives; did it come to be seen?"""
         deadline = time.monotonic() + timeout
         while not seen():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if (self.process.poll() is not None and not self.alive()) or time.monotonic() > deadline:
                 return seen()
-            time.sleep(0.005)
+            time.sleep(0.01)
         return True
 
 
@@ -157,11 +161,28 @@ def state(results: Path) -> dict[str, object]:
     return found
 
 
+def last_step(curve: Path) -> int:
+    """Of a training's `loss.csv`; -1 where there is none yet."""
+    return int(curve.read_text().splitlines()[-1].split(",")[0]) if curve.exists() else -1
+
+
 def differing(one: dict[str, object], other: dict[str, object]) -> list[str]:
     """The files in which two states differ."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def copy(tree: Path, target: Path) -> Path:
-    """A tree with its times of change, which the graph goes by."""
-    return Path(shutil.copytree(tree, target, symlinks=True))
+class Stage:
+    """A tree that can be put back to how it was when it was `kept`, at the same place, by which the graph knows it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.tree = folder, make_tree(folder / "tree")
+        self.results = self.tree / "results" / PROFILE["name"]
+
+    def keep(self) -> None:
+        """Remember what is there now."""
+        shutil.copytree(self.tree, self.folder / "kept", symlinks=True)
+
+    def restore(self) -> Path:
+        """The tree as it was kept, its times of change included."""
+        shutil.rmtree(self.tree)
+        return Path(shutil.copytree(self.folder / "kept", self.tree, symlinks=True))

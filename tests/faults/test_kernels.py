@@ -3,11 +3,10 @@
 import os
 import shutil
 import signal
-import time
 
 import nbformat
 import pytest
-from runs import copy, differing, finish, graph, make_tree, notebook, state
+from runs import Stage, differing, finish, graph, last_step, notebook, state
 
 from flowsep.files import locked
 
@@ -26,89 +25,88 @@ torch.ones(2**28)
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A tree with data and a prior of the vocals, and the weights."""
+def made(tmp_path_factory):
+    """A tree with data and a prior of the vocals, and its weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
-        tree = make_tree(tmp_path_factory.mktemp("kernels") / "tree")
-        finish(graph(tree, PRIOR))
-        yield tree
+        stage = Stage(tmp_path_factory.mktemp("kernels"))
+        finish(graph(stage.tree, PRIOR))
+        stage.keep()
+        yield stage, state(stage.results)
 
 
-def before_the_training(tree):
-    """`tree` without the prior and its training."""
-    results = tree / "results" / "battery"
-    shutil.rmtree(results / "priors")
-    shutil.rmtree(results / "training")
-    for path in (results / "notebooks").glob("04*"):
+@pytest.fixture
+def untrained(made):
+    """The tree without the prior and its training, and the weights that it must come to."""
+    stage, expected = made
+    stage.restore()
+    shutil.rmtree(stage.results / "priors")
+    shutil.rmtree(stage.results / "training")
+    for path in (stage.results / "notebooks").glob("04*"):
         path.unlink()
-    return tree
+    return stage, expected
 
 
 @pytest.mark.parametrize("cell", [KILLED, LIMIT], ids=["killed", "refused"])
-def test_a_kernel_without_memory_leaves_nothing_that_looks_done(tree, tmp_path, inject, cell):
-    expected = state(tree / "results" / "battery")
-    mine = before_the_training(copy(tree, tmp_path / "tree"))
-    path = mine / "notebooks" / "04_train_prior.ipynb"
+def test_a_kernel_without_memory_leaves_nothing_that_looks_done(untrained, inject, cell):
+    stage, expected = untrained
+    path = stage.tree / "notebooks" / "04_train_prior.ipynb"
     good = path.read_bytes()
     sick = nbformat.read(path, as_version=4)
     sick.cells.insert(-1, nbformat.v4.new_code_cell(cell))
     nbformat.write(sick, path)
-    for run in (graph(mine, PRIOR), notebook(mine, "04_train_prior")):
+    for begin in (lambda: graph(stage.tree, PRIOR), lambda: notebook(stage.tree, "04_train_prior")):
+        run = begin()
         assert run.wait() != 0
         said = run.said()
         assert ("DeadKernelError" if cell is KILLED else "memory") in said, said[-3000:]
         assert run.alive() == []
-        assert not (mine / PRIOR).exists()
-        assert not list((mine / "results" / "battery" / "notebooks").glob("04*"))
+        assert not (stage.tree / PRIOR).exists()
+        assert not list((stage.results / "notebooks").glob("04*"))
     path.write_bytes(good)
-    finish(graph(mine, PRIOR))
-    assert differing(state(mine / "results" / "battery"), expected) == []
+    finish(graph(stage.tree, PRIOR))
+    assert differing(state(stage.results), expected) == []
     inject("out of memory in a kernel", 2)
 
 
 @pytest.mark.parametrize("step", [0, 30])
-def test_after_an_interrupt_no_process_is_left(tree, tmp_path, inject, step):
-    expected = state(tree / "results" / "battery")
-    mine = before_the_training(copy(tree, tmp_path / "tree"))
-    curve = mine / "results" / "battery" / "training" / "vocals" / "loss.csv"
-    run = graph(mine, PRIOR)
-    assert run.until(lambda: curve.exists() and int(curve.read_text().splitlines()[-1].split(",")[0]) >= step)
+def test_after_an_interrupt_no_process_is_left(untrained, inject, step):
+    stage, expected = untrained
+    curve = stage.results / "training" / "vocals" / "loss.csv"
+    run = graph(stage.tree, PRIOR)
+    assert run.until(lambda: last_step(curve) >= step)
     assert len(run.alive()) >= 3  # Snakemake, papermill and the notebook's kernel
     os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does, to all in its foreground
-    deadline = time.monotonic() + 120
-    while run.alive() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert run.alive() == [] and run.wait() != 0
-    finish(graph(mine, PRIOR))
-    assert differing(state(mine / "results" / "battery"), expected) == []
+    assert run.until(lambda: not run.alive()) and run.wait() != 0
+    finish(graph(stage.tree, PRIOR))
+    assert differing(state(stage.results), expected) == []
     inject("Ctrl-C")
 
 
-def test_a_second_graph_waits_for_the_first(tree, tmp_path, inject):
-    mine = before_the_training(copy(tree, tmp_path / "tree"))
-    with locked(mine / "results" / "battery"):
-        run = graph(mine, PRIOR)
+def test_a_second_graph_waits_for_the_first(untrained, inject):
+    stage, expected = untrained
+    with locked(stage.results):
+        run = graph(stage.tree, PRIOR)
         assert run.until(lambda: "another process works there; waiting until it is done" in run.said())
-        assert not (mine / "results" / "battery" / "priors").exists()
+        assert not (stage.results / "priors").exists()
     finish(run)
-    assert differing(state(mine / "results" / "battery"), state(tree / "results" / "battery")) == []
+    assert differing(state(stage.results), expected) == []
     inject("two runs at once")
 
 
-def test_a_clock_that_was_set_back_makes_nothing_run_again(tree, tmp_path, inject):
+def test_a_clock_that_was_set_back_makes_nothing_run_again(made, inject):
     """Whatever was made before is of the future then, its sources, too, and keeps its order."""
-    mine = copy(tree, tmp_path / "tree")
-    for path in sorted(mine.rglob("*")):
+    stage, expected = made
+    for path in sorted(stage.restore().rglob("*")):
         about = path.stat()
         os.utime(path, ns=(about.st_atime_ns + 3600 * 10**9, about.st_mtime_ns + 3600 * 10**9))
-    run = graph(mine, PRIOR)
+    run = graph(stage.tree, PRIOR)
     finish(run)
     assert "Nothing to be done" in run.said(), run.said()[-3000:]
     # one input is of the future alone: what Snakemake remembers of its content says that it is the same
-    data = mine / "results" / "battery" / "data.json"
+    data = stage.results / "data.json"
     os.utime(data, ns=(data.stat().st_atime_ns, data.stat().st_mtime_ns + 3600 * 10**9))
-    run = graph(mine, PRIOR)
+    run = graph(stage.tree, PRIOR)
     finish(run)
-    assert differing(state(mine / "results" / "battery"), state(tree / "results" / "battery")) == []
+    assert differing(state(stage.results), expected) == []
     inject("clock set back", 2)

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
-from runs import PROFILE, Run, copy, differing, finish, graph, make_tree, notebook, state
+from runs import PROFILE, Run, Stage, differing, finish, graph, last_step, notebook, state
 
 from flowsep.config import load_profile
 from flowsep.files import sha256
@@ -30,7 +29,10 @@ RESULTS = Path("results/battery")
 # phase -> what is made by whom, and what of it is taken away first, so that a run begins there
 MADE = {
     "training": (f"{RESULTS}/priors/vocals.safetensors", ["priors/vocals*", "training/vocals", "notebooks/04*vocals*"]),
-    "separation": (f"{RESULTS}/scores/instglow.csv", ["scores/inst*", "audio/inst*", "shards", "notebooks/05*inst*"]),
+    "separation": (
+        f"{RESULTS}/scores/instglow.csv",
+        ["scores/inst*", "audio/inst*", "shards/inst*", "notebooks/05*inst*"],
+    ),
     "tables": (f"{RESULTS}/notebooks/06_results.ipynb", ["table*", "notebooks/06*", "logs/06*"]),
 }
 MADE["evaluation"] = MADE["separation"]
@@ -42,6 +44,8 @@ MOMENTS = [
     *[("evaluation", who, 20 + seed) for seed, who in enumerate(["all", "all", "papermill"])],
     *[("tables", who, 30 + seed) for seed, who in enumerate(["all", "all", "papermill"])],
 ]
+# seconds of a phase that come after what it is known by
+LONGEST = {"training": 0.5, "separation": 2.0, "evaluation": 1.0, "tables": 0.5}
 BUILDS = (40, 41, 42)  # seeds of the moments at which the book is being built
 KINDS = {"training": "kill -9 in training", "separation": "kill -9 in separation"}
 KINDS |= {"evaluation": "kill -9 in evaluation", "tables": "kill -9 while tables are made"}
@@ -58,12 +62,13 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A tree in which nothing disturbed the graph, and what it made."""
-    tree = make_tree(tmp_path_factory.mktemp("whole") / "tree")
-    finish(graph(tree))
-    made = state(tree / RESULTS)
+    stage = Stage(tmp_path_factory.mktemp("whole"))
+    finish(graph(stage.tree))
+    stage.keep()
+    made = state(stage.results)
     systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
     assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
-    return tree, made
+    return stage, made
 
 
 def clear(tree: Path, phase: str) -> None:
@@ -81,49 +86,39 @@ def make(tree: Path, phase: str, who: str) -> Run:
     return notebook(tree, *(["04_train_prior"] if phase == "training" else ["05_separate", "-p", "system", "instglow"]))
 
 
-def reached(tree: Path, phase: str, step: int) -> Callable[[], bool]:
-    """Is the phase there: a training at `step`, a separation begun, its first song scored, the first table written?"""
-    results = tree / RESULTS
-    if phase == "training":
-
-        def trained() -> bool:
-            curve = results / "training" / "vocals" / "loss.csv"
-            return curve.exists() and int(pd.read_csv(curve).step.max()) >= step
-
-        return trained
-    marks = {"separation": "shards/instglow/.0of1.lock", "evaluation": "shards/instglow/0of1/audio"}
-    return (results / marks.get(phase, "logs/06_results.ipynb")).exists
+def reached(results: Path, phase: str, seed: int) -> Callable[[], bool]:
+    """Is it there: a training at a drawn step, a separation begun, its first song scored, the first table written?"""
+    step = np.random.default_rng(seed).integers(0, PROFILE["training"]["steps"])
+    curve, shard = results / "training" / "vocals" / "loss.csv", results / "shards" / "instglow"
+    return {
+        "training": lambda: last_step(curve) >= step,
+        "separation": (shard / ".0of1.lock").exists,
+        "evaluation": (shard / "0of1" / "audio").exists,
+        "tables": lambda: any(results.glob("table-*")),
+    }[phase]
 
 
 @pytest.mark.parametrize(("phase", "who", "seed"), MOMENTS)
-def test_a_run_goes_on_after_a_kill(whole, tmp_path, inject, phase, who, seed):
-    rng = np.random.default_rng(seed)
-    tree = copy(whole[0], tmp_path / "tree")
-    clear(tree, phase)
-    run = make(tree, phase, who)
-    try:
-        if phase == "tables" and who == "papermill":
-            assert run.until((tree / "out.ipynb").exists), run.said()
-        else:
-            assert run.until(reached(tree, phase, int(rng.integers(0, PROFILE["training"]["steps"])))), run.said()
-        # at most as long as the rest of the phase took without a fault
-        longest = {"training": 0.5, "separation": 2.0, "evaluation": 1.0, "tables": 8.0}[phase]
-        time.sleep(rng.uniform(0, longest))
+def test_a_run_goes_on_after_a_kill(whole, inject, phase, who, seed):
+    stage, made = whole
+    delay = np.random.default_rng(seed).uniform(0, LONGEST[phase])
+    caught = False
+    while not caught:
+        clear(stage.restore(), phase)
+        run = make(stage.tree, phase, who)
+        assert run.until(reached(stage.results, phase, seed)), run.said()
+        time.sleep(delay)
+        caught, delay = run.process.poll() is None, delay / 2  # it was faster: earlier, then
         if who == "snakemake":
             os.kill(run.process.pid, signal.SIGKILL)
             run.process.wait()
         else:
             run.kill()
-        again = make(tree, phase, who)  # the same once more, and nothing else
-        finish(again)
-        assert again.alive() == []
-        deadline = time.monotonic() + 120
-        while run.alive() and time.monotonic() < deadline:  # whom it had left behind
-            time.sleep(0.1)
-        assert run.alive() == []
-    finally:
-        run.kill()
-    assert differing(state(tree / RESULTS), whole[1]) == []
+    again = make(stage.tree, phase, who)  # the same once more, and nothing else
+    finish(again)
+    assert again.alive() == []
+    assert run.until(lambda: not run.alive()), "whom it had left behind is still there"
+    assert differing(state(stage.results), made) == []
     inject(KINDS[phase])
 
 
@@ -140,7 +135,7 @@ def stub(path: Path, name: str, target: Path) -> None:
 @pytest.fixture(scope="module")
 def chapters(whole, tmp_path_factory):
     """A tree with all chapters of a book, and whole builds of it: before, and after a change of a page."""
-    tree = copy(whole[0], tmp_path_factory.mktemp("book") / "tree")
+    tree = Path(shutil.copytree(whole[0].restore(), tmp_path_factory.mktemp("book") / "tree"))
     demo = load_profile("demo")
     names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
     shutil.rmtree(tree / RESULTS / "notebooks")
@@ -152,7 +147,7 @@ def chapters(whole, tmp_path_factory):
     before = pages(tree)
     with (tree / "book" / "intro.md").open("a") as intro:
         intro.write("\nOnce more.\n")
-    after = copy(tree, tree.with_name("after"))
+    after = Path(shutil.copytree(tree, tree.with_name("after")))
     began = time.monotonic()
     finish(build(after))
     assert before != pages(after) and "index.html" in before
@@ -172,16 +167,13 @@ def pages(tree: Path) -> dict[str, str]:
 @pytest.mark.parametrize("seed", BUILDS)
 def test_a_book_is_whole_after_a_kill(chapters, tmp_path, inject, seed):
     source, before, after, longest = chapters
-    tree = copy(source, tmp_path / "tree")
+    tree = Path(shutil.copytree(source, tmp_path / "tree"))
     run = build(tree)
-    try:
-        assert run.until((tree / "book" / "_build" / "next").exists), run.said()
-        time.sleep(np.random.default_rng(seed).uniform(0, longest))
-        run.kill()
-        assert pages(tree) in (before, after), "neither the book before nor the new one"
-        finish(build(tree))
-    finally:
-        run.kill()
+    assert run.until((tree / "book" / "_build" / "next").exists), run.said()
+    time.sleep(np.random.default_rng(seed).uniform(0, longest))
+    run.kill()
+    assert pages(tree) in (before, after), "neither the book before nor the new one"
+    finish(build(tree))
     assert pages(tree) == after
     assert [path.name for path in (tree / "book" / "_build").iterdir()] == ["html"]
     inject("kill -9 while the book is built")

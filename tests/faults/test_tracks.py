@@ -55,5 +55,5 @@ def test_two_of_fifty_fail_and_the_others_keep_their_scores(tmp_path, inject, mo
     )
     assert np.isfinite(rows.loc[fine, "value"]).all()
     table = table_markdown(rows, None, convention="sisec18", sources=profile.sources)
-    assert "| 48 |" in table
+    assert "| 48 (2 failed) |" in table
     inject("failing tracks among 50", 2)
