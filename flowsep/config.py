@@ -293,9 +293,8 @@ class Profile(_Model):
         if new := self.new_sources:
             if new.within not in self.sources:
                 raise ValueError(f"new_sources.within: '{new.within}' is none of the sources {', '.join(self.sources)}")
-            if len(set(self.trained)) < len(self.trained) or "rest" in new.sources:
-                names = ", ".join(new.sources)
-                raise ValueError(f"new_sources.sources: {names}: each once, none called 'rest' or among `sources`")
+            if "rest" in new.sources:
+                raise ValueError("new_sources.sources: none may be called 'rest', which is what remains of `within`")
         return self
 
     @property

@@ -99,9 +99,9 @@ def test_new_sources_are_trained_like_the_others_but_for_their_steps():
     ("new", "message"),
     [
         ({"sources": ["guitar"], "within": "othr"}, "within: 'othr' is none of the sources vocals, bass"),
-        ({"sources": ["bass"], "within": "other"}, "bass: each once, none called 'rest' or among `sources`"),
-        ({"sources": ["a", "a"], "within": "other"}, "a, a: each once"),
-        ({"sources": ["rest"], "within": "other"}, "rest: each once"),
+        ({"sources": ["bass"], "within": "other"}, "'bass' is there twice"),
+        ({"sources": ["a", "a"], "within": "other"}, "'a' is there twice"),
+        ({"sources": ["rest"], "within": "other"}, "none may be called 'rest'"),
         ({"sources": [], "within": "other"}, r"new_sources\.sources: .*at least 1 item"),
         ({"sources": ["guitar"], "in": "other"}, "unknown key 'in' in NewSourcesConfig; did you mean 'within'"),
     ],

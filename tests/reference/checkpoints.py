@@ -36,7 +36,8 @@ def research_checkpoint(folder: Path, seed: int, *, bins: int = 6, epoch: int = 
             conv(f"{coupling}.wn.res_skip_layers.{layer}", hidden if last else 2 * hidden, hidden, 1)
         state[f"{coupling}.end.weight"] = 0.1 * torch.randn(channels, hidden, 1)
         state[f"{coupling}.end.bias"] = 0.1 * torch.randn(channels)
-    data = {"n_ipt_channels": bins, "sampling_rate": 22050, "filter_length": 1024, "hop_length": 256}
+    window = min(1024, 2 * (bins - 1))  # as many bins as the model takes, or one less
+    data = {"n_ipt_channels": bins, "sampling_rate": 22050, "filter_length": window, "hop_length": window // 4}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"train": {}, "data": data, "model": model}))
     content = {"model": state, "iteration": 7, "optimizer": {"state": {}}, "learning_rate": 1e-4}
