@@ -6,6 +6,7 @@
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
 import re
 import shlex
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -29,7 +30,8 @@ try:  # an unknown key, system or option and missing data stop before any work
             parts(system)
         if PROFILE.data.kind != "toyband":  # which the first job composes
             load_dataset(PROFILE.data, PROFILE.seed)
-    if workflow.is_main_process and not workflow.dryrun:  # a second run of the profile waits for the first
+    # a second run of the profile waits for the first; that it is a dry one is not yet known to `workflow`
+    if workflow.is_main_process and not {"-n", "-np", "--dry-run", "--dryrun"} & set(sys.argv):
         HELD.enter_context(locked(f"results/{PROFILE.name}"))
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
