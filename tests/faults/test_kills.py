@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from runs import PROFILE, Run, Stage, differing, finish, graph, last_step, notebook, state
+from runs import PROFILE, Run, differing, finish, graph, last_step, notebook, state
 
 from flowsep.config import load_profile
 from flowsep.files import sha256
@@ -49,26 +49,6 @@ LONGEST = {"training": 0.5, "separation": 2.0, "evaluation": 1.0, "tables": 0.5}
 BUILDS = (40, 41, 42)  # seeds of the moments at which the book is being built
 KINDS = {"training": "kill -9 in training", "separation": "kill -9 in separation"}
 KINDS |= {"evaluation": "kill -9 in evaluation", "tables": "kill -9 while tables are made"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory):
-    """One embedded band for all runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A tree in which nothing disturbed the graph, and what it made."""
-    stage = Stage(tmp_path_factory.mktemp("whole"))
-    finish(graph(stage.tree))
-    stage.keep()
-    made = state(stage.results)
-    systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
-    assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
-    return stage, made
 
 
 def clear(tree: Path, phase: str) -> None:
