@@ -20,8 +20,9 @@ from runs import PROFILE, Run, differing, finish, graph, last_step, notebook, st
 from flowsep.config import load_profile
 from flowsep.files import sha256
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from build_book import NAMED
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from build_book import NAMED  # noqa: E402
 
 pytestmark = pytest.mark.faults
 
@@ -120,7 +121,7 @@ def chapters(whole, tmp_path_factory):
     names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
     shutil.rmtree(tree / RESULTS / "notebooks")
     (tree / RESULTS / "notebooks").mkdir()
-    for path in sorted((tree / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         for name in [f"{path.stem}_{each}" for each in names.get(path.stem, ())] or [path.stem]:
             stub(path, name, tree / RESULTS / "notebooks")
     finish(build(tree))
