@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import write_hq_tree
-from runs import Run
+from runs import PROFILE, Run, Stage, finish, graph, state
 
 from flowsep.evaluate import git_state
 from flowsep.files import write_text
@@ -88,3 +88,17 @@ def twins(tmp_path_factory):
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said[0][-3000:] + said[1][-3000:]
     return [place / seed / "results" / "tiny" for seed in ("1", "2")]
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory):
+    """A tree in which nothing disturbed the graph, and what it made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
+        stage = Stage(tmp_path_factory.mktemp("whole"))
+        finish(graph(stage.tree))
+        stage.keep()
+        made = state(stage.results)
+        systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
+        assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
+        yield stage, made

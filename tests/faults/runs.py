@@ -18,7 +18,8 @@ from helpers import copy_project
 from flowsep.prior import read_safetensors
 
 # no two runs agree in these; the hash of a checkpoint covers its header, which says how long it took
-SPENT = ("seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time", "checkpoint")
+SPENT = ["seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time", "checkpoint"]
+SPENT += ["git_commit", "git_dirty"]  # somebody may commit meanwhile
 MARK = "FLOWSEP_FAULT"  # in the environment of a run, by which its processes are found, kernels and orphans too
 PROFILE = {
     "name": "battery",
@@ -131,10 +132,13 @@ class Run:
         return True
 
 
+# the very words of the Makefile
+COMMAND = ["snakemake", "--configfile", "configs/battery.yaml", "--cores", "2", "--quiet", "rules", "--"]
+
+
 def graph(tree: Path, target: str = "results", **environment: str) -> Run:
-    """Snakemake, with the very words of the README and the Makefile."""
-    command = ["snakemake", "--configfile", "configs/battery.yaml", "--cores", "2", "--quiet", "rules", "--", target]
-    return Run(tree, command, **environment)
+    """The graph up to a target."""
+    return Run(tree, [*COMMAND, target], **environment)
 
 
 def notebook(tree: Path, name: str, *given: str) -> Run:
@@ -154,7 +158,7 @@ def state(results: Path) -> dict[str, object]:
         tensors = read_safetensors(path)[1]
         found[path.relative_to(results).as_posix()] = {name: value.numpy().tobytes() for name, value in tensors.items()}
     for path in sorted([*results.glob("scores/*.csv"), *results.glob("shards/*/*/scores.csv")]):
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=[*SPENT])
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=SPENT)
         found[path.relative_to(results).as_posix()] = rows.to_csv(index=False)
     for path in sorted([*results.glob("table-*.csv"), *results.glob("audio/*/*/*.flac")]):
         found[path.relative_to(results).as_posix()] = path.read_bytes()

@@ -6,7 +6,7 @@ import signal
 
 import nbformat
 import pytest
-from runs import Stage, differing, finish, graph, last_step, notebook, state
+from runs import differing, finish, graph, last_step, notebook, state
 
 from flowsep.files import locked
 
@@ -24,27 +24,20 @@ torch.ones(2**28)
 """
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A tree with data and a prior of the vocals, and its weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
-        stage = Stage(tmp_path_factory.mktemp("kernels"))
-        finish(graph(stage.tree, PRIOR))
-        stage.keep()
-        yield stage, state(stage.results)
-
-
 @pytest.fixture
-def untrained(made):
-    """The tree without the prior and its training, and the weights that it must come to."""
-    stage, expected = made
+def untrained(whole):
+    """A whole tree without the prior of the vocals and its training, and what it must come to."""
+    stage, expected = whole
     stage.restore()
-    shutil.rmtree(stage.results / "priors")
-    shutil.rmtree(stage.results / "training")
-    for path in (stage.results / "notebooks").glob("04*"):
+    shutil.rmtree(stage.results / "training" / "vocals")
+    for path in [stage.tree / PRIOR, *chapters(stage)]:
         path.unlink()
     return stage, expected
+
+
+def chapters(stage):
+    """Executed notebooks of that training."""
+    return list((stage.results / "notebooks").glob("04*vocals*"))
 
 
 @pytest.mark.parametrize("cell", [KILLED, LIMIT], ids=["killed", "refused"])
@@ -61,8 +54,7 @@ def test_a_kernel_without_memory_leaves_nothing_that_looks_done(untrained, injec
         said = run.said()
         assert ("DeadKernelError" if cell is KILLED else "memory") in said, said[-3000:]
         assert run.alive() == []
-        assert not (stage.tree / PRIOR).exists()
-        assert not list((stage.results / "notebooks").glob("04*"))
+        assert not (stage.tree / PRIOR).exists() and not chapters(stage)
     path.write_bytes(good)
     finish(graph(stage.tree, PRIOR))
     assert differing(state(stage.results), expected) == []
@@ -88,15 +80,15 @@ def test_a_second_graph_waits_for_the_first(untrained, inject):
     with locked(stage.results):
         run = graph(stage.tree, PRIOR)
         assert run.until(lambda: "another process works there; waiting until it is done" in run.said())
-        assert not (stage.results / "priors").exists()
+        assert not (stage.tree / PRIOR).exists()
     finish(run)
     assert differing(state(stage.results), expected) == []
     inject("two runs at once")
 
 
-def test_a_clock_that_was_set_back_makes_nothing_run_again(made, inject):
+def test_a_clock_that_was_set_back_makes_nothing_run_again(whole, inject):
     """Whatever was made before is of the future then, its sources, too, and keeps its order."""
-    stage, expected = made
+    stage, expected = whole
     for path in sorted(stage.restore().rglob("*")):
         about = path.stat()
         os.utime(path, ns=(about.st_atime_ns + 3600 * 10**9, about.st_mtime_ns + 3600 * 10**9))

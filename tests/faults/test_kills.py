@@ -15,13 +15,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from runs import PROFILE, Run, Stage, differing, finish, graph, last_step, notebook, state
+from runs import PROFILE, Run, differing, finish, graph, last_step, notebook, state
 
 from flowsep.config import load_profile
 from flowsep.files import sha256
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from build_book import NAMED
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+from build_book import NAMED  # noqa: E402
 
 pytestmark = pytest.mark.faults
 
@@ -49,26 +50,6 @@ LONGEST = {"training": 0.5, "separation": 2.0, "evaluation": 1.0, "tables": 0.5}
 BUILDS = (40, 41, 42)  # seeds of the moments at which the book is being built
 KINDS = {"training": "kill -9 in training", "separation": "kill -9 in separation"}
 KINDS |= {"evaluation": "kill -9 in evaluation", "tables": "kill -9 while tables are made"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def data(tmp_path_factory):
-    """One embedded band for all runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("data")))
-        yield
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A tree in which nothing disturbed the graph, and what it made."""
-    stage = Stage(tmp_path_factory.mktemp("whole"))
-    finish(graph(stage.tree))
-    stage.keep()
-    made = state(stage.results)
-    systems = {f"scores/{name}.csv" for name in PROFILE["systems"]}
-    assert systems | {"priors/vocals.safetensors", "table-sisec18.csv"} <= set(made)
-    return stage, made
 
 
 def clear(tree: Path, phase: str) -> None:
@@ -140,7 +121,7 @@ def chapters(whole, tmp_path_factory):
     names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
     shutil.rmtree(tree / RESULTS / "notebooks")
     (tree / RESULTS / "notebooks").mkdir()
-    for path in sorted((tree / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         for name in [f"{path.stem}_{each}" for each in names.get(path.stem, ())] or [path.stem]:
             stub(path, name, tree / RESULTS / "notebooks")
     finish(build(tree))
