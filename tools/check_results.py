@@ -37,6 +37,8 @@ QUOTED = {
         "0.1 dB": "a promise",
         **dict.fromkeys(("0.06 dB", "0.24 dB", "0.14 dB"), "results/demo/scores at 994f15a against those at 3c400d0"),
     },
+    "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
+    "notebooks/13_speed.ipynb": {"60 dB": "what a test of flowsep.separate_stream holds"},
     "notebooks/14_beyond_the_paper.ipynb": {"20 dB": "an aim"},
 }
 
