@@ -213,3 +213,11 @@ def test_the_readme_shows_the_table_that_the_demo_wrote(monkeypatch):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert MARKED.search(readme)
     assert renewed(readme) == readme, "run python tools/readme_table.py"
+
+
+def test_the_committed_results_are_of_the_committed_code(monkeypatch, capsys):
+    """Scores, tables, chapters and texts: what is stale is named by `make check-results`, and stops here too."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import check_results
+
+    assert check_results.main([]) == 0, capsys.readouterr().out
