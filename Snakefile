@@ -393,7 +393,7 @@ rule book:
         rules.machines.output.notebook,
         "_config.yml",
         expand("tools/{name}.py", name=("build_book", "finish", "media")),
-        sorted(map(str, Path("book").glob("*.*"))),
+        sorted(str(path) for path in Path("book").glob("*.*") if not path.name.startswith(".")),  # a lock lies there
         sorted(map(str, Path("book/_static").glob("*"))),
     output:
         "book/_build/html/index.html",

@@ -120,7 +120,9 @@ def safe_name(name: str) -> str:
     if kept and len(clean) <= MAX_NAME:
         return clean.decode()
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    short = clean[: MAX_NAME - 9].decode(errors="ignore").rstrip(" .")
+    short = clean[: MAX_NAME - 10].decode(errors="ignore").rstrip(" .")
+    if RESERVED.fullmatch(f"{short}-{digest}"):
+        short = f"_{short}"
     return f"{short or '_'}-{digest}"
 
 

@@ -63,7 +63,7 @@ def copy_project(tree: Path) -> Path:
     tree.mkdir()
     for name in ("book", "configs", "notebooks", "profiles", "tools"):
         shutil.copytree(root / name, tree / name, ignore=shutil.ignore_patterns("_build", "chapters", "__pycache__"))
-    for name in ("_config.yml", "Snakefile"):
+    for name in ("_config.yml", "README.md", "Snakefile"):
         shutil.copy(root / name, tree)
     for folder in ("results", "results/research"):
         (tree / folder).mkdir()

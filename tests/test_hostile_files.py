@@ -221,12 +221,11 @@ def with_header(path: Path, header: dict | bytes, content: bytes, length: int | 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The bytes of a small prior."""
-    from conftest import TINY
-
-    from flowsep import FeatureConfig, Prior
+    from flowsep import FeatureConfig, GlowConfig, Prior
 
     path = tmp_path_factory.mktemp("prior") / "vocals.safetensors"
-    Prior(TINY, FeatureConfig(), "vocals", {"training": {"noise": 0.1}}).save(path)
+    sizes = GlowConfig(steps=2, hidden=8, layers=2, kernel=3, dropout=0.0)
+    Prior(sizes, FeatureConfig(), "vocals", {"training": {"noise": 0.1}}).save(path)
     return path.read_bytes()
 
 
