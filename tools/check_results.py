@@ -36,7 +36,7 @@ QUOTED = {
         "1e-9 dB": "the tolerance of a test of flowsep.metrics",
         "0.1 dB": "a promise",
         **dict.fromkeys(("0.06 dB", "0.24 dB", "0.14 dB"), "results/demo/scores at 994f15a against those at 3c400d0"),
-        # python -m papermill notebooks/05_separate.ipynb and 04_train_prior.ipynb of the demo, on the second machine
+        # `flowsep.run.score_system` and notebooks/04_train_prior.ipynb of the demo, on the second machine
         **dict.fromkeys(("1e-5 dB", "0.004 nats"), "the demo of 4be2669db140 against that of e685f80095bd (data_hash)"),
     },
     "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
