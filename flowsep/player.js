@@ -774,7 +774,8 @@
     .head, .lane { --stem: color-mix(in srgb, var(--color) 84%, currentColor) } /* a little darker by day, lighter by night */
     .head, .corner { border-right: 1px solid var(--line) }
     .head { display: flex; align-items: center; justify-content: space-between; gap: .9rem; padding: 0 .7rem 0 .8rem }
-    .name { max-width: 7rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
+    .name { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2; max-width: 9rem; overflow: hidden; overflow-wrap: anywhere;
+      padding-left: 1.1rem; text-indent: -1.1rem; line-height: 1.25 }
     .name::before { content: ""; display: inline-block; width: .6rem; height: .6rem; margin-right: .5rem; border-radius: 50%; background: var(--stem) }
     .controls { display: flex; align-items: center; gap: .3rem }
     .controls button { width: 1.6rem; height: 1.6rem; font-size: .75rem; font-weight: 600; color: var(--soft) }

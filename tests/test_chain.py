@@ -150,6 +150,7 @@ def test_a_failing_notebook_fails_the_run_and_is_kept_as_a_log(tree, results):
 def test_other_checkpoints_give_a_table_beside_the_old(tree, results, tmp_path):
     mine = tmp_path / "mine <b>"
     shutil.copytree(results / "priors", mine)
+    before = {path: path.read_bytes() for path in [*results.glob("table-*"), results / "tables.json"]}
     for notebook in ("06_results", "07_listen"):
         command = ["papermill", f"notebooks/{notebook}.ipynb", str(tmp_path / f"{notebook}.ipynb")]
         command += ["-f", "configs/smoke.yaml", "-p", "checkpoints", str(mine)]
@@ -166,6 +167,11 @@ def test_other_checkpoints_give_a_table_beside_the_old(tree, results, tmp_path):
     finally:  # the tests below open the book of the profile itself
         for path in results.glob("*/instglow@*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        build = [sys.executable, "tools/build_book.py", "results/smoke", "--keep"]
+        done = subprocess.run(build, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
+        for path, data in before.items():
+            path.write_bytes(data)
+    assert done.returncode == 1 and "the tables are not of the scores beside them" in done.stderr
 
 
 @pytest.mark.browser

@@ -9,7 +9,6 @@ the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -28,8 +27,8 @@ import pandas as pd
 from finish import dead_links, finish
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, brief, locked, write_text
-from flowsep.results import costs, labels, load_scores, plain
+from flowsep.files import FlowsepError, brief, locked, read_json, write_text
+from flowsep.results import costs, labels, load_scores, made_of, plain
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results
@@ -70,6 +69,8 @@ def main(results: Path, mode: str = "") -> None:
         else:
             executed, stored = sorted((results / "notebooks").glob("[!.]*.ipynb")), {}
         notebooks = {path.stem: read_finished(path) for path in executed}
+    if read_json(results / "tables.json")["made_of"] != made_of(results):
+        raise FlowsepError(f"{results}: the tables are not of the scores beside them; make them again: make results")
     for notebook in notebooks.values():
         stored |= media.take(notebook)
     chapters = root / "book" / "chapters"
@@ -220,12 +221,12 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
         hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
         checkpoints.append(f"| {plain(system)} | {hashes} |")
-    return "\n".join([*lines, *checkpoints, *made_of(results), *trials(results.parent)]) + "\n"
+    return "\n".join([*lines, *checkpoints, *sources_of(results), *trials(results.parent)]) + "\n"
 
 
-def made_of(results: Path) -> list[str]:
+def sources_of(results: Path) -> list[str]:
     """The hashes of the files that the tables are made of, and the code that was said to move no number."""
-    made = json.loads((results / "tables.json").read_text("utf-8"))["made_of"]
+    made = read_json(results / "tables.json")["made_of"]
     lines = ["", "## What the tables are made of", "", "| file | SHA-256 |", "|---|---|"]
     lines += [f"| {plain(name)} | {code(digest[:16])} |" for name, digest in made.items()]
     path = results.parent / "accepted.csv"
@@ -244,7 +245,7 @@ def trials(results: Path) -> list[str]:
     for name, title in (("faults", "Faults injected"), ("cluster", "On a cluster")):
         path = results / f"{name}.json"
         if path.is_file():
-            facts = json.loads(path.read_text("utf-8"))
+            facts = read_json(path)
             tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
             lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
             lines += [

@@ -9,7 +9,6 @@ for a change that moved no number, as a run of a smaller profile before and afte
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from build_book import find_error
 from flowsep.baselines import code_of
 from flowsep.config import Profile, find_root, load_profile
 from flowsep.evaluate import git_state, read_scores
-from flowsep.files import FlowsepError, atomic_path
+from flowsep.files import FlowsepError, atomic_path, read_json
 from flowsep.results import load_published, load_scores, made_of, same_data, tables
 
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
@@ -90,7 +89,7 @@ def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
 
 def problems(folder: Path, profile: Profile) -> Iterator[str]:
     """What besides the code is not as the files say that it was."""
-    scores, manifest = load_scores(folder), json.loads((folder / "data.json").read_text("utf-8"))
+    scores, manifest = load_scores(folder), read_json(folder / "data.json")
     own = scores[scores.variant == ""]
     if other := sorted(set(profile.systems) ^ set(own.system)):
         yield f"scores of {', '.join(sorted(set(own.system)))}, but the profile's systems differ by {', '.join(other)}"
@@ -110,9 +109,9 @@ def problems(folder: Path, profile: Profile) -> Iterator[str]:
     for name, text in tables(scores, published, **settings).items():
         if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
             yield f"{name}: is not what the scores make; run notebooks/06_results.ipynb"
-    if json.loads((folder / "tables.json").read_text("utf-8"))["made_of"] != made_of(folder):
+    if read_json(folder / "tables.json")["made_of"] != made_of(folder):
         yield "tables.json: the tables are of other scores; run notebooks/06_results.ipynb"
-    told = json.loads((folder / "book" / "kept.json").read_text("utf-8"))
+    told = read_json(folder / "book" / "kept.json")
     for where, then, now in (
         ("book", told["chapters"], kept.hashes(folder / "book", "*.ipynb")),
         (".", told["numbers"], kept.numbers(folder)),

@@ -16,7 +16,7 @@ import nbformat
 import papermill
 
 from flowsep.config import find_root
-from flowsep.files import FlowsepError, sha256
+from flowsep.files import FlowsepError, read_json, sha256
 
 # made from committed files alone, and therefore run again with each build
 FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")
@@ -51,7 +51,7 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
     again = f"make the book and keep it: make book && python tools/build_book.py {results} --keep"
     if not (place / "kept.json").is_file():
         raise FlowsepError(f"{place}: no kept chapters; {again}")
-    if json.loads((place / "kept.json").read_text("utf-8"))["scores"] != hash_of_scores(results):
+    if read_json(place / "kept.json")["scores"] != hash_of_scores(results):
         raise FlowsepError(f"{place}: these chapters are of other scores than {results / 'scores'}; {again}")
     root, executed = find_root(), sorted(place.glob("*.ipynb"))
     parameters = nbformat.read(executed[0], as_version=4).metadata.papermill.parameters
