@@ -25,7 +25,7 @@ from helpers import RATE
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flowsep import FlowsepError, files, load_prior, load_profile, prior
+from flowsep import FlowsepError, files, load_prior, load_profile, load_system, prior
 from flowsep.audio import inspect, read_audio
 from flowsep.checkpoints import find_priors, read_header
 from flowsep.cli import main
@@ -293,6 +293,50 @@ def test_a_feature_that_would_fill_the_memory_is_refused(tmp_path, whole, featur
     save_safetensors(path, tensors, header)
     with pytest.raises(FlowsepError, match=r"mine\.safetensors"):
         load_prior(path)
+
+
+NETWORKS = [("open_unmix", {"hidden": 10**9}), ("open_unmix", {"hop": 1}), ("open_unmix", {"layers": 10**9})]
+NETWORKS += [("conv_tasnet", {"hidden": 10**9}), ("conv_tasnet", {"repeats": 10**9}), ("wave_u_net", {"levels": 10**9})]
+NETWORKS += [("wave_u_net", {"filters": 10**5}), ("demucs_v2", {"width": 10**5}), ("demucs_v2", {"depth": 12})]
+NETWORKS += [("open_unmix", {"sample_rate": 10**9})]
+SMALL = {
+    "open_unmix": {"hidden": 8, "layers": 1, "n_fft": 512, "hop": 128},
+    "conv_tasnet": {"filters": 8, "bottleneck": 8, "hidden": 8, "blocks": 2, "repeats": 1},
+    "wave_u_net": {"levels": 2, "filters": 4},
+    "demucs_v2": {"width": 4, "depth": 2},
+}
+
+
+@pytest.mark.parametrize(("name", "sizes"), NETWORKS, ids=str)
+def test_a_network_of_other_sizes_than_its_file_takes_no_memory(tmp_path, name, sizes):
+    from flowsep.baselines.supervised import FORMAT, WHILE_SEPARATING
+    from flowsep.machine import peak_memory
+
+    system = load_system(name, SMALL[name], sources=["vocals", "drums"])
+    path, options = tmp_path / f"{name}.safetensors", system.options.model_dump(exclude=set(WHILE_SEPARATING))
+    for told, fits in ((options, True), (options | sizes, False)):
+        header = {"format": FORMAT, "system": name, "sources": list(system.sources), "options": told}
+        save_safetensors(path, system.build().state_dict(), header)
+        again, before = load_system(name, SMALL[name], sources=system.sources, folder=tmp_path), peak_memory()
+        if fits:
+            again._load()
+            continue
+        with pytest.raises(FlowsepError, match=rf"{name}\.safetensors: (damaged header|misshaped|missing|surplus)"):
+            again._load()
+        assert peak_memory() < before + 200  # MiB
+
+
+@pytest.mark.parametrize(
+    "header", [{}, {"feature": {"n_fft": 2**16}}, {"feature": {"hop": 1}}, {"feature": 3}], ids=str
+)
+def test_dictionaries_of_another_spectrogram_are_refused(tmp_path, header):
+    from flowsep.baselines.nmf import FORMAT
+
+    system = load_system("nmf", sources=["vocals", "drums"], folder=tmp_path)
+    spectra = {source: torch.ones(3, 513) for source in system.sources}
+    save_safetensors(tmp_path / "nmf.safetensors", spectra, {"format": FORMAT} | header)
+    with pytest.raises(FlowsepError, match=r"nmf\.safetensors: (damaged header|its spectra and n_fft)"):
+        system.separate(np.zeros((1, 22050), dtype="float32"), 22050)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.complex64, torch.bool, torch.float8_e4m3fn])

@@ -22,8 +22,8 @@ class ConvTasNetOptions(SupervisedOptions):
     bottleneck: PositiveInt = 256  # B
     hidden: PositiveInt = 512  # H
     skip: int = Field(0, ge=0)  # Sc; 0: no skip connections
-    blocks: PositiveInt = 10  # X, with dilations 1, 2, 4, ...
-    repeats: PositiveInt = 4  # R
+    blocks: int = Field(10, ge=1, le=24)  # X, with dilations 1, 2, 4, ...
+    repeats: int = Field(4, ge=1, le=64)  # R
 
 
 class ConvTasNet(Supervised):

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from . import library
 from .supervised import Supervised, SupervisedOptions
@@ -12,7 +12,7 @@ class DemucsOptions(SupervisedOptions):
     """Sizes; the defaults are the published ones, at which the network has 266 million parameters."""
 
     width: PositiveInt = 64  # channels of the first layer, doubled by each further one
-    depth: PositiveInt = 6
+    depth: int = Field(6, ge=1, le=12)
 
 
 class DemucsV2(Supervised):

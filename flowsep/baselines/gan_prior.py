@@ -214,7 +214,9 @@ class GanPrior(System):
         header, tensors = read_safetensors(path)
         if header.get("format") != FORMAT:
             raise FlowsepError(f"{path}: not a SpecGAN prior; fit gan_prior anew")
-        fitted, sizes = header["options"], ("sample_rate", "depth", "channels", "latent")
+        fitted, sizes = header.get("options"), ("sample_rate", "depth", "channels", "latent")
+        if not isinstance(fitted, dict) or set(sizes) - set(fitted):
+            raise FlowsepError(f"{path}: damaged header, no options of a SpecGAN; fit gan_prior anew")
         for key in sizes:
             if fitted[key] != getattr(self.options.prior, key):
                 now = getattr(self.options.prior, key)

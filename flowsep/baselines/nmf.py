@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from ..config import FeatureConfig
-from ..files import FlowsepError
+from ..files import FlowsepError, brief
 from ..machine import peak_memory
-from ..prior import read_safetensors, save_safetensors
+from ..prior import MAX_OVERLAP, read_safetensors, save_safetensors
 from ..separate import separate_with_masks
 from . import System
 
@@ -99,12 +99,20 @@ class SourceNMF(System):
         return {source: torch.from_numpy((part @ self.dictionaries[source]).T) for source, part in parts}
 
     def _load(self) -> None:
-        header, tensors = read_safetensors(self._path(self.folder))
+        path = self._path(self.folder)
+        header, tensors = read_safetensors(path)
         if header.get("format") != FORMAT:
-            raise FlowsepError(f"{self._path(self.folder)}: not a file of NMF dictionaries; fit nmf anew")
+            raise FlowsepError(f"{path}: not a file of NMF dictionaries; fit nmf anew")
         if missing := set(self.sources) - set(tensors):
-            raise FlowsepError(f"{self._path(self.folder)}: no dictionary of '{min(missing)}'; fit nmf anew")
-        self.feature = FeatureConfig.model_validate(header["feature"])
+            raise FlowsepError(f"{path}: no dictionary of '{min(missing)}'; fit nmf anew")
+        try:
+            self.feature = FeatureConfig.model_validate(header.get("feature"))
+        except ValidationError as error:
+            raise FlowsepError(f"{path}: damaged header ({brief(error)}); fit nmf anew") from error
+        bins, hop = self.feature.n_fft // 2 + 1, self.feature.hop
+        fits = [tensors[source].ndim == 2 and tensors[source].shape[1] == bins for source in self.sources]
+        if not all(fits) or self.feature.n_fft > MAX_OVERLAP * hop:
+            raise FlowsepError(f"{path}: its spectra and n_fft {2 * bins - 2}, hop {hop} do not belong together")
         self.dictionaries = {source: tensors[source].numpy() for source in self.sources}
 
     def _path(self, folder: str | Path | None) -> Path:

@@ -7,10 +7,11 @@ from types import ModuleType
 from typing import ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..prior import MAX_OVERLAP
 from ..spectrogram import stft
 from . import library
 from .supervised import Supervised, SupervisedOptions
@@ -20,11 +21,17 @@ class OpenUnmixOptions(SupervisedOptions):
     """Sizes; the defaults are those of the published model umxhq."""
 
     hidden: int = Field(512, ge=2, multiple_of=2)
-    layers: PositiveInt = 3
-    n_fft: PositiveInt = 4096
+    layers: int = Field(3, ge=1, le=64)
+    n_fft: int = Field(4096, ge=2, le=2**16)
     hop: PositiveInt = 1024
     bandwidth: PositiveFloat = 16_000.0  # Hz: the networks hear nothing above, but estimate it
     wiener: int = Field(1, ge=0)  # iterations of expectation maximisation; 0: the mixture's phase
+
+    @model_validator(mode="after")
+    def _overlap(self):
+        if self.n_fft > MAX_OVERLAP * self.hop:
+            raise ValueError(f"n_fft {self.n_fft} with hop {self.hop}: {MAX_OVERLAP} windows over a sample at most")
+        return self
 
 
 class OpenUnmix(Supervised):

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from torch import Tensor, nn
 
 from ..config import HOW_ONLY
-from ..files import FlowsepError
+from ..files import SAMPLE_RATES, FlowsepError
 from ..machine import choose_device
-from ..prior import load_exactly, parameters, read_safetensors, save_safetensors
+from ..prior import check_weights, load_exactly, parameters, read_safetensors, save_safetensors
 from . import System
 from .mixtures import MixtureSampler, validation_batches
 from .segments import centre, separate_song
@@ -32,7 +32,7 @@ class SupervisedOptions(BaseModel):
     mixes: Literal["songs", "random"] = "songs"  # random: only sums of stems that do not belong together
     song_share: float = Field(0.25, ge=0, le=1)  # of the crops with mixes = songs, which stay as they are
     gains: tuple[PositiveFloat, PositiveFloat] = (0.25, 1.25)  # a stem of any other crop is scaled uniformly between
-    sample_rate: PositiveInt = 44_100  # at which the network works
+    sample_rate: int = Field(44_100, ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])  # at which the network works
     channels: Literal[1, 2] = 2  # that it separates together
     steps: PositiveInt = 100_000  # of the optimiser
     batch: PositiveInt = 16
@@ -227,6 +227,8 @@ class Supervised(System):
             self.options = self.Options(**header["options"], **own)
         except (KeyError, TypeError, ValidationError) as error:
             raise FlowsepError(f"{path}: damaged header ({error})") from error
+        with torch.device("meta"):  # a network of any size takes no memory there, until it is seen to be the file's
+            check_weights(self.build().state_dict(), tensors, path)
         network = self.build()
         load_exactly(network, tensors, path)
         self.network = network.eval()

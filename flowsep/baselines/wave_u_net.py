@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +18,7 @@ DOWN, UP = 15, 5  # taps of the convolutions
 class WaveUNetOptions(SupervisedOptions):
     """Sizes; the defaults are the published ones, where 147,443 samples in give 16,389 out."""
 
-    levels: PositiveInt = 12
+    levels: int = Field(12, ge=1, le=24)
     filters: PositiveInt = 24  # more at each level than at the one above
 
 
