@@ -69,7 +69,7 @@ def main(results: Path, mode: str = "") -> None:
         else:
             executed, stored = sorted((results / "notebooks").glob("[!.]*.ipynb")), {}
         notebooks = {path.stem: read_finished(path) for path in executed}
-    if read_json(results / "tables.json")["made_of"] != made_of(results):
+    if read_json(results / "tables.json").get("made_of") != made_of(results):
         raise FlowsepError(f"{results}: the tables are not of the scores beside them; make them again: make results")
     for notebook in notebooks.values():
         stored |= media.take(notebook)
