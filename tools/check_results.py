@@ -34,9 +34,10 @@ QUOTED = {
     "README.md": {
         "1e-9 dB": "the tolerance of a test of flowsep.metrics",
         "0.1 dB": "a promise",
-        **dict.fromkeys(("0.06 dB", "0.24 dB", "0.14 dB"), "results/demo/scores at 994f15a against those at 3c400d0"),
-        # `flowsep.run.score_system` and notebooks/04_train_prior.ipynb of the demo, on the second machine
-        **dict.fromkeys(("1e-5 dB", "0.004 nats"), "the demo of 4be2669db140 against that of e685f80095bd (data_hash)"),
+        **dict.fromkeys(
+            ("0.07 dB", "0.26 dB", "0.001 dB", "0.20 dB", "0.51 dB"),
+            "results/demo/scores at 13baa46 (data_hash 4be2669db140) against those of now (e685f80095bd)",
+        ),
     },
     "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
     "notebooks/13_speed.ipynb": {"60 dB": "what a test of flowsep.separate_stream holds"},

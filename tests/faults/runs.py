@@ -19,7 +19,7 @@ from flowsep.prior import read_safetensors
 
 # no two runs agree in these; the hash of a checkpoint covers its header, which says how long it took
 SPENT = ["seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time", "checkpoint"]
-SPENT += ["git_commit", "git_dirty"]  # somebody may commit meanwhile
+SPENT += ["rtf", "git_commit", "git_dirty"]  # the first of tables alone; and somebody may commit meanwhile
 MARK = "FLOWSEP_FAULT"  # in the environment of a run, by which its processes are found, kernels and orphans too
 PROFILE = {
     "name": "battery",
@@ -157,10 +157,11 @@ def state(results: Path) -> dict[str, object]:
     for path in sorted([*results.glob("priors/*.safetensors"), *results.glob("systems/**/*.safetensors")]):
         tensors = read_safetensors(path)[1]
         found[path.relative_to(results).as_posix()] = {name: value.numpy().tobytes() for name, value in tensors.items()}
-    for path in sorted([*results.glob("scores/*.csv"), *results.glob("shards/*/*/scores.csv")]):
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=SPENT)
-        found[path.relative_to(results).as_posix()] = rows.to_csv(index=False)
-    for path in sorted([*results.glob("table-*.csv"), *results.glob("audio/*/*/*.flac")]):
+    rows = ("scores/*.csv", "shards/*/*/scores.csv", "table-*.csv")
+    for path in sorted(path for pattern in rows for path in results.glob(pattern)):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=SPENT, errors="ignore")
+        found[path.relative_to(results).as_posix()] = table.to_csv(index=False)
+    for path in sorted(results.glob("audio/*/*/*.flac")):
         found[path.relative_to(results).as_posix()] = path.read_bytes()
     return found
 
