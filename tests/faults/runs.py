@@ -88,6 +88,8 @@ class Run:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Ctrl-C, which a shell has what it starts in the background ignore
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         Run.begun.append(self)
 
