@@ -227,8 +227,8 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
 def sources_of(results: Path) -> list[str]:
     """The hashes of the files that the tables are made of, and the code that was said to move no number."""
     made = read_json(results / "tables.json")["made_of"]
-    lines = ["", "## What the tables are made of", "", "| file | SHA-256 |", "|---|---|"]
-    lines += [f"| {plain(name)} | {code(digest[:16])} |" for name, digest in made.items()]
+    lines = ["", "## What the tables are made of", "", "| SHA-256 | file |", "|---|---|"]
+    lines += [f"| {code(digest[:16])} | {plain(name)} |" for name, digest in made.items()]
     path = results.parent / "accepted.csv"
     if path.is_file():
         lines += ["", "Code that has changed since, with the reason why no number has:", ""]
