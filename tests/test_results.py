@@ -459,7 +459,7 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` |" in page and "| their own | – | – | 3 | 700 | `abc` |" in page
     assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` |" in page
     assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | none |" in page
-    assert f"| p/scores/a.csv | `{sha256(folder / 'scores' / 'a.csv')[:16]}` |" in page
+    assert f"| `{sha256(folder / 'scores' / 'a.csv')[:16]}` | p/scores/a.csv |" in page
     assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
     assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
 

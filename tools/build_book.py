@@ -249,9 +249,9 @@ def trials(results: Path) -> list[str]:
             tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
             lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
             lines += [
-                "| | |",
+                "| fact | value |",
                 "|---|---|",
-                *(f"| {plain(key)} | {plain(str(value))} |" for key, value in facts.items()),
+                *(f"| {plain(key.replace('_', ' '))} | {code(str(value))} |" for key, value in facts.items()),
             ]
             for rows in tables.values():
                 heads = list(rows[0])
