@@ -80,7 +80,7 @@ def score_estimates(
     origin = {"profile": profile, "variant": "", "supervision": "", "kind": KIND, "config_hash": "", "seed": 0}
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "device": processor_name(), **git_state()}
     origin |= {
-        "code": code_hash("estimates"),
+        "code": code_hash("flowsep.score:track_scorer"),
         "versions": package_versions(),
         **dict.fromkeys((*COSTS, *SPENT), math.nan),
     }

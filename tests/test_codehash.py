@@ -1,55 +1,199 @@
 """The hash of the code behind a number: what counts in it, and what does not."""
 
-from pathlib import Path
+import shutil
 
 import pytest
 
+from flowsep import codehash
 from flowsep.baselines import SYSTEMS, code_of
-from flowsep.codehash import bare, code_hash
+from flowsep.codehash import code_hash, covered
 
 CODE = '''"""A module."""
+import math
+from pathlib import Path
 
-def double(x):
+from .other import half, unused
+
+FACTOR = 2
+NAMES = ("a",)
+
+
+def double(x: float, *, loud: bool = False) -> float:
     """Twice x."""
-    if x:  # a remark
-        x = 2 * x
-    return f"{x} dB"
+    if x < 0:
+        raise ValueError(f"negative: {x}")
+    try:
+        y = FACTOR * x
+    except TypeError as error:
+        raise ValueError("no number") from error
+    if loud:  # a remark
+        y = y + half(x)
+    return math.floor(y)
+
+
+class Doubler:
+    """Doubles."""
+
+    size: int = 3
+
+    def double(self, x):
+        """Twice x."""
+        return double(x, loud=True) * self.size
 '''
+OTHER = """
+def half(x):
+    return x / 2
+
+
+def unused(x):
+    return x
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A package of two modules whose texts may be changed, and the hash of `flowsep.one:Doubler` there."""
+    monkeypatch.setattr(codehash, "ROOT", tmp_path)
+    (tmp_path / "flowsep").mkdir()
+
+    def hashed(one: str = CODE, other: str = OTHER, module: str = "other", place: str = "flowsep.one:Doubler") -> str:
+        codehash._module.cache_clear()
+        shutil.rmtree(tmp_path / "flowsep")
+        (tmp_path / "flowsep").mkdir()
+        (tmp_path / "flowsep" / "one.py").write_text(one)
+        (tmp_path / "flowsep" / f"{module}.py").write_text(other)
+        return code_hash(place)
+
+    yield hashed
+    codehash._module.cache_clear()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "same"),
+    ("old", "new"),
     [
-        ("Twice x.", "x + x.", True),
-        ("A module.", "Another text.", True),
-        ("  # a remark", "", True),
-        ("def double(x):\n", "\n\ndef double(\n    x\n):\n", True),
-        ("2 * x", "3 * x", False),
-        ("        x = 2 * x\n    return", "        x = 2 * x\n        return", False),  # indentation counts
-        (" dB", " B", False),
+        ("Twice x.", "x + x."),
+        ("  # a remark", ""),
+        ("def double(x: float, *, loud: bool = False) -> float:", "def double(\n    x, *, loud=False\n):"),
+        ("import math\n", "import math\nimport os\n"),
+        ('f"negative: {x}"', '"below zero"'),
+        ("    if x < 0:\n        raise", "    if x <= 0:\n        raise"),
+        ('"no number"', '"other words"'),
+        ("FACTOR", "TIMES"),
+        ('NAMES = ("a",)', 'NAMES = ("b",)'),
+    ],
+)  # fmt: skip
+def test_what_moves_no_number_does_not_count(old, new, project):
+    assert old in CODE
+    assert project(CODE.replace(old, new)) == project()
+
+
+def test_a_variable_may_get_another_name(project):
+    """But not one that stands for something else."""
+    renamed = CODE.replace("y = ", "result = ").replace(" = y +", " = result +").replace("floor(y)", "floor(result)")
+    assert renamed != CODE
+    assert project(renamed) == project()
+    assert project(CODE.replace("floor(y)", "floor(x)")) != project()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("FACTOR = 2", "FACTOR = 3"),
+        ("FACTOR * x", "FACTOR + x"),
+        ("loud=True", "loud=False"),
+        ("loud: bool = False", "loud: bool = True"),
+        ("size: int = 3", "size: int = 4"),
+        ("size: int = 3", "size: float = 3"),
+        ("    def double(self", "    def twice(self"),
+        ("y = y + half(x)\n    return", "y = y + half(x)\n        return"),
+        ("math.floor", "math.ceil"),
+        ("half(x)", "half(y)"),
     ],
 )
-def test_only_what_may_change_a_number_counts(old, new, same):
+def test_what_may_change_a_number_counts(old, new, project):
     assert old in CODE
-    assert (bare(CODE.replace(old, new)) == bare(CODE)) == same
+    assert project(CODE.replace(old, new)) != project()
 
 
-def test_each_system_hangs_on_its_own_code(tmp_path):
-    """Another file of one's own, another network: other hashes; what all share is in all of them."""
-    hashes = {name: code_of(name) for name in SYSTEMS}
-    assert hashes["open_unmix"] == hashes["open_unmix_random"]  # of one file
-    assert len(set(hashes.values())) >= len({module.partition(":")[0] for module in SYSTEMS.values()})
+def test_code_is_followed_wherever_it_lies(project):
+    """Another module, the same file, or another name: the same hash. Another content there: another hash."""
+    before = project()
+    assert project(CODE.replace(".other", ".elsewhere"), module="elsewhere") == before
+    assert project(CODE.replace("from .other import half, unused", OTHER)) == before
+    assert project(CODE.replace("half", "part"), OTHER.replace("half", "part")) == before
+    assert project(other=OTHER.replace("return x\n", "return 2 * x\n")) == before  # unused
+    assert project(other=OTHER.replace("x / 2", "x / 3")) != before
+
+
+def test_definitions_that_call_each_other_have_a_hash(project):
+    ping = "def ping(x):\n    return pong(x - 1) if x else 0\n\n\ndef pong(x):\n    return ping(x - 1) if x else 1\n"
+    assert project(ping, place="flowsep.one:ping") != project(
+        ping.replace("else 1", "else 2"), place="flowsep.one:ping"
+    )
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the packages: `edit(file, old, new)` changes it, and names the systems whose hash that changes."""
+    for package in codehash.PACKAGES:
+        if (codehash.ROOT / package).is_dir():
+            shutil.copytree(codehash.ROOT / package, tmp_path / package)
+    monkeypatch.setattr(codehash, "ROOT", tmp_path)
+    codehash._module.cache_clear()
+    before = {name: code_of(name) for name in SYSTEMS}
+
+    def edit(file: str, old: str, new: str) -> set[str]:
+        path = tmp_path / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        codehash._module.cache_clear()
+        changed = {name for name in SYSTEMS if code_of(name) != before[name]}
+        path.write_text(text)
+        return changed
+
+    yield edit
+    codehash._module.cache_clear()
+
+
+FLOWS = {"instglow", "flowsep"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("flowsep/latent.py", "separation diverged (loss", "the search diverged (loss", set()),
+        ("flowsep/audio.py", "BLOCK = 2**17", "BLOCK = 2**16", set()),
+        ("flowsep/plots.py", "def ", "def other_", set()),
+        ("flowsep/composer.py", "0.5", "0.25", set()),
+        ("flowsep/latent.py", "FLOOR = 1e-8", "FLOOR = 1e-7", None),
+        ("flowsep/latent.py", "- target + estimate", "- estimate + target", FLOWS),
+        ("flowsep/glow.py", "torch.tanh(a)", "torch.sin(a)", FLOWS),
+        ("flowsep/baselines/wave_u_net.py", "0.2)", "0.1)", {"wave_u_net"}),
+        ("flowsep/baselines/nmf.py", "1e-", "2e-", {"nmf"}),
+        ("flowsep/metrics.py", "10 * np.log10", "20 * np.log10", set(SYSTEMS)),
+    ],
+)
+def test_a_change_makes_the_rows_stale_that_it_may_move_and_no_others(file, old, new, changed, copy):
+    stale = copy(file, old, new)
+    assert stale == changed if changed is not None else FLOWS <= stale < set(SYSTEMS)
+
+
+def test_a_system_of_ones_own_hangs_on_its_file(tmp_path):
     own = tmp_path / "mine.py"
     own.write_text("x = 1")
     before = code_of("mine", {"class": f"{own}:Mine"})
+    codehash._module.cache_clear()
     own.write_text("x = 2")
-    assert code_hash("run") != before  # with the file and without
-    assert code_hash("run", others=[Path(__file__)]) != before
+    assert code_of("mine", {"class": f"{own}:Mine"}) != before
 
 
-def test_modules_that_show_numbers_do_not_make_them(monkeypatch):
-    from flowsep import codehash
+def test_each_system_hangs_on_its_own_code():
+    hashes = {name: code_of(name) for name in SYSTEMS}
+    assert len(set(hashes.values())) == len(SYSTEMS)
 
-    names = {path.stem for path in codehash._closure(["run", "baselines.smoothed"])}
-    assert {"separate", "train", "glow", "data", "toyband", "metrics"} <= names
-    assert not {"plots", "player", "slider", "results", "cli", "live", "bench"} & names
+
+def test_modules_that_show_numbers_do_not_make_them():
+    names = covered(f"flowsep.baselines.{SYSTEMS['flowsep']}")
+    assert {"separate", "train_source", "Glow", "solo_segments", "StackedFlows"} <= names
+    assert not {"write_scores", "read_audio", "ensure_band", "spectrogram", "StemPlayer", "tables", "main"} & names

@@ -157,12 +157,12 @@ def load_system(
 
 
 def code_of(name: str, options: Mapping[str, Any] | None = None) -> str:
-    """`code_hash` of all that fits, separates and scores a system, and of the file of one of your own."""
+    """`code_hash` of a system, with all that it calls, and of scoring; for one of your own, of its whole file."""
+    scoring = "flowsep.score:score_track"
     if own := (options or {}).get("class"):
         place = Path(str(own).rpartition(":")[0])
-        return code_hash("run", others=[place if place.is_absolute() else find_root() / place])
-    module, _, _ = SYSTEMS.get(name, "").partition(":")
-    return code_hash("run", *([f"baselines.{module}"] if module else []))
+        return code_hash(scoring, files=[place if place.is_absolute() else find_root() / place])
+    return code_hash(scoring, *([f"flowsep.baselines.{SYSTEMS[name]}"] if name in SYSTEMS else []))
 
 
 def total_costs(provenances: Iterable[Mapping[str, Any]]) -> dict[str, float]:
