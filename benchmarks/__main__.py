@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowsep.config import find_root
+from companion.profile import find_root
 from flowsep.files import FlowsepError, safe_name
 from flowsep.machine import choose_device, device_name
 

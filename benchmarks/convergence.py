@@ -4,10 +4,12 @@ from typing import Any
 
 import pandas as pd
 
+import companion
 import flowsep
-from flowsep.ablation import follow
-from flowsep.checkpoints import find_priors
-from flowsep.config import SeparationConfig, find_root, load_profile
+from companion.profile import find_root, load_profile
+from companion.studies.ablation import follow
+from flowsep.checkpoint import find_priors
+from flowsep.config import SeparationConfig
 from flowsep.files import FlowsepError
 
 from .harness import Context, Figure, figure, processors, threads
@@ -36,7 +38,7 @@ def run(context: Context) -> list[Figure]:
         raise FlowsepError(f"{folder}: no trained priors there; run `make results PROFILE={profile.name}` first")
     paths = find_priors(folder)
     priors = {source: flowsep.load_prior(paths[source]) for source in profile.sources}
-    dataset = flowsep.load_dataset(profile.data, profile.seed)
+    dataset = companion.load_dataset(profile.data, profile.seed)
     songs = dataset.subset("test")
     curves = []
     with threads(processors()):

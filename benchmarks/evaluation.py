@@ -6,10 +6,10 @@ from pathlib import Path
 import museval
 import numpy as np
 
+from companion.scores.evaluate import CONVENTIONS, score_track
+from companion.scores.metrics import frame_sdr
 from flowsep.audio import read_audio, write_audio
-from flowsep.evaluate import CONVENTIONS, score_track
 from flowsep.files import FlowsepError
-from flowsep.metrics import frame_sdr
 
 from .harness import Context, Figure, figure, interleave, ratios, threads
 

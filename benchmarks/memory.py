@@ -50,7 +50,7 @@ def _measure(
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig
     from flowsep.audio import BLOCK, audio_writer, stream_audio
-    from flowsep.separate import AUDIO, SPARE, bytes_of_separation, bytes_of_weights, separate_stream
+    from flowsep.separator import AUDIO, SPARE, bytes_of_separation, bytes_of_weights, separate_stream
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     config = SeparationConfig(
@@ -107,7 +107,7 @@ def growth_of_core(size: str, sources: int, seconds: float) -> tuple[float, floa
     import torch
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig, separate_magnitude
-    from flowsep.separate import bytes_of_separation, bytes_of_weights
+    from flowsep.separator import bytes_of_separation, bytes_of_weights
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     magnitude = torch.rand(513, round(seconds * 22050 / 256) // 2 * 2)
@@ -154,7 +154,7 @@ def _measure_flow(device: str, steps: int, recompute: bool, **sizes: int) -> dic
     import torch
 
     from flowsep import FeatureConfig, GlowConfig, Prior
-    from flowsep.stacked import StackedFlows
+    from flowsep.fast.stacked import StackedFlows
 
     prior = Prior(GlowConfig(steps=steps, **sizes), FeatureConfig(), "").requires_grad_(False)
     flows = StackedFlows([prior.glow], device=device, recompute=recompute)

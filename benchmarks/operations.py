@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowsep.baselines.gan_prior import GanPrior
-from flowsep.baselines.open_unmix import OpenUnmix
-from flowsep.baselines.specgan import Critic, Generator
-from flowsep.baselines.supervised import Supervised
+from companion.systems.gan_prior import GanPrior
+from companion.systems.open_unmix import OpenUnmix
+from companion.systems.specgan import Critic, Generator
+from companion.systems.supervised import Supervised
 from flowsep.config import FeatureConfig, GlowConfig, TrainingConfig
 from flowsep.train import EDGE, crop_samples
 

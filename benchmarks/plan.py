@@ -27,14 +27,15 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from flowsep.baselines import load_system
-from flowsep.baselines.gan_prior import GanPrior
-from flowsep.baselines.supervised import Supervised
-from flowsep.bench import figures, read_bench
-from flowsep.config import FeatureConfig, Profile, find_root, load_profile
-from flowsep.evaluate import git_state
+from benchmarks.tables import figures, read_bench
+from companion.profile import Profile, find_root, load_profile
+from companion.provenance import git_state
+from companion.systems import load_system
+from companion.systems.gan_prior import GanPrior
+from companion.systems.supervised import Supervised
+from companion.tables.results import costs, load_scores
+from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError, atomic_path
-from flowsep.results import costs, load_scores
 
 from .harness import Context
 from .operations import gan_second, gan_step, network_second, network_step, prior_step

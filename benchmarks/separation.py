@@ -11,10 +11,11 @@ from reference import paper
 from reference.checkpoints import research_checkpoint
 from torch import Tensor
 
+from flowsep.checkpoint import load_prior
 from flowsep.config import GlowConfig, SeparationConfig
 from flowsep.files import FlowsepError
-from flowsep.latent import separate_magnitude
-from flowsep.prior import Prior, load_prior
+from flowsep.prior import Prior
+from flowsep.search import separate_magnitude
 
 from .floor import FRAME_RATE, arithmetic, convolution_floor, size
 from .harness import Context, Figure, figure, interleave, interleave_loops, ratios, threads

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from flowsep.config import FeatureConfig, GlowConfig, find_root
+from companion.profile import find_root
+from flowsep.config import FeatureConfig, GlowConfig
 from flowsep.files import FlowsepError
 from flowsep.prior import Prior
 

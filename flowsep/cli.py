@@ -15,7 +15,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import FlowsepError, printable, safe_name, writable
+from companion.graph.cli import _cache, _data, _fit, _score, _shard
+
+from .files import FlowsepError, printable, writable
 
 CURE = "choose another --out"
 
@@ -113,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 def _separate(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from .checkpoints import find_priors
+    from .checkpoint import find_priors
     from .config import SeparationConfig
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
@@ -133,9 +135,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
     _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
-    from .latent import usual_config
-    from .prior import load_prior
-    from .separate import within_memory
+    from .checkpoint import load_prior
+    from .search import usual_config
+    from .separator import within_memory
 
     priors = {name: load_prior(found[name]) for name in wanted}
     config = SeparationConfig.paper(**given) if arguments.paper else usual_config(priors, **given)
@@ -168,7 +170,7 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
     from tqdm import tqdm
 
     from .audio import audio_writer, stream_audio
-    from .separate import separate_stream
+    from .separator import separate_stream
 
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
@@ -223,121 +225,14 @@ def _whole_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _score(arguments: argparse.Namespace) -> int:
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise FlowsepError(f"--jobs {arguments.jobs}: expected 1 or more")
-    import pandas as pd
-
-    from .config import load_profile
-    from .data import load_dataset, load_references
-    from .estimates import find_systems, score_estimates
-    from .evaluate import write_scores
-    from .results import table_markdown
-
-    profile = load_profile(arguments.profile or {"name": "references"})
-    if arguments.metrics:
-        rules = profile.evaluation.model_dump() | {"metrics": arguments.metrics.split(",")}
-        profile = load_profile(profile.model_dump() | {"evaluation": rules})
-    dataset = load_dataset(profile.data, profile.seed) if arguments.profile else load_references(arguments.references)
-    sources = profile.sources if arguments.profile else None
-    sources = tuple(arguments.sources.split(",")) if arguments.sources else sources
-    systems = find_systems(arguments.estimates, dataset)
-    targets = {name: arguments.out / "scores" / f"{safe_name(name)}.csv" for name in systems}
-    if (arguments.out / "scores").is_symlink():
-        raise FlowsepError(f"{arguments.out / 'scores'}: is a link, which may lead out of --out; choose another --out")
-    if there := [target for target in targets.values() if target.exists() and not arguments.force]:
-        raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
-    settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
-    frames = score_estimates(systems, dataset, **settings)
-    for name, frame in frames.items():
-        write_scores(frame, targets[name])
-        for reason in frame.loc[frame["status"] == "failed", "reason"].unique():
-            _tell(f"failed: {name}: {reason}")
-    scores = pd.concat(frames.values())
-    for convention in profile.evaluation.conventions:
-        print(table_markdown(scores, convention=convention, sources=sources or scores["stem"].unique()))
-    failed = [name for name, frame in frames.items() if (frame["status"] == "failed").any()]
-    return _summary(failed, len(frames), "systems have estimates that could not be scored")
-
-
-def _data(arguments: argparse.Namespace) -> int:
-    if arguments.musdb_sample:
-        return _musdb_sample(arguments.musdb_sample)
-    _, dataset = _opened(arguments.profile)
-    held_out = dataset.subset("valid")
-    failed, seconds = [], 0.0
-    print(f"{dataset.name} {dataset.hash}: {dataset.root}")
-    for track in dataset.tracks:
-        try:
-            facts = f"{track.duration:7.1f} s  {track.sample_rate} Hz  {', '.join(track.sources)}"
-            seconds += track.duration
-        except FlowsepError as error:
-            facts = f"unusable: {error}"
-            failed.append(track.name)
-        print(printable(f"{'valid' if track in held_out else track.subset:5}  {track.name:32}  {facts}"))
-    for name, reason in dataset.skipped.items():
-        print(printable(f"skip   {name}: {reason}"))
-    skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
-    print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes{skipped}")
-    return _summary(failed, len(dataset.tracks), "tracks cannot be used")
-
-
-def _opened(profile: str) -> tuple[Any, Any]:
-    from .config import load_profile
-    from .data import load_dataset
-
-    opened = load_profile(profile)
-    return opened, load_dataset(opened.data, opened.seed)
-
-
-def _cache(arguments: argparse.Namespace) -> int:
-    from .run import prepare_cache
-
-    print(prepare_cache(*_opened(arguments.profile)))
-    return 0
-
-
-def _fit(arguments: argparse.Namespace) -> int:
-    from .run import fit_system
-
-    fit_system(*_opened(arguments.profile), arguments.system, arguments.part)
-    return 0
-
-
-def _shard(arguments: argparse.Namespace) -> int:
-    from .run import score_shard
-
-    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number, progress=False))
-    return 0
-
-
-def _musdb_sample(target: Path) -> int:
-    """Seven seconds of each song of MUSDB18, by musdb's own download: enough to try a profile, too little to report."""
-    import zipfile
-
-    import musdb
-
-    if (target / "train").exists():
-        raise FlowsepError(f"{target / 'train'}: is there already; name another folder, or use it: MUSDB_PATH={target}")
-    with writable(target.parent, "name another folder"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with _whole_folder(target) as folder:
-        try:
-            tracks = len(musdb.DB(root=str(folder), download=True))
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-            cure = "it needs the internet, and ffmpeg to read it"
-            raise FlowsepError(f"{target}: the sample of MUSDB18 was not downloaded ({error}); {cure}") from error
-    print(f"{tracks} songs; use them with MUSDB_PATH={target.resolve()}")
-    return 0
-
-
 def _info(arguments: argparse.Namespace) -> int:
-    from .checkpoints import FORMAT, read_header
+    from .checkpoint import FORMAT
+    from .weights import read_header
 
     keys = ("source", "model", "feature", "provenance")
     header, shapes = read_header(arguments.file) if arguments.file.is_file() else ({}, {})
     if header.get("format") != FORMAT or not set(keys) <= set(header):
-        from .prior import load_prior
+        from .checkpoint import load_prior
 
         prior = load_prior(arguments.file)  # a folder of the research code, or an error that says what is wrong
         header = {"source": prior.source, "model": prior.model.model_dump(), "feature": prior.feature.model_dump()}
@@ -350,7 +245,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from .instglow import load_research_prior
+    from .research_checkpoint import load_research_prior
 
     if arguments.out.suffix != ".safetensors":
         raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")

@@ -4,12 +4,7 @@ Taught in `notebooks/04_train_prior.ipynb`.
 """
 
 import contextlib
-import json
 import math
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,17 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .config import HOW_ONLY, FeatureConfig, GlowConfig, Profile, TrainingConfig, load_profile
-from .files import FlowsepError, atomic_path, locked, write_text
-from .likelihood import Likelihood
-from .machine import choose_device, keep_freed_memory, peak_memory
-from .prior import Prior, load_exactly, parameters, read_safetensors, save_safetensors
+from .config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig
+from .fast.likelihood import Likelihood
+from .files import FlowsepError, atomic_path, locked
+from .machine import keep_freed_memory, peak_memory
+from .prior import Prior, parameters
+from .resume import resume, save_state, start_fabric
 from .spectrogram import pad_features, stft
 
 EDGE = 2  # frames cut from both ends of a crop: there the STFT sees the crop's reflection, not the recording
@@ -318,175 +311,3 @@ def _features(audio: Tensor, prior: Prior) -> Tensor:
 def blurred(magnitudes: Tensor, noise: float) -> Tensor:
     """x + `noise` * normal noise of torch's default generator. Shape: any -> the same."""
     return magnitudes + noise * torch.randn_like(magnitudes) if noise else magnitudes
-
-
-class _InsideOnly(MixedPrecision):
-    """Autocast alone: inputs enter as they are, for a density is not to be fitted to the steps of rounded numbers."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-
-def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
-    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
-
-    Raises FlowsepError where `devices` are more than one, and not as many processes as that were started by torchrun.
-    """
-    device = choose_device(training.device)
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
-    how: dict[str, Any] = {"accelerator": device.type, "precision": precision}
-    if precision in ("bf16-mixed", "16-mixed"):
-        scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
-        how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
-    if devices == 1:
-        # one process, wherever it was started: else Fabric looks for SLURM, and warns or stops where it sees any of it
-        how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
-        return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
-    if int(os.environ.get("WORLD_SIZE", 1)) != devices:
-        started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
-        raise FlowsepError(f"training.devices is {devices}: needs as many processes; use train_source, or {started}")
-    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
-    fabric = Fabric(devices=devices, strategy=strategy, **how)
-    fabric.launch()
-    return fabric
-
-
-def save_state(
-    path: Path,
-    settings: Mapping[str, Any],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    *,
-    step: int,
-    **reached: float,
-) -> None:
-    """Write all that a training goes on from: settings, steps done and more, weights, Adam's moments."""
-    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
-    save_safetensors(path, tensors, {**settings, "step": step, **reached})
-
-
-def resume(
-    path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Put back what `save_state` wrote; returns its header and the rows of `<work>/loss.csv` so far.
-
-    Raises FlowsepError where any of `settings` differs.
-    """
-    header, tensors = read_safetensors(path)
-    for key, value in settings.items():
-        if header.get(key) != value:
-            raise FlowsepError(
-                f"{path}: began with {key} = {header.get(key)}, now {value}; remove {work} to start anew"
-            )
-    load_exactly(network, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
-    moments: dict[int, dict[str, Tensor]] = {}
-    weights = list(network.parameters())
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, index, moment = name.split(".")
-            like = weights[int(index)]  # fused Adam reads memory in its order, so moments must lie as their weights do
-            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            moments.setdefault(int(index), {})[moment] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    curve = pd.read_csv(work / "loss.csv")
-    rows = curve[curve.step <= header["step"]].to_dict("records")  # a kill between the two writes left a longer curve
-    return header, rows
-
-
-def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:
-    """`fit_prior` on the solo stems of one source of a data set, all settings from the profile.
-
-    With `training.epochs` there are epochs * ceil(segments / batch) steps, and every pass draws each segment once.
-    Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
-    `source` are opened: this is source-only supervision. With `training.devices` above 1 as many processes are
-    started, which open the data set anew, each takes its share of every batch, and the first one writes.
-    """
-    from .data import CropSampler, solo_segments, validation_crops  # sound files, which fitting alone does without
-
-    folder, training, feature = Path(folder), profile.training_of(source), profile.feature
-    if training.devices > 1 and "WORLD_SIZE" not in os.environ:
-        _train_in_processes(dataset, source, profile, folder, progress)
-        return Prior.load(folder / "priors" / f"{source}.safetensors")
-    length = crop_samples(training, feature)
-    segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
-    if training.epochs:
-        steps = training.epochs * math.ceil(len(segments["train"]) / training.batch)
-        training = training.model_copy(update={"steps": steps})
-    provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
-    provenance |= {f"{subset}_segments": len(its) for subset, its in segments.items()}
-    sampler = CropSampler(
-        segments["train"],
-        length,
-        batch=training.batch,
-        in_turn=training.epochs is not None,
-        gain_db=training.gain_db,
-        speed=training.speed,
-        silence_db=training.silence_db,
-        seed=profile.seed,
-        source=source,
-    )
-    return fit_prior(
-        sampler,
-        validation_crops(segments["valid"], length, training.silence_db),
-        source=source,
-        model=profile.model,
-        feature=feature,
-        training=training,
-        checkpoint=folder / "priors" / f"{source}.safetensors",
-        work=folder / "training" / source,
-        seed=profile.seed,
-        provenance=provenance,
-        progress=progress,
-    )
-
-
-def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Path, progress: bool) -> None:
-    """`train_source` by torchrun, which also works from a notebook, whose process can neither fork nor be imported."""
-    with tempfile.TemporaryDirectory() as place:
-        settings = Path(place) / "profile.yaml"
-        write_text(settings, json.dumps({"profile": profile.model_dump(mode="json")}))
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "-m", "--nproc-per-node"]
-        command = [*torchrun, str(profile.training.devices), "flowsep.train", str(settings), source, str(folder)]
-        with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as its:
-            try:
-                _, told = its.communicate()
-            except BaseException:  # an interrupt above all: torchrun passes it on to its processes
-                its.terminate()
-                raise
-    if its.returncode:
-        reason = next((line for line in (told or "").splitlines() if "Error: " in line), "see above")
-        raise FlowsepError(f"{source}: training in {profile.training.devices} processes failed: {reason}")
-
-
-def _process(profile: str, source: str, folder: str | None = None, data_hash: str | None = None) -> None:
-    """One of the processes that torchrun starts."""
-    from .data import load_dataset
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    settings = load_profile(profile)
-    dataset = load_dataset(settings.data, settings.seed)
-    if data_hash and dataset.hash != data_hash:
-        raise FlowsepError(f"{dataset.name}: opened anew it is another data set ({dataset.hash}, not {data_hash})")
-    train_source(dataset, source, settings, folder or settings.folder, progress=os.environ["RANK"] == "0")
-
-
-def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 20, most: int = 200) -> np.ndarray:
-    """Solo clips that no prior has seen, of the test songs and cut as for training: float32 (clips, samples).
-
-    Of the first `songs` that have the source, and thinned out evenly to `most`, so that any data set is as quick.
-    """
-    from .data import solo_segments, validation_crops  # sound files, which fitting alone does without
-
-    segments = solo_segments(dataset, "test", source, profile.feature)[:songs]
-    length = crop_samples(profile.training, profile.feature)
-    clips = validation_crops(segments, length, profile.training.silence_db)
-    return clips[np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)]
-
-
-if __name__ == "__main__":
-    _process(*sys.argv[1:])

@@ -4,13 +4,13 @@ import time
 
 import torch
 
+from companion.data.segments import solo_segments
+from companion.systems import System
 from flowsep import FeatureConfig
-from flowsep.baselines import System
-from flowsep.data import solo_segments
 from flowsep.machine import peak_memory
-from flowsep.prior import read_safetensors, save_safetensors
-from flowsep.separate import separate_with_masks
+from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
+from flowsep.weights import read_safetensors, save_safetensors
 
 
 class MeanSpectra(System):

@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-import flowsep
-from flowsep.config import Profile, find_root
-from flowsep.data import Dataset
-from flowsep.evaluate import git_state
+import companion
+from companion.data.tracks import Dataset
+from companion.profile import Profile, find_root
+from companion.provenance import git_state
 from flowsep.files import FlowsepError, atomic_path
 from flowsep.machine import device_name
 from flowsep.prior import Prior
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only: unknown topic '{unknown[0]}'; there are {', '.join(TOPICS)}")
     torch.set_flush_denormal(True)
     try:
-        profile = flowsep.load_profile(given.profile)
-        dataset = flowsep.load_dataset(profile.data, profile.seed)
+        profile = companion.load_profile(given.profile)
+        dataset = companion.load_dataset(profile.data, profile.seed)
         folder = find_root() / "results" / "research"
         research = Research(profile, dataset, excerpts(profile, dataset, given.seconds, given.songs), folder)
         for name in names:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import soxr
 
-from flowsep.baselines import load_system
-from flowsep.composer import compose
-from flowsep.data import load_references
+from companion.band.composer import compose
+from companion.band.toyband import write_song
+from companion.data.tracks import load_references
+from companion.systems import load_system
 from flowsep.files import FlowsepError
-from flowsep.toyband import write_song
 
 from .songs import Excerpt
 

@@ -8,9 +8,9 @@ import soxr
 import torch
 
 from flowsep.config import SeparationConfig
-from flowsep.latent import separate_magnitude
 from flowsep.prior import Prior
-from flowsep.separate import separate
+from flowsep.search import separate_magnitude
+from flowsep.separator import separate
 from flowsep.spectrogram import stft
 
 from .songs import Excerpt

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flowsep.baselines.smoothed import MemberOptions
-from flowsep.config import Profile
-from flowsep.data import Dataset
-from flowsep.prior import Prior, load_prior
-from flowsep.train import train_source
+from companion.data.tracks import Dataset
+from companion.profile import Profile
+from companion.systems.our_flow import MemberOptions
+from companion.systems.priors import train_source
+from flowsep.checkpoint import load_prior
+from flowsep.prior import Prior
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from flowsep.latent import LENGTH, kl_divergence, ratio_masks
+from flowsep.fast.stacked import StackedFlows
 from flowsep.prior import Prior
+from flowsep.search import LENGTH, kl_divergence, ratio_masks
 from flowsep.spectrogram import pad_features
-from flowsep.stacked import StackedFlows
 
 Magnitudes = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]  # the mixture's magnitude (bins, frames), the estimates (sources, ...)

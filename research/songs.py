@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowsep.config import Profile
-from flowsep.data import Dataset, Track
-from flowsep.metrics import frame_sdr
-from flowsep.run import excerpt
+from companion.data.excerpts import excerpt
+from companion.data.tracks import Dataset, Track
+from companion.profile import Profile
+from companion.scores.metrics import frame_sdr
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 from flowsep.config import SeparationConfig
 from flowsep.prior import Prior
-from flowsep.separate import separate, separate_with_masks
+from flowsep.separator import separate, separate_with_masks
 from flowsep.spectrogram import istft, stft
 
 from . import searches

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from helpers import write_hq_tree
 
-from flowsep import FlowsepError, ablation, load_dataset, load_profile
-from flowsep.ablation import COLUMNS, run_ablation, select, settings
+from companion import load_dataset, load_profile
+from companion.studies import ablation
+from companion.studies.ablation import COLUMNS, run_ablation, select, settings
+from flowsep import FlowsepError
 
 GRID = {"tracks": 1, "seconds": 0.4, "iterations": [1, 3]}
 STUDIES = {"weight": {"alpha": [0, 0.1], "space": ["z", "x"]}, "sources": {"priors": [2, 3]}}

@@ -12,13 +12,17 @@ import pytest
 import torch
 from helpers import make_stems, write_hq_tree
 
-from flowsep import Prior, data, load_dataset, load_prior, load_profile, separate, train
-from flowsep.baselines import COSTS, SYSTEMS, System, load_system, total_costs
-from flowsep.baselines.nmf import random_spectra
-from flowsep.config import DataConfig, FeatureConfig, GlowConfig, Profile, SeparationConfig
+from companion import load_dataset, load_profile
+from companion.data import tracks
+from companion.profile import DataConfig, Profile
+from companion.scores.metrics import sdr
+from companion.systems import COSTS, SYSTEMS, System, load_system, total_costs
+from companion.systems.nmf import random_spectra
+from flowsep import Prior, load_prior, separate, train
+from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
 from flowsep.files import FlowsepError
-from flowsep.metrics import sdr
-from flowsep.prior import parameters, read_safetensors
+from flowsep.prior import parameters
+from flowsep.weights import read_safetensors
 
 ROOT = Path(__file__).parent.parent
 RATE = 44_100
@@ -262,10 +266,10 @@ def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
 def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
     """From the files of a data set: during the fit of a prior nothing is read but stems of its own source."""
     root = write_hq_tree(tmp_path / "songs", train=2, test=1, seconds=3.0)
-    monkeypatch.setattr(data.Track, "mixture", lambda self: pytest.fail("a mixture was read in training"))
+    monkeypatch.setattr(tracks.Track, "mixture", lambda self: pytest.fail("a mixture was read in training"))
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
-    read, fits, of_stem, fit_prior = set(), [], data.Track._read, train.fit_prior
-    monkeypatch.setattr(data.Track, "_read", lambda self, source: read.add(source) or of_stem(self, source))
+    read, fits, of_stem, fit_prior = set(), [], tracks.Track._read, train.fit_prior
+    monkeypatch.setattr(tracks.Track, "_read", lambda self, source: read.add(source) or of_stem(self, source))
 
     def fit_alone(*arguments, **options):
         fits.append((options["source"], options["seed"], set(read), options["training"].noise))
@@ -417,7 +421,7 @@ def test_profiles_list_the_example(name):
 
 def test_the_example_tells_two_bands_apart_from_solo_recordings(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(data.Track, "mixture", lambda self: pytest.fail("a mixture was read"))
+    monkeypatch.setattr(tracks.Track, "mixture", lambda self: pytest.fail("a mixture was read"))
     root = write_hq_tree(tmp_path / "songs", train=3, test=1)
     dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), seed=0)
     system = load_system("mean_spectra", MEAN_SPECTRA, sources=PAIR)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import TOPICS, floor, harness, separation, targets
+from benchmarks import TOPICS, floor, harness, separation, tables, targets
 from benchmarks.__main__ import main
-from flowsep import FlowsepError, GlowConfig, Prior, bench, plots
+from companion import show
+from flowsep import FlowsepError, GlowConfig, Prior
 from flowsep.config import FeatureConfig
 
 MODEL = GlowConfig(bins=6, steps=3, hidden=5, layers=2, kernel=3, dropout=0.0)
@@ -134,21 +135,21 @@ def test_tame_weights_decode_without_overflow(tmp_path):
 def test_quick_runs_write_whole_files_that_merge(tmp_path, capsys):
     path = tmp_path / "here.json"
     assert main(["--quick", "--only", "floor", "--out", str(path)]) == 0
-    first = bench.read_bench(path)
+    first = tables.read_bench(path)
     assert list(first["topics"]) == ["floor"]
     assert main(["--quick", "--only", "separation", "--out", str(path)]) == 0
-    both = bench.read_bench(path)
+    both = tables.read_bench(path)
     assert both["topics"]["floor"] == first["topics"]["floor"]  # to the second of its date
     about = both["topics"]["separation"]["provenance"]
     assert about["quick"] is True and about["torch"] == torch.__version__ and about["date"]
     assert "separation.speedup" in capsys.readouterr().out
-    rows = bench.figures(both, "separation.gap")
+    rows = tables.figures(both, "separation.gap")
     assert (rows[rows.arithmetic == "fp32"].value < 1e-3).all() and (rows[rows.arithmetic == "bf16"].value < 0.1).all()
-    parts = bench.figures(both, "separation.part")
+    parts = tables.figures(both, "separation.part")
     assert (parts.value >= 0).all() and parts.part.is_unique
-    assert (bench.figures(both, "floor.layer").value > 0).all()
-    assert set(bench.provenance(both).loc["status"]) == {"done"} and len(bench.targets(both)) == len(both["targets"])
-    assert len(bench.readable(bench.figures(both))) == len(bench.figures(both))
+    assert (tables.figures(both, "floor.layer").value > 0).all()
+    assert set(tables.provenance(both).loc["status"]) == {"done"} and len(tables.targets(both)) == len(both["targets"])
+    assert len(tables.readable(tables.figures(both))) == len(tables.figures(both))
 
 
 def row(name: str, value: float, **settings) -> dict:
@@ -194,7 +195,7 @@ def test_a_missing_package_and_a_failure_are_told(monkeypatch):
 
 def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
     path = tmp_path / "b.json"
-    path.write_text(json.dumps({"format": bench.FORMAT, "device": "an abacus", "kind": "cpu", "topics": {}}))
+    path.write_text(json.dumps({"format": tables.FORMAT, "device": "an abacus", "kind": "cpu", "topics": {}}))
     with pytest.raises(FlowsepError, match="an abacus"):
         harness.merge(path, harness.Context(), {})
     path.write_text("{}")
@@ -202,7 +203,7 @@ def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
     assert "not a bench" in capsys.readouterr().err and path.read_text() == "{}"
     path.write_text("[")
     with pytest.raises(FlowsepError, match="not readable as JSON"):
-        bench.find_benches(tmp_path)
+        tables.find_benches(tmp_path)
     with pytest.raises(SystemExit):
         main(["--only", "organ"])
     assert "unknown topic 'organ'" in capsys.readouterr().err
@@ -210,15 +211,15 @@ def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
 
 def test_pictures_of_the_bench():
     frame = pd.DataFrame({"name": ["a", "b"], "value": [2.0, 3.0], "low": [1.5, 3.0], "high": [2.5, 4.0]})
-    figure = plots.ranges(frame.assign(target=2.0), label="Ratio")
+    figure = show.ranges(frame.assign(target=2.0), label="Ratio")
     assert figure.axes[0].get_xlabel() == "Ratio" and figure.axes[0].get_xscale() == "log"
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
     with pytest.raises(ValueError, match="above 0"):
-        plots.ranges(frame.assign(low=0.0), label="Ratio")
+        show.ranges(frame.assign(low=0.0), label="Ratio")
     points = pd.DataFrame(
         {"intensity": [2.0, 50.0], "rate": [30.0, 60.0], "layer": ["x", "y"], "direction": "forwards"}
     )
-    roof = plots.roofline(points.assign(direction="forwards"), copy=10.0, product=100.0).axes[0].lines[0]
+    roof = show.roofline(points.assign(direction="forwards"), copy=10.0, product=100.0).axes[0].lines[0]
     assert max(roof.get_ydata()) == 100.0 and min(roof.get_ydata()) == pytest.approx(5.0)
 
 

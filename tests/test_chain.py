@@ -16,8 +16,9 @@ from browser import launch, open_page
 from helpers import copy_project
 from pypdf import PdfReader
 
-from flowsep import load_prior, load_profile
-from flowsep.results import aggregate, load_scores
+from companion import load_profile
+from companion.tables.results import aggregate, load_scores
+from flowsep import load_prior
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 

@@ -13,9 +13,10 @@ import soundfile as sf
 import torch
 from helpers import RATE, make_stems, write_hq_tree, write_packed_tree, write_slakh_track
 
+from flowsep.checkpoint import load_prior
 from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
-from flowsep.prior import Prior, load_prior
+from flowsep.prior import Prior
 
 separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
 ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from flowsep import codehash
-from flowsep.baselines import SYSTEMS, code_of
-from flowsep.codehash import code_hash, covered
+from companion import codehash
+from companion.codehash import code_hash, covered
+from companion.systems import SYSTEMS, code_of
 
 CODE = '''"""A module."""
 import math

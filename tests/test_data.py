@@ -11,9 +11,12 @@ import soundfile as sf
 import soxr
 from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_hq_tree, write_packed_tree, write_track
 
-from flowsep import toyband
-from flowsep.config import DataConfig, FeatureConfig
-from flowsep.data import CropSampler, Track, load_dataset, solo_segments, validation_crops
+from companion.band import toyband
+from companion.data.crops import CropSampler, validation_crops
+from companion.data.segments import solo_segments
+from companion.data.tracks import Track, load_dataset
+from companion.profile import DataConfig
+from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError
 
 

@@ -6,15 +6,15 @@ import pytest
 import soundfile as sf
 from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_hq_tree, write_track
 
-from flowsep import data
+from companion.data import tracks
+from companion.data.tracks import load_dataset, load_references
+from companion.profile import DataConfig, EvaluationConfig
+from companion.scores.estimates import KIND, find_systems, score_estimates
+from companion.scores.evaluate import COLUMNS, write_scores
+from companion.scores.score import score_track
+from companion.tables.results import load_scores, table
 from flowsep.cli import main
-from flowsep.config import DataConfig, EvaluationConfig
-from flowsep.data import load_dataset, load_references
-from flowsep.estimates import KIND, find_systems, score_estimates
-from flowsep.evaluate import COLUMNS, write_scores
 from flowsep.files import FlowsepError, safe_name
-from flowsep.results import load_scores, table
-from flowsep.score import score_track
 
 SONGS = ("song 0", ODD_NAME)
 
@@ -72,7 +72,7 @@ def test_rows_say_where_they_come_from(folders, tmp_path):
 
 
 def test_a_reference_is_read_once_for_all_systems(folders, monkeypatch):
-    read, reading = [], data.read_sndfile
+    read, reading = [], tracks.read_sndfile
     monkeypatch.setattr(data, "read_sndfile", lambda path: read.append(path) or reading(path))
     score(folders, evaluation=EvaluationConfig(conventions=("paper",)))
     assert len(read) == len(set(read)) == len(SONGS) * len(SOURCES)

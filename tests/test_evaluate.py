@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import soxr
 
-from flowsep import evaluate, metrics, score
-from flowsep.config import Profile, load_profile
-from flowsep.evaluate import COLUMNS, evaluate_system, read_scores, run_provenance, score_track, write_scores
+from companion import provenance
+from companion.profile import Profile, load_profile
+from companion.provenance import run_provenance
+from companion.scores import evaluate, metrics, score
+from companion.scores.evaluate import COLUMNS, evaluate_system, read_scores, score_track, write_scores
 from flowsep.files import FlowsepError, sha256
 
 RATE = 44_100
@@ -350,9 +352,9 @@ def test_missing_columns_and_files_are_errors(scores, tmp_path):
 
 def test_git_state_outside_a_repository_and_without_git_is_empty(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
-    assert evaluate.git_state() == {"git_commit": "", "git_dirty": ""}
+    assert provenance.git_state() == {"git_commit": "", "git_dirty": ""}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert evaluate.git_state() == {"git_commit": "", "git_dirty": ""}
+    assert provenance.git_state() == {"git_commit": "", "git_dirty": ""}
 
 
 def test_git_state_knows_changed_code_but_not_changed_results(monkeypatch, tmp_path):
@@ -370,7 +372,7 @@ def test_git_state_knows_changed_code_but_not_changed_results(monkeypatch, tmp_p
     git("commit", "-m", "start")
     monkeypatch.setattr(evaluate, "__file__", str(code))
     result.write_text("new")
-    state = evaluate.git_state()
+    state = provenance.git_state()
     assert len(state["git_commit"]) == 40 and state["git_dirty"] == "no"
     code.write_text("new")
-    assert evaluate.git_state()["git_dirty"] == "yes"
+    assert provenance.git_state()["git_dirty"] == "yes"

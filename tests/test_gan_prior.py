@@ -8,13 +8,16 @@ import pytest
 import torch
 from helpers import SOURCES, write_hq_tree
 
-from flowsep import FlowsepError, Profile, data, load_dataset
-from flowsep.baselines import COSTS, load_system
-from flowsep.baselines.gan_prior import GanOptions, exclusion, mixture_loss, project, search
-from flowsep.baselines.specgan import Critic, Generator, SpecGANOptions, fit_gan, gradient_penalty
-from flowsep.config import DataConfig
-from flowsep.metrics import sdr
-from flowsep.prior import parameters, read_safetensors
+from companion import Profile, load_dataset
+from companion.data import tracks
+from companion.profile import DataConfig
+from companion.scores.metrics import sdr
+from companion.systems import COSTS, load_system
+from companion.systems.gan_prior import GanOptions, exclusion, mixture_loss, project, search
+from companion.systems.specgan import Critic, Generator, SpecGANOptions, fit_gan, gradient_penalty
+from flowsep import FlowsepError
+from flowsep.prior import parameters
+from flowsep.weights import read_safetensors
 
 RATE = 4000
 TINY = {"sample_rate": RATE, "depth": 2, "channels": 4, "latent": 4, "steps": 80, "critic_steps": 2, "batch": 8}
@@ -236,7 +239,7 @@ def test_the_loaders_open_solo_stems_only(monkeypatch, tmp_path):
     """Source-only supervision: neither the mixture nor another source's stem is read while a prior trains."""
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
     dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(write_hq_tree(tmp_path / "hq"))), seed=0)
-    read, opened = data.Track._read, []
+    read, opened = tracks.Track._read, []
 
     def refuse(track):
         raise AssertionError(f"{track.name}: its mixture was opened")
@@ -245,8 +248,8 @@ def test_the_loaders_open_solo_stems_only(monkeypatch, tmp_path):
         opened.append(source)
         return read(track, source)
 
-    monkeypatch.setattr(data.Track, "mixture", refuse)
-    monkeypatch.setattr(data.Track, "_read", watch)
+    monkeypatch.setattr(tracks.Track, "mixture", refuse)
+    monkeypatch.setattr(tracks.Track, "_read", watch)
     options = {"prior": TINY | {"steps": 1, "sample_rate": 16_000}}
     for source in SOURCES:
         opened.clear()

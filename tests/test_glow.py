@@ -5,14 +5,7 @@ import math
 import pytest
 import torch
 
-from flowsep.glow import (
-    ActNorm,
-    AffineCoupling,
-    Glow,
-    InvertibleConv,
-    grouped_order,
-    standard_normal_log_prob,
-)
+from flowsep.glow import ActNorm, AffineCoupling, Glow, InvertibleConv, grouped_order, standard_normal_log_prob
 
 NET = {"hidden": 6, "layers": 2, "kernel": 3, "dilation_rate": 2, "dropout": 0.0}
 

@@ -25,17 +25,18 @@ from helpers import RATE
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from flowsep import FlowsepError, files, load_prior, load_profile, load_system, prior
+from companion import load_profile, load_system
+from companion.data.slakh import stem_files
+from companion.profile import Profile
+from companion.scores.evaluate import COLUMNS, read_scores, write_scores
+from companion.scores.museval_json import read_museval
+from companion.tables.published import PUBLISHED, load_published
+from flowsep import FlowsepError, files, load_prior, prior
 from flowsep.audio import inspect, read_audio
-from flowsep.checkpoints import find_priors, read_header
+from flowsep.checkpoint import find_priors
 from flowsep.cli import main
-from flowsep.config import Profile
-from flowsep.evaluate import COLUMNS, read_scores, write_scores
 from flowsep.files import MAX_HEADER, MAX_PROFILE, MAX_TABLE
-from flowsep.museval_json import read_museval
-from flowsep.prior import read_safetensors, save_safetensors
-from flowsep.results import PUBLISHED, load_published
-from flowsep.slakh import stem_files
+from flowsep.weights import read_header, read_safetensors, save_safetensors
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs").glob("*.yaml"))}
@@ -309,7 +310,7 @@ SMALL = {
 
 @pytest.mark.parametrize(("name", "sizes"), NETWORKS, ids=str)
 def test_a_network_of_other_sizes_than_its_file_takes_no_memory(tmp_path, name, sizes):
-    from flowsep.baselines.supervised import FORMAT, WHILE_SEPARATING
+    from companion.systems.supervised import FORMAT, WHILE_SEPARATING
     from flowsep.machine import peak_memory
 
     system = load_system(name, SMALL[name], sources=["vocals", "drums"])
@@ -330,7 +331,7 @@ def test_a_network_of_other_sizes_than_its_file_takes_no_memory(tmp_path, name, 
     "header", [{}, {"feature": {"n_fft": 2**16}}, {"feature": {"hop": 1}}, {"feature": 3}], ids=str
 )
 def test_dictionaries_of_another_spectrogram_are_refused(tmp_path, header):
-    from flowsep.baselines.nmf import FORMAT
+    from companion.systems.nmf import FORMAT
 
     system = load_system("nmf", sources=["vocals", "drums"], folder=tmp_path)
     spectra = {source: torch.ones(3, 513) for source in system.sources}
@@ -380,7 +381,7 @@ def research():
     """(config.json, state dict) of a folder of the research code, small and whole."""
     from flowsep.config import GlowConfig
     from flowsep.glow import Glow
-    from flowsep.instglow import _their_name
+    from flowsep.research_checkpoint import _their_name
 
     sizes = {"n_ipt_channels": 514, "sampling_rate": 22050, "filter_length": 1024, "hop_length": 256}
     model = {"n_sqz": 2, "n_blocks_dec": 2, "hidden_channels": 8, "n_block_layers": 1, "kernel_size_dec": 3,

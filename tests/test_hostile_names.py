@@ -20,17 +20,18 @@ from markdown_it import MarkdownIt
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from flowsep import FlowsepError, load_profile
+from companion import load_profile
+from companion.data.excerpts import keep_excerpt, load_excerpt
+from companion.data.tracks import load_references
+from companion.scores.estimates import find_systems
+from companion.scores.evaluate import COLUMNS, read_scores, write_scores
+from companion.scores.museval_json import read_museval
+from companion.show.player import StemPlayer
+from companion.show.slider import PictureSlider
+from companion.tables.results import plain, table_html, table_markdown
+from flowsep import FlowsepError
 from flowsep.cli import main
-from flowsep.data import load_references
-from flowsep.estimates import find_systems
-from flowsep.evaluate import COLUMNS, read_scores, write_scores
 from flowsep.files import MAX_NAME, atomic_path, safe_name, write_text
-from flowsep.museval_json import read_museval
-from flowsep.player import StemPlayer
-from flowsep.results import plain, table_html, table_markdown
-from flowsep.run import keep_excerpt, load_excerpt
-from flowsep.slider import PictureSlider
 
 ROOT = Path(__file__).parent.parent
 # the same examples at every run, and no deadline, since a machine that is busy is no bug
@@ -359,12 +360,12 @@ def test_a_chapter_shows_the_names_that_it_was_run_with_as_text(tmp_path, monkey
 @given(name=TOLD)
 @example("$\\frac$")
 def test_pictures_show_names_as_text(name):
-    from flowsep import plots
+    from companion import show
 
     frame = pd.DataFrame(
         {"stem": "bass", "system": [name or "a", "b"], "kind": "none", "value": [1.0, 2.0], "rival": name}
     )
-    for figure in (plots.score_boxes(frame), plots.ranked_boxes(frame), plots.paired_differences(frame, name)):
+    for figure in (show.score_boxes(frame), show.ranked_boxes(frame), show.paired_differences(frame, name)):
         figure.canvas.draw()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flowsep.leakage import REST, leakage
+from companion.studies.leakage import REST, leakage
 
 RATE = 22050
 

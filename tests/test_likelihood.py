@@ -10,8 +10,8 @@ from reference import paper, training
 from reference.checkpoints import research_names
 from torch.profiler import ProfilerActivity, profile
 
+from flowsep.fast.likelihood import Likelihood
 from flowsep.glow import Glow, standard_normal_log_prob
-from flowsep.likelihood import Likelihood
 
 FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small"
 SIZES = {"bins": 8, "squeeze": 2, "steps": 3, "hidden": 6, "layers": 2, "kernel": 3, "dilation_rate": 2, "groups": 4}

@@ -8,9 +8,10 @@ import pytest
 import soundfile as sf
 from helpers import RATE, make_stems, write_hq_tree
 
-from flowsep import FlowsepError, load_dataset
-from flowsep.config import DataConfig
-from flowsep.live import UPLOADED, LiveSeparator, prior_sets
+from companion import load_dataset
+from companion.live import UPLOADED, LiveSeparator, prior_sets
+from companion.profile import DataConfig
+from flowsep import FlowsepError
 
 
 @pytest.fixture

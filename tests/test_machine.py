@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowsep import FlowsepError, machine, train
+from flowsep import FlowsepError, machine, resume
 from flowsep.config import TrainingConfig
 
 GPUS = 4
@@ -104,5 +104,5 @@ def test_a_training_runs_on_the_gpu_that_was_chosen(monkeypatch):
     monkeypatch.setattr(train, "choose_device", lambda name: torch.device("cuda:3"))
     asked = []
     monkeypatch.setattr(train, "Fabric", lambda **given: asked.append(given))
-    train.start_fabric(TrainingConfig())
+    resume.start_fabric(TrainingConfig())
     assert asked[0]["devices"] == [3] and asked[0]["accelerator"] == "cuda"

@@ -8,7 +8,7 @@ import museval
 import numpy as np
 import pytest
 
-from flowsep.metrics import both_sdr, bss_eval, frame_sdr, sdr, si_sdr, silent_frames
+from companion.scores.metrics import both_sdr, bss_eval, frame_sdr, sdr, si_sdr, silent_frames
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from helpers import RATE, make_stems, write_hq_tree
 
-from flowsep.config import DataConfig, load_profile
-from flowsep.data import load_dataset
-from flowsep.evaluate import COLUMNS, METRICS, score_track
+from companion.data.tracks import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import DataConfig, load_profile
+from companion.scores.evaluate import COLUMNS, METRICS, score_track
+from companion.scores.museval_json import FRAMES, digest, read_museval, write_museval
+from companion.tables.results import load_scores
 from flowsep.files import FlowsepError, sha256
-from flowsep.museval_json import FRAMES, digest, read_museval, write_museval
-from flowsep.results import load_scores
-from flowsep.run import score_system
 
 
 @pytest.fixture(scope="module")

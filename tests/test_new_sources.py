@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from helpers import RATE, make_stems, write_track
 
-from flowsep import FlowsepError, Profile, load_dataset
-from flowsep.config import DataConfig, TrainingConfig, load_profile
-from flowsep.evaluate import read_scores
+from companion import Profile, load_dataset
+from companion.profile import DataConfig, load_profile
+from companion.scores.evaluate import read_scores
+from companion.studies.new_sources import REST, score_new_sources
+from flowsep import FlowsepError
+from flowsep.config import TrainingConfig
 from flowsep.files import sha256
-from flowsep.run import REST, score_new_sources
 
 NEW = {"sources": ["guitar", "piano"], "within": "other", "steps": 7, "seconds": 2}
 VARIANTS = ("before", "after", "instead")

@@ -7,10 +7,11 @@ from helpers import RATE, write_slakh_track
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowsep import FeatureConfig, FlowsepError, load_dataset
-from flowsep.config import DataConfig, PiecesConfig
-from flowsep.data import solo_segments
-from flowsep.pieces import cut, held_out, remove_silences
+from companion import load_dataset
+from companion.data.pieces import cut, held_out, remove_silences
+from companion.data.segments import solo_segments
+from companion.profile import DataConfig, PiecesConfig
+from flowsep import FeatureConfig, FlowsepError
 
 AT = 22_050
 PIECES = PiecesConfig()

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from benchmarks import operations, plan
-from flowsep import FlowsepError, load_profile
-from flowsep.baselines import load_system
+from companion import load_profile
+from companion.systems import load_system
+from flowsep import FlowsepError
 
 ROOT = Path(__file__).parent.parent
 

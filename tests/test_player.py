@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from browser import launch, open_page
 
-from flowsep.player import MP3_RATES, StemPlayer
+from companion.show.player import MP3_RATES, StemPlayer
 
 RATE = 44100
 CLICK = 0.25  # seconds: where the click trains have their first click

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from flowsep import player, plots
+from companion import show
 
 # seaborn 0.13.2 passes `vert` to Axes.bxp, which matplotlib 3.11 deprecates; nothing in our hands.
 pytestmark = pytest.mark.filterwarnings("ignore:vert. bool was deprecated")
@@ -24,7 +24,7 @@ RATE, HOP = 22050, 256
 @pytest.fixture(autouse=True, scope="module")
 def _style():
     with matplotlib.rc_context():
-        plots.use_style()
+        show.use_style()
         yield
 
 
@@ -39,7 +39,7 @@ def _magnitude(frequency, frames=40):
 
 
 def test_spectrogram_puts_a_tone_at_its_frequency_and_the_range_at_db_range():
-    figure = plots.spectrogram(_magnitude(1000), RATE, HOP, title="tone", db_range=50)
+    figure = show.spectrogram(_magnitude(1000), RATE, HOP, title="tone", db_range=50)
     mesh = figure.axes[0].collections[0]
     levels = np.asarray(mesh.get_array()).reshape(513, 40)
     frequency = mesh.get_coordinates()[:-1, 0, 1][levels[:, 0].argmax()]
@@ -52,7 +52,7 @@ def test_spectrogram_puts_a_tone_at_its_frequency_and_the_range_at_db_range():
 
 def test_scaling_draws_every_curve_over_its_floor():
     frame = pd.DataFrame({"name": ["few"] * 3 + ["many"] * 3, "workers": [1, 4, 2] * 2, "hours": [8, 4, 5, 9, 2.5, 5]})
-    figure = plots.scaling(frame, {"few": 3.5, "many": 1.0})
+    figure = show.scaling(frame, {"few": 3.5, "many": 1.0})
     curves = {line.get_label(): line for line in figure.axes[0].lines}
     assert [*curves] == ["few", "few: longest path", "many", "many: longest path"]
     np.testing.assert_array_equal(curves["few"].get_xydata(), [[1, 8], [2, 5], [4, 4]])
@@ -60,11 +60,11 @@ def test_scaling_draws_every_curve_over_its_floor():
     assert curves["few"].get_color() == curves["few: longest path"].get_color() != curves["many"].get_color()
     assert _labels(figure.axes[0]) == ("", "Workers", "Time (hours)")
     with pytest.raises(ValueError, match="hours"):
-        plots.scaling(frame.drop(columns="hours"), {})
+        show.scaling(frame.drop(columns="hours"), {})
 
 
 def test_spectrograms_share_one_scale():
-    figure = plots.spectrograms({"a": _magnitude(500), "b": 0.1 * _magnitude(500), "c": _magnitude(900)}, RATE, HOP)
+    figure = show.spectrograms({"a": _magnitude(500), "b": 0.1 * _magnitude(500), "c": _magnitude(900)}, RATE, HOP)
     top = [np.max(ax.collections[0].get_array()) for ax in figure.axes[:3]]
     np.testing.assert_allclose(top, [0, -20, 0], atol=1e-4)
     assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
@@ -74,20 +74,20 @@ def test_spectrograms_share_one_scale():
 
 
 def test_a_silent_spectrogram_is_drawn_at_the_bottom():
-    assert plots.spectrogram(np.zeros((513, 4)), RATE, HOP).axes[0].collections[0].get_array().max() <= -80
+    assert show.spectrogram(np.zeros((513, 4)), RATE, HOP).axes[0].collections[0].get_array().max() <= -80
 
 
 def test_waveforms_use_the_sources_colours_and_common_axes():
     rng = np.random.default_rng(0)
     stems = {"vocals": 0.1 * rng.standard_normal(RATE), "bass": rng.standard_normal((2, RATE))}
-    figure = plots.waveforms(stems, RATE)
+    figure = show.waveforms(stems, RATE)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["vocals", "bass"]
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert figure.axes[0].get_ylim()[1] >= np.abs(stems["bass"].mean(axis=0)).max()  # the louder one is not cut off
     assert figure.axes[0].get_xlim() == (0, 1)
     assert _labels(figure.axes[1])[1:] == ("Time (s)", "Amplitude")
     drawn = {matplotlib.colors.to_hex(item.get_facecolor()[0]) for item in figure.axes[0].collections}
-    assert plots.SOURCE_COLORS["vocals"] in drawn
+    assert show.SOURCE_COLORS["vocals"] in drawn
 
 
 def _losses(sign):
@@ -97,25 +97,25 @@ def _losses(sign):
 
 
 def test_loss_curve_draws_each_split():
-    ax = plots.loss_curve(_losses(-1), title="bass").axes[0]
+    ax = show.loss_curve(_losses(-1), title="bass").axes[0]
     assert _labels(ax) == ("bass", "Step", "NLL (nats per element)")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "valid"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), -np.arange(5))
 
 
 def test_loss_curves_are_small_multiples_with_the_label_of_their_loss():
-    figure = plots.loss_curves({"critic": _losses(-1), "generator": _losses(2), "other": _losses(1)}, label="Loss (1)")
+    figure = show.loss_curves({"critic": _losses(-1), "generator": _losses(2), "other": _losses(1)}, label="Loss (1)")
     assert [_labels(ax) for ax in figure.axes] == [(n, "Step", "Loss (1)") for n in ("critic", "generator", "other")]
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), 2 * np.arange(5))
-    assert _labels(plots.loss_curve(_losses(1), label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
+    assert _labels(show.loss_curve(_losses(1), label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
     long = "mean absolute error (standard deviations of the mixture)"
-    lines = plots.loss_curve(_losses(1), label=long).axes[0].get_ylabel().split("\n")
+    lines = show.loss_curve(_losses(1), label=long).axes[0].get_ylabel().split("\n")
     assert " ".join(lines) == long and len(lines) == 2
 
 
 def test_score_boxes_show_every_score_that_is_a_number():
     rows = list(itertools.product(["vocals", "drums"], ["nmf", "instglow"], [1.0, 2.0, np.nan]))
-    figure = plots.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))
+    figure = show.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))
     ax = figure.axes[0]
     points = sum(len(item.get_offsets()) for item in ax.collections)
     assert points == 8
@@ -126,7 +126,7 @@ def test_score_boxes_show_every_score_that_is_a_number():
 
 def test_score_boxes_take_more_systems_than_the_palette_has_colours():
     rows = list(itertools.product(["vocals"], [f"system {k}" for k in range(13)], [1.0, 2.0]))
-    figure = plots.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))  # a warning would be an error
+    figure = show.score_boxes(pd.DataFrame(rows, columns=["stem", "system", "value"]))  # a warning would be an error
     assert len(figure.axes[0].get_legend().get_texts()) == 13
 
 
@@ -145,7 +145,7 @@ def _campaign():
 
 
 def test_ranked_boxes_rank_the_systems_and_place_the_mark():
-    figure = plots.ranked_boxes(_campaign(), pd.Series({"vocals": 3.92}), mark="as reported")
+    figure = show.ranked_boxes(_campaign(), pd.Series({"vocals": 3.92}), mark="as reported")
     vocals, drums = figure.axes
     assert [tick.get_text() for tick in vocals.get_yticklabels()] == ["best", "c", "worst"]
     assert [tick.get_text() for tick in drums.get_yticklabels()] == ["best", "c"]
@@ -161,15 +161,15 @@ def test_ranked_boxes_rank_the_systems_and_place_the_mark():
     faces = [{tuple(patch.get_facecolor()) for patch in ax.patches} for ax in figure.axes]
     assert len(faces[0]) == 3 and len(faces[1]) == 2 and faces[1] < faces[0]
     assert vocals.get_xlim() == drums.get_xlim() and vocals.get_xlabel() == "SDR (dB)"
-    assert len(plots.ranked_boxes(_campaign()).legends[0].get_texts()) == 3
+    assert len(show.ranked_boxes(_campaign()).legends[0].get_texts()) == 3
 
 
 def test_ranked_boxes_colour_by_supervision_and_show_each_song():
-    figure = plots.ranked_boxes(_campaign().replace({"kind": {"supervised": "mixtures"}}), dots=True)
+    figure = show.ranked_boxes(_campaign().replace({"kind": {"supervised": "mixtures"}}), dots=True)
     for ax, systems in zip(figure.axes, (3, 2), strict=True):
         assert sum(len(item.get_offsets()) for item in ax.collections) == 5 * systems
     colours = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
-    known = {kind: matplotlib.colors.to_rgba(plots.SUPERVISION[kind][0]) for kind in ("oracle", "mixtures")}
+    known = {kind: matplotlib.colors.to_rgba(show.SUPERVISION[kind][0]) for kind in ("oracle", "mixtures")}
     assert {kind: colours[kind] for kind in known} == known and len(set(colours.values())) == 3
 
 
@@ -196,13 +196,13 @@ def _table(seed=None):
 
 
 def test_the_front_holds_what_nothing_cheaper_beats_and_no_oracle():
-    assert plots.pareto_front(_table(), "training (s)")["system"].tolist() == ["mixture", "nmf", "net"]
-    assert plots.pareto_front(_table(), "RTF")["system"].tolist() == ["mixture", "net", "unknown"]
-    assert plots.pareto_front(_table()[:0].assign(x=1.0).reindex([0]), "x").empty
+    assert show.pareto_front(_table(), "training (s)")["system"].tolist() == ["mixture", "nmf", "net"]
+    assert show.pareto_front(_table(), "RTF")["system"].tolist() == ["mixture", "net", "unknown"]
+    assert show.pareto_front(_table()[:0].assign(x=1.0).reindex([0]), "x").empty
 
 
 def test_pareto_places_each_system_at_its_cost_and_those_without_at_the_edge():
-    figure = plots.pareto(_table())
+    figure = show.pareto(_table())
     for ax, cost, zero in zip(figure.axes, ("training (s)", "RTF"), ("none", "0"), strict=True):
         rows = _table().dropna(subset=[cost])
         dots = np.concatenate([item.get_offsets() for item in ax.collections])
@@ -214,7 +214,7 @@ def test_pareto_places_each_system_at_its_cost_and_those_without_at_the_edge():
         assert ticks[zero] == pytest.approx(edge) and ticks["1,000" if zero == "none" else "1"] in (1000, 1)
         assert sorted(text.get_text() for text in ax.texts) == sorted(rows["system"])
         steps = ax.lines[0].get_xydata()
-        front = plots.pareto_front(_table(), cost)
+        front = show.pareto_front(_table(), cost)
         assert sorted(set(steps[:, 1])) == front["mean"].tolist() and steps[-1, 0] == ax.get_xlim()[1]
         assert (np.diff(steps, axis=0) >= 0).all() and (np.diff(steps, axis=0) > 0).any(axis=1).all()
     assert figure.axes[1].get_xlabel() == "Separation (s per s of music)"
@@ -228,7 +228,7 @@ def test_pareto_places_each_system_at_its_cost_and_those_without_at_the_edge():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_names_of_crowded_systems_do_not_overlap(seed):
-    figure = plots.pareto(_table(seed))
+    figure = show.pareto(_table(seed))
     figure.draw_without_rendering()
     for ax in figure.axes:
         boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
@@ -237,13 +237,13 @@ def test_the_names_of_crowded_systems_do_not_overlap(seed):
 
 
 def test_pareto_of_systems_that_cost_nothing_is_a_picture_too(tmp_path):
-    plots.pareto(_table()[:1]).savefig(tmp_path / "x.png")
-    plots.pareto(_table()[-1:]).savefig(tmp_path / "y.png")  # and one of which nothing is known
+    show.pareto(_table()[:1]).savefig(tmp_path / "x.png")
+    show.pareto(_table()[-1:]).savefig(tmp_path / "y.png")  # and one of which nothing is known
 
 
 def test_paired_differences_show_every_song_by_rival_and_source():
     rows = list(itertools.product(["nmf", "net"], ["vocals", "bass"], [1.0, -2.0, np.nan, 4.0]))
-    figure = plots.paired_differences(pd.DataFrame(rows, columns=["rival", "stem", "value"]), "flow")
+    figure = show.paired_differences(pd.DataFrame(rows, columns=["rival", "stem", "value"]), "flow")
     (ax,) = figure.axes
     dots = np.concatenate([item.get_offsets() for item in ax.collections])
     assert sorted(dots[:, 0]) == [-2.0] * 4 + [1.0] * 4 + [4.0] * 4
@@ -258,7 +258,7 @@ def test_paired_scatter_counts_the_songs_above_the_diagonal():
     frame = _campaign()
     frame.loc[(frame.stem == "vocals") & (frame.system == "c") & (frame.track == "song 0"), "value"] = 20
     frame.loc[(frame.stem == "drums") & (frame.system == "c") & (frame.track == "song 1"), "value"] = np.nan
-    figure = plots.paired_scatter(frame, "best", "c")
+    figure = show.paired_scatter(frame, "best", "c")
     assert [ax.get_title() for ax in figure.axes] == ["vocals: above in 1 of 5", "drums: above in 0 of 4"]
     x, y = np.asarray(figure.axes[0].collections[0].get_offsets()).T
     assert sorted(zip(x, y, strict=True)) == [(6, 2), (7, 20), (8, 4), (9, 5), (10, 6)]
@@ -269,7 +269,7 @@ def test_paired_scatter_counts_the_songs_above_the_diagonal():
 def test_score_matrix_frames_the_best_of_each_row():
     names = ["vocals", "bass"]
     frame = pd.DataFrame([[3.0, 1.0], [2.5, 2.0]], names, names)
-    figure = plots.score_matrix(frame, label="Log-likelihood (nats per element)")
+    figure = show.score_matrix(frame, label="Log-likelihood (nats per element)")
     ax = figure.axes[0]
     assert [text.get_text() for text in ax.texts] == ["3.00", "1.00", "2.50", "2.00"]
     assert [(int(patch.get_x()), int(patch.get_y())) for patch in ax.patches] == [(0, 0), (0, 1)]
@@ -279,7 +279,7 @@ def test_score_matrix_frames_the_best_of_each_row():
 
 def test_latents_show_the_values_and_the_normal_density():
     z = np.random.default_rng(0).standard_normal((64, 100))
-    left, right = plots.latents(z, title="drums").axes[:2]
+    left, right = show.latents(z, title="drums").axes[:2]
     np.testing.assert_array_equal(left.images[0].get_array(), z)
     x, density = right.lines[-1].get_data()
     assert np.trapezoid(density, x) == pytest.approx(1, abs=1e-4)
@@ -288,7 +288,7 @@ def test_latents_show_the_values_and_the_normal_density():
 
 def test_spectrogram_table_has_a_row_and_a_column_a_name_and_one_scale():
     rows = {"truth": {"x": _magnitude(500), "y": 0.1 * _magnitude(500)}, "estimate": {"x": 0.01 * _magnitude(500)}}
-    figure = plots.spectrogram_table(rows, RATE, HOP, db_range=50)
+    figure = show.spectrogram_table(rows, RATE, HOP, db_range=50)
     cells = figure.axes[:4]
     assert [ax.get_visible() for ax in cells] == [True, True, True, False]
     top = [np.max(ax.collections[0].get_array()) for ax in cells[:3]]
@@ -296,13 +296,13 @@ def test_spectrogram_table_has_a_row_and_a_column_a_name_and_one_scale():
     assert [ax.get_title() for ax in cells[:3]] == ["x", "y", ""]
     assert cells[2].get_ylabel() == "estimate\nFrequency (Hz)" and cells[2].get_xlabel() == "Time (s)"
     assert cells[0].get_ylabel() == "truth\nFrequency (Hz)" and figure.axes[4].get_ylabel() == "Level (dB)"
-    louder = plots.spectrogram_table(rows, RATE, HOP, top=10.0)
+    louder = show.spectrogram_table(rows, RATE, HOP, top=10.0)
     assert np.max(louder.axes[0].collections[0].get_array()) == pytest.approx(-20, abs=1e-4)
 
 
 def test_average_spectra_are_powers_over_frequency():
     twice = np.concatenate([_magnitude(1000), np.zeros((513, 40))], axis=1)
-    figure = plots.average_spectra({"a": {"whole": _magnitude(1000), "half of the time": twice}}, RATE)
+    figure = show.average_spectra({"a": {"whole": _magnitude(1000), "half of the time": twice}}, RATE)
     whole, half = figure.axes[0].lines
     frequency, levels = whole.get_data()
     assert abs(frequency[levels.argmax()] - 1000) < RATE / 1024 and frequency[-1] == RATE / 2
@@ -314,7 +314,7 @@ def test_average_spectra_are_powers_over_frequency():
 
 def test_likelihoods_show_every_clip_from_far_below_to_far_above():
     rows = list(itertools.product(["bass", "drums"], ["own", "noise"], [5.0, -3e5]))
-    figure = plots.likelihoods(pd.DataFrame(rows, columns=["prior", "audio", "log_prob"]))
+    figure = show.likelihoods(pd.DataFrame(rows, columns=["prior", "audio", "log_prob"]))
     for ax, name in zip(figure.axes, ("bass", "drums"), strict=True):
         dots = np.concatenate([item.get_offsets()[:, 0] for item in ax.collections])
         assert sorted(dots) == [-3e5, -3e5, 5, 5]
@@ -324,7 +324,7 @@ def test_likelihoods_show_every_clip_from_far_below_to_far_above():
 
 
 def test_figures_can_be_saved_and_leave_nothing_open(tmp_path):
-    figure = plots.waveforms({"x": np.ones(2000)}, 1000)
+    figure = show.waveforms({"x": np.ones(2000)}, 1000)
     figure.savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
     assert plt.get_fignums() == []
@@ -336,36 +336,36 @@ NAN = np.array([[np.nan, 1.0]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: plots.spectrogram(np.ones(5), RATE, HOP), r"magnitude.*shape \(5,\)"),
-        (lambda: plots.spectrogram(-np.ones((5, 5)), RATE, HOP), "magnitude.*>= 0"),
-        (lambda: plots.spectrograms({"bass": NAN}, RATE, HOP), "bass.*NaN"),
-        (lambda: plots.spectrograms({}, RATE, HOP), "nothing to draw"),
-        (lambda: plots.waveforms({}, RATE), "nothing to draw"),
-        (lambda: plots.waveforms({"drums": NAN}, RATE), "drums.*NaN"),
-        (lambda: plots.waveforms({"drums": np.zeros((1, 0))}, RATE), "drums.*shape"),
-        (lambda: plots.loss_curve(pd.DataFrame({"step": [1], "loss": [2]})), "value.*loss"),
-        (lambda: plots.loss_curves({}, label="x"), "nothing to draw"),
-        (lambda: plots.pareto(_table().drop(columns="RTF")), "'RTF'.*supervision"),
-        (lambda: plots.pareto(_table()[:0]), "0 rows"),
-        (lambda: plots.pareto_front(_table(), "seconds"), "'seconds'"),
-        (lambda: plots.paired_differences(pd.DataFrame({"rival": ["x"], "value": [1.0]}), "flow"), "stem"),
+        (lambda: show.spectrogram(np.ones(5), RATE, HOP), r"magnitude.*shape \(5,\)"),
+        (lambda: show.spectrogram(-np.ones((5, 5)), RATE, HOP), "magnitude.*>= 0"),
+        (lambda: show.spectrograms({"bass": NAN}, RATE, HOP), "bass.*NaN"),
+        (lambda: show.spectrograms({}, RATE, HOP), "nothing to draw"),
+        (lambda: show.waveforms({}, RATE), "nothing to draw"),
+        (lambda: show.waveforms({"drums": NAN}, RATE), "drums.*NaN"),
+        (lambda: show.waveforms({"drums": np.zeros((1, 0))}, RATE), "drums.*shape"),
+        (lambda: show.loss_curve(pd.DataFrame({"step": [1], "loss": [2]})), "value.*loss"),
+        (lambda: show.loss_curves({}, label="x"), "nothing to draw"),
+        (lambda: show.pareto(_table().drop(columns="RTF")), "'RTF'.*supervision"),
+        (lambda: show.pareto(_table()[:0]), "0 rows"),
+        (lambda: show.pareto_front(_table(), "seconds"), "'seconds'"),
+        (lambda: show.paired_differences(pd.DataFrame({"rival": ["x"], "value": [1.0]}), "flow"), "stem"),
         (
-            lambda: plots.paired_differences(pd.DataFrame({"rival": ["x"], "stem": ["a"], "value": [np.nan]}), "flow"),
+            lambda: show.paired_differences(pd.DataFrame({"rival": ["x"], "stem": ["a"], "value": [np.nan]}), "flow"),
             "no song on which both 'flow' and a rival",
         ),
-        (lambda: plots.score_boxes(pd.DataFrame({"stem": ["a"], "system": ["b"], "value": [np.nan]})), "no row"),
-        (lambda: plots.score_boxes(pd.DataFrame(columns=["stem", "system", "value"])), "0 rows"),
-        (lambda: plots.score_matrix(pd.DataFrame([[np.nan]]), label="x"), "x.*NaN"),
-        (lambda: plots.ranked_boxes(_campaign().drop(columns="kind"), {}, mark=""), "kind"),
+        (lambda: show.score_boxes(pd.DataFrame({"stem": ["a"], "system": ["b"], "value": [np.nan]})), "no row"),
+        (lambda: show.score_boxes(pd.DataFrame(columns=["stem", "system", "value"])), "0 rows"),
+        (lambda: show.score_matrix(pd.DataFrame([[np.nan]]), label="x"), "x.*NaN"),
+        (lambda: show.ranked_boxes(_campaign().drop(columns="kind"), {}, mark=""), "kind"),
         (
-            lambda: plots.paired_scatter(_campaign(), "best", "nobody"),
+            lambda: show.paired_scatter(_campaign(), "best", "nobody"),
             "no song with a number of both 'best' and 'nobody'",
         ),
-        (lambda: plots.spectrogram_table({"row": {"bass": NAN}}, RATE, HOP), "bass.*NaN"),
-        (lambda: plots.spectrogram_table({"row": {}}, RATE, HOP), "nothing to draw"),
-        (lambda: plots.average_spectra({}, RATE), "nothing to draw"),
-        (lambda: plots.likelihoods(pd.DataFrame({"prior": ["a"]})), "audio"),
-        (lambda: plots.latents(np.zeros((0, 3))), r"z.*shape \(0, 3\)"),
+        (lambda: show.spectrogram_table({"row": {"bass": NAN}}, RATE, HOP), "bass.*NaN"),
+        (lambda: show.spectrogram_table({"row": {}}, RATE, HOP), "nothing to draw"),
+        (lambda: show.average_spectra({}, RATE), "nothing to draw"),
+        (lambda: show.likelihoods(pd.DataFrame({"prior": ["a"]})), "audio"),
+        (lambda: show.latents(np.zeros((0, 3))), r"z.*shape \(0, 3\)"),
     ],
 )
 def test_wrong_input_is_named(call, message):
@@ -404,25 +404,25 @@ def _lab(linear):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-@pytest.mark.parametrize("name", plots.SOURCE_COLORS)
+@pytest.mark.parametrize("name", show.SOURCE_COLORS)
 def test_colours_stand_out_by_day_and_by_night(name):
-    luminance = (XYZ @ _linear(plots.source_color(name)))[1]
+    luminance = (XYZ @ _linear(show.source_color(name)))[1]
     assert 1.05 / (luminance + 0.05) >= 3
     assert (luminance + 0.05) / 0.05 >= 3
 
 
 @pytest.mark.parametrize("eye", EYES, ids=lambda eye: eye.name)
 def test_colours_differ_for_every_eye(eye):
-    seen = {name: _lab(np.array(eye.matrix) @ _linear(color)) for name, color in plots.SOURCE_COLORS.items()}
+    seen = {name: _lab(np.array(eye.matrix) @ _linear(color)) for name, color in show.SOURCE_COLORS.items()}
     distance = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(seen, 2)}
     assert min(distance.values()) > 14, min(distance, key=distance.get)
     assert min(d for pair, d in distance.items() if set(pair) <= {"vocals", "bass", "drums", "other"}) > 20
 
 
 def test_the_player_has_the_colours_of_the_pictures():
-    assert player.SOURCE_COLORS == plots.SOURCE_COLORS
+    assert show.SOURCE_COLORS == show.SOURCE_COLORS
     for name in ("vocals", "strings", "Gesang", "<b>"):
-        assert player.source_color(name) == plots.source_color(name)
+        assert show.source_color(name) == show.source_color(name)
 
 
 # ---- in words --------------------------------------------------------------------------------------------------------
@@ -430,12 +430,12 @@ def test_the_player_has_the_colours_of_the_pictures():
 
 def test_a_figure_is_told_in_words():
     frame = pd.DataFrame([[1.5, -2.0], [0.25, 3.0]], index=["bass", "drums"], columns=["one prior", "two"])
-    said = plots.describe(plots.score_matrix(frame, label="log p (nats)"))
+    said = show.describe(show.score_matrix(frame, label="log p (nats)"))
     for part in ("Rows: bass, drums.", "Columns: one prior, two.", "Values, row by row: 1.50, -2.00, 0.25, 3.00."):
         assert part in said
     assert "Colour: log p (nats)." in said and "prior to the right" in said
     magnitudes = {name: np.random.default_rng(0).random((65, 30)) for name in ("vocals", "drums")}
-    said = plots.describe(plots.spectrograms(magnitudes, 8000, 64))
+    said = show.describe(show.spectrograms(magnitudes, 8000, 64))
     assert said.startswith(
         "2 panels: vocals, drums. Time (s) to the right. Frequency (Hz) upwards. Colour: Level (dB)."
     )

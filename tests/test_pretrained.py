@@ -12,13 +12,13 @@ import soxr
 import torch
 from helpers import RATE, make_stems, write_hq_tree
 
-from flowsep.baselines import SYSTEMS, library, load_system, pretrained
-from flowsep.baselines.open_unmix import umx
-from flowsep.config import PRETRAINED, DataConfig, load_profile
-from flowsep.data import load_dataset
+from companion.data.tracks import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import PRETRAINED, DataConfig, load_profile
+from companion.systems import SYSTEMS, library, load_system, pretrained
+from companion.systems.open_unmix import umx
+from companion.tables.results import load_scores, table, table_markdown
 from flowsep.files import FlowsepError
-from flowsep.results import load_scores, table, table_markdown
-from flowsep.run import score_system
 
 FOUR = pretrained.SOURCES
 BLOCK = "measured here with published weights, tiny (musdb18hq)"

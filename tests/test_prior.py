@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from flowsep import FlowsepError, load_prior
-from flowsep.prior import read_safetensors, save_safetensors
+from flowsep.weights import read_safetensors, save_safetensors
 
 FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small"
 

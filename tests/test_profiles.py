@@ -12,10 +12,10 @@ import yaml
 from helpers import copy_project, write_hq_tree, write_packed_tree, write_slakh_track
 from reference.checkpoints import research_checkpoint
 
+from companion.profile import PRETRAINED
+from companion.scores.evaluate import read_scores
+from companion.tables.results import plain
 from flowsep import load_prior
-from flowsep.config import PRETRAINED
-from flowsep.evaluate import read_scores
-from flowsep.results import plain
 
 ROOT = Path(__file__).parent.parent
 SMALL = {

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from papermill import inspect_notebook
 
-from flowsep import FlowsepError, load_profile
-from flowsep.config import find_root
+from companion import load_profile
+from companion.profile import find_root
+from flowsep import FlowsepError
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
-from flowsep.latent import separate_magnitude, usual_config
 from flowsep.prior import Prior
+from flowsep.search import separate_magnitude, usual_config
 from research import searches
 from research.__main__ import TOPICS, main
 from research.priors import SETS

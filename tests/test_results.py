@@ -11,28 +11,22 @@ import pytest
 from nbformat import NotebookNode
 from scipy.stats import wilcoxon
 
-from flowsep.evaluate import COLUMNS, NUMBERS, write_scores
-from flowsep.files import FlowsepError, sha256
-from flowsep.museval_json import KIND
-from flowsep.results import (
+from companion.scores.evaluate import COLUMNS, NUMBERS, write_scores
+from companion.scores.museval_json import KIND
+from companion.tables.published import SUBMISSIONS, load_campaign, load_published, same_data, same_songs
+from companion.tables.results import (
     ALL,
-    SUBMISSIONS,
     aggregate,
     costs,
-    differences,
-    holm,
-    load_campaign,
-    load_published,
     load_scores,
-    paired,
     plain,
-    same_data,
-    same_songs,
     table,
     table_html,
     table_markdown,
     write_tables,
 )
+from companion.tables.statistics import differences, holm, paired
+from flowsep.files import FlowsepError, sha256
 
 PUBLISHED = Path(__file__).parents[1] / "results" / "published.csv"
 MEDIANS = PUBLISHED.with_name("sisec18_test_medians.csv")

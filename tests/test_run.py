@@ -3,21 +3,22 @@
 import json
 from pathlib import Path
 
+import flowsep.data
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import write_hq_tree
 
-import flowsep.data
+from companion.data.excerpts import load_excerpt, load_excerpts
+from companion.data.tracks import load_dataset
+from companion.graph.steps import fit_system, prepare_cache, score_shard, score_system
+from companion.profile import load_profile
+from companion.scores.evaluate import read_scores
+from companion.systems import SYSTEMS
+from companion.systems.nmf import SourceNMF
 from flowsep.audio import write_audio
-from flowsep.baselines import SYSTEMS
-from flowsep.baselines.nmf import SourceNMF
 from flowsep.cli import main
-from flowsep.config import load_profile
-from flowsep.data import load_dataset
-from flowsep.evaluate import read_scores
 from flowsep.files import FlowsepError, atomic_path, safe_name
-from flowsep.run import fit_system, load_excerpt, load_excerpts, prepare_cache, score_shard, score_system
 
 NMF = {"components": 2, "frames": 40, "iterations": 2, "activations": 2}
 SAME = ("track", "stem", "metric", "convention", "piece", "value", "status", "checkpoint", "config_hash")

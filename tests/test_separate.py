@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import flowsep
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig, sdr
-from flowsep.latent import kl_divergence, ratio_masks, separate_magnitude
+from companion.scores import sdr
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig
 from flowsep.machine import held_memory
-from flowsep.separate import separate_with_masks
+from flowsep.search import kl_divergence, ratio_masks, separate_magnitude
+from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
 
 separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function

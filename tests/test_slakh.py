@@ -8,9 +8,10 @@ import soundfile as sf
 import yaml
 from helpers import write_slakh_track
 
-from flowsep import FlowsepError, Profile, load_dataset
-from flowsep.config import SLAKH_CLASSES, DataConfig, PiecesConfig
-from flowsep.slakh import stem_files
+from companion import Profile, load_dataset
+from companion.data.slakh import stem_files
+from companion.profile import SLAKH_CLASSES, DataConfig, PiecesConfig
+from flowsep import FlowsepError
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from browser import launch, open_page
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flowsep.player import StemPlayer
-from flowsep.slider import PictureSlider
+from companion.show.player import StemPlayer
+from companion.show.slider import PictureSlider
 
 NASTY = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1>\"'&`${hurt}"
 

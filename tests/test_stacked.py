@@ -5,7 +5,7 @@ import torch
 from reference.checkpoints import research_checkpoint
 
 from flowsep import load_prior
-from flowsep.stacked import StackedFlows
+from flowsep.fast.stacked import StackedFlows
 
 ARCHITECTURES = {
     "small": {},

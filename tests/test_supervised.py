@@ -12,16 +12,19 @@ import soxr
 import torch
 from helpers import write_hq_tree
 
-from flowsep import FlowsepError, Profile, data, load_dataset, train
-from flowsep.baselines import SYSTEMS, load_system
-from flowsep.baselines.mixtures import MixtureSampler, validation_batches
-from flowsep.baselines.open_unmix import umx
-from flowsep.baselines.segments import in_segments
-from flowsep.baselines.wave_u_net import WaveUNetwork, bottom_for_output, lengths
-from flowsep.config import DataConfig, PiecesConfig
-from flowsep.data import Track, whole_stems
-from flowsep.metrics import sdr
-from flowsep.prior import parameters, read_safetensors, save_safetensors
+from companion import Profile, load_dataset
+from companion.data.segments import whole_stems
+from companion.data.tracks import Track
+from companion.profile import DataConfig, PiecesConfig
+from companion.scores.metrics import sdr
+from companion.systems import SYSTEMS, load_system
+from companion.systems.mixtures import MixtureSampler, validation_batches
+from companion.systems.open_unmix import umx
+from companion.systems.segments import in_segments
+from companion.systems.wave_u_net import WaveUNetwork, bottom_for_output, lengths
+from flowsep import FlowsepError, train
+from flowsep.prior import parameters
+from flowsep.weights import read_safetensors, save_safetensors
 
 RATE, PAIR, FOUR = 8000, ("low", "high"), ("vocals", "bass", "drums", "other")
 SHARED = {"sample_rate": RATE, "batch": 4, "crop_seconds": 0.125, "lr": 0.01, "steps": 40}

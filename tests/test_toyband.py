@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from flowsep import toyband
-from flowsep.composer import LONG_PHRASE, SPECIAL, compose, compose_band
+from companion.band import toyband
+from companion.band.composer import LONG_PHRASE, SPECIAL, compose, compose_band
+from companion.band.singer import BAND, RATE, Syllable, Voice, sing
+from companion.band.toyband import STEMS, ensure_band, find_soundfont
 from flowsep.files import FlowsepError, cache_folder, sha256
-from flowsep.singer import BAND, RATE, Syllable, Voice, sing
-from flowsep.toyband import STEMS, ensure_band, find_soundfont
 
 VOICES = [Voice(*fields) for fields in BAND.voices]
 TINY = {"seed": 7, "seconds": 4, "train": 1, "test": 1, "progress": False}

@@ -15,21 +15,14 @@ import pytest
 import torch
 from helpers import write_hq_tree
 
-from flowsep import (
-    FeatureConfig,
-    FlowsepError,
-    GlowConfig,
-    Profile,
-    TrainingConfig,
-    data,
-    fit_prior,
-    load_dataset,
-    load_prior,
-    train,
-)
-from flowsep.data import solo_segments, validation_crops
+from companion import Profile, load_dataset
+from companion.data.crops import validation_crops
+from companion.data.segments import solo_segments
+from companion.systems import priors
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
 from flowsep.prior import parameters
-from flowsep.train import Ahead, crop_samples, learning_rate, magnitudes, start_fabric
+from flowsep.resume import start_fabric
+from flowsep.train import Ahead, crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
 SIZES = {
@@ -74,7 +67,7 @@ def test_epochs_count_passes_through_the_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "fit_prior", lambda sampler, _, **options: drawn.append((sampler, options)))
     training = SIZES["training"].model_copy(update={"epochs": 4})
     profile = Profile(name="tiny", training=training, model=SIZES["model"])
-    train.train_source(SimpleNamespace(name="band", hash="abc"), "hum", profile, tmp_path)
+    priors.train_source(SimpleNamespace(name="band", hash="abc"), "hum", profile, tmp_path)
     sampler, options = drawn[0]
     assert options["training"].steps == 4 * 3 and sampler.in_turn
     assert options["provenance"]["train_segments"] == 5 and options["provenance"]["valid_segments"] == 2
@@ -190,10 +183,10 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
     training = SIZES["training"].model_copy(update={"steps": 8, "batch": 4, "validate_every": 4, "lr": 0.003})
     profile = Profile(name="x", data=data, training=training, model={**SIZES["model"].model_dump(), "dropout": 0.0})
     dataset = load_dataset(profile.data, profile.seed)
-    alone = train.train_source(dataset, "bass", profile, tmp_path / "one", progress=False)
+    alone = priors.train_source(dataset, "bass", profile, tmp_path / "one", progress=False)
     both = profile.model_copy(update={"training": training.model_copy(update={"devices": 2})})
     assert both.hash == profile.hash
-    together = train.train_source(dataset, "bass", both, tmp_path / "two", progress=False)
+    together = priors.train_source(dataset, "bass", both, tmp_path / "two", progress=False)
     curves = [pd.read_csv(tmp_path / run / "training" / "bass" / "loss.csv") for run in ("one", "two")]
     assert list(curves[0].step) == list(curves[1].step)
     np.testing.assert_allclose(curves[0].nll, curves[1].nll, rtol=0, atol=1e-5)
@@ -211,7 +204,7 @@ def test_processes_that_fail_say_why(tmp_path):
     profile = Profile(name="x", data=data, training=training, model=SIZES["model"])
     moved = SimpleNamespace(name="moved", hash="not this one")
     with pytest.raises(FlowsepError, match=r"bass: training in 2 processes failed: .*it is another data set"):
-        train.train_source(moved, "bass", profile, tmp_path, progress=False)
+        priors.train_source(moved, "bass", profile, tmp_path, progress=False)
     assert not (tmp_path / "priors").exists()
     with pytest.raises(ValueError, match="devices must divide batch = 32, found 3"):
         TrainingConfig(devices=3)
@@ -266,13 +259,13 @@ def test_held_out_clips_are_of_the_test_songs_and_bounded(tmp_path):
     data = {"kind": "musdb18hq", "root": str(root), "valid_tracks": 1}
     profile = Profile(name="x", data=data, training={"crop_seconds": 0.2})
     dataset = load_dataset(profile.data, profile.seed)
-    every = train.held_out_clips(dataset, "bass", profile)
+    every = priors.held_out_clips(dataset, "bass", profile)
     length = crop_samples(profile.training, profile.feature)
     own = np.concatenate(
         [validation_crops([x], length) for x in solo_segments(dataset, "test", "bass", profile.feature)]
     )
     np.testing.assert_array_equal(every, own)
-    few = train.held_out_clips(dataset, "bass", profile, most=5)
+    few = priors.held_out_clips(dataset, "bass", profile, most=5)
     assert few.shape == (5, length)
     np.testing.assert_array_equal(few[[0, -1]], every[[0, -1]])  # spread over all of them
-    assert len(train.held_out_clips(dataset, "bass", profile, songs=1)) == len(every) // 3
+    assert len(priors.held_out_clips(dataset, "bass", profile, songs=1)) == len(every) // 3

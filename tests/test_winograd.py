@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from flowsep.winograd import OUTPUTS, ShortConvolution, transformed, transforms
+from flowsep.fast.winograd import OUTPUTS, ShortConvolution, transformed, transforms
 
 
 @pytest.mark.parametrize("kernel", OUTPUTS)

@@ -26,9 +26,9 @@ import nbformat
 import pandas as pd
 from finish import dead_links, finish
 
-from flowsep.config import find_root
+from companion.profile import find_root
+from companion.tables.results import costs, labels, load_scores, made_of, plain
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
-from flowsep.results import costs, labels, load_scores, made_of, plain
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results

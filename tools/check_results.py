@@ -20,11 +20,13 @@ import nbformat
 import pandas as pd
 from build_book import find_error
 
-from flowsep.baselines import code_of
-from flowsep.config import Profile, find_root, load_profile
-from flowsep.evaluate import git_state, read_scores
+from companion.profile import Profile, find_root, load_profile
+from companion.provenance import git_state
+from companion.scores.evaluate import read_scores
+from companion.systems import code_of
+from companion.tables.published import load_published, same_data
+from companion.tables.results import load_scores, made_of, tables
 from flowsep.files import FlowsepError, atomic_path, read_json
-from flowsep.results import load_published, load_scores, made_of, same_data, tables
 
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
 MEASURED = re.compile(r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)?(?:e[-−]\d+)?\s(?:dB|nats)\b")

@@ -15,7 +15,7 @@ import media
 import nbformat
 import papermill
 
-from flowsep.config import find_root
+from companion.profile import find_root
 from flowsep.files import FlowsepError, read_json, sha256
 
 # made from committed files alone, and therefore run again with each build

@@ -5,7 +5,7 @@ A test holds the two equal.
 
 import re
 
-from flowsep.config import find_root
+from companion.profile import find_root
 from flowsep.files import write_text
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -27,8 +27,9 @@ from pathlib import Path
 import pandas as pd
 from safetensors.numpy import load_file
 
-from flowsep import load_profile
-from flowsep.evaluate import SPENT, git_state
+from companion import load_profile
+from companion.provenance import git_state
+from companion.scores.evaluate import SPENT
 from flowsep.files import FlowsepError, write_text
 
 ROOT = Path(__file__).parent.parent.parent

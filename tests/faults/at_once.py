@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flowsep import FeatureConfig, GlowConfig, TrainingConfig, fit_prior, load_dataset
-from flowsep.config import load_profile
-from flowsep.run import score_system
+from companion import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import load_profile
+from flowsep import FeatureConfig, GlowConfig, TrainingConfig, fit_prior
 from flowsep.train import crop_samples
 
 OWN = """

@@ -15,7 +15,7 @@ import pytest
 from helpers import write_hq_tree
 from runs import PROFILE, Run, Stage, finish, graph, state
 
-from flowsep.evaluate import git_state
+from companion.provenance import git_state
 from flowsep.files import write_text
 from flowsep.machine import processor_name
 

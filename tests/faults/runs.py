@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 from helpers import copy_project
 
-from flowsep.prior import read_safetensors
+from flowsep.weights import read_safetensors
 
 # no two runs agree in these; the hash of a checkpoint covers its header, which says how long it took
 SPENT = ["seconds", "peak_memory_mib", "training_seconds", "training_memory_mib", "time", "checkpoint"]

@@ -17,15 +17,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, TrainingConfig, fit_prior, load_dataset
+from companion import load_dataset
+from companion.band.toyband import ensure_band
+from companion.data.segments import solo_segments
+from companion.graph.steps import score_system
+from companion.profile import load_profile
+from companion.scores.evaluate import COLUMNS, read_scores, write_scores
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, TrainingConfig, fit_prior
 from flowsep.audio import write_audio
 from flowsep.cli import main
-from flowsep.config import load_profile
-from flowsep.data import solo_segments
-from flowsep.evaluate import COLUMNS, read_scores, write_scores
 from flowsep.files import write_text
-from flowsep.run import score_system
-from flowsep.toyband import ensure_band
 from flowsep.train import crop_samples
 
 torch.set_num_threads(1)

@@ -9,9 +9,10 @@ import tiny
 import torch
 from helpers import write_hq_tree
 
-from flowsep import load_dataset, load_prior
-from flowsep.config import load_profile
-from flowsep.run import score_system
+from companion import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import load_profile
+from flowsep import load_prior
 
 
 def test_durations_stay_positive_and_numbers_the_same(tmp_path, inject, monkeypatch):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tiny import PROFILE
 
-from flowsep import FlowsepError, load_dataset, load_prior
-from flowsep.baselines import load_system
-from flowsep.config import load_profile
-from flowsep.prior import read_safetensors
-from flowsep.train import train_source
+from companion import load_dataset
+from companion.profile import load_profile
+from companion.systems import load_system
+from companion.systems.priors import train_source
+from flowsep import FlowsepError, load_prior
+from flowsep.weights import read_safetensors
 
 FLIPS = 12  # of a file, half of them in its header
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from runs import PROFILE, Run, differing, finish, graph, last_step, notebook, state
 
-from flowsep.config import load_profile
+from companion.profile import load_profile
 from flowsep.files import sha256
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
+from companion.tables.results import load_scores, made_of
 from flowsep import load_prior
-from flowsep.checkpoints import find_priors
+from flowsep.checkpoint import find_priors
 from flowsep.files import atomic_path
-from flowsep.results import load_scores, made_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,12 +5,13 @@ import pandas as pd
 import tiny
 from helpers import write_hq_tree
 
-from flowsep import load_dataset
-from flowsep.baselines import load_system
-from flowsep.config import load_profile
-from flowsep.evaluate import evaluate_system, run_provenance
-from flowsep.results import table_markdown
-from flowsep.run import score_system
+from companion import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import load_profile
+from companion.provenance import run_provenance
+from companion.scores.evaluate import evaluate_system
+from companion.systems import load_system
+from companion.tables.results import table_markdown
 
 MOODY = """
 from flowsep.baselines import System

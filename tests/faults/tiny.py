@@ -5,11 +5,11 @@ import os
 import sys
 from pathlib import Path
 
-from flowsep import load_dataset
-from flowsep.config import load_profile
+from companion import load_dataset
+from companion.graph.steps import score_system
+from companion.profile import load_profile
+from companion.systems.priors import train_source
 from flowsep.files import write_text
-from flowsep.run import score_system
-from flowsep.train import train_source
 
 PROFILE = {
     "name": "tiny",

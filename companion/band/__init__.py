@@ -1,0 +1,1 @@
+"""The embedded data set: songs that are composed, sung and rendered here."""

@@ -1,0 +1,1 @@
+"""Songs of every data set, and what training and listening take from them."""

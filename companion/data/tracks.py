@@ -1,0 +1,257 @@
+"""Tracks and stems of every data set, and the solo material that priors train on.
+
+MUSDB18 is decoded to the very samples that musdb gives. The tracks are listed here and not by `musdb.DB`, which probes
+every file and stops at the first broken one: here a track is checked when it is read, so a long run can go on.
+"""
+
+import hashlib
+import logging
+import operator
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from pathlib import Path
+
+import numpy as np
+
+from flowsep.audio import STREAMS, inspect, is_packed, read_ffmpeg, read_sndfile
+from flowsep.files import FlowsepError, brief, is_text, sha256
+
+from ..profile import DataConfig, PiecesConfig
+from .slakh import stem_files
+
+SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3")
+MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
+HOMES = {  # kind -> the variable that says where it lies, and where to get it
+    "musdb18": ("MUSDB_PATH", "MUSDB18 (zenodo.org, doi 10.5281/zenodo.1117372)"),
+    "musdb18hq": ("MUSDB_PATH", "MUSDB18-HQ (zenodo.org, doi 10.5281/zenodo.3338373)"),
+    "slakh": ("SLAKH_PATH", "Slakh2100 (zenodo.org, doi 10.5281/zenodo.4599666)"),
+}
+TRACK_FILES = {"musdb18": "<track>.stem.mp4", "slakh": "Track<number>/metadata.yaml"}
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One song: its stems and their mixture, read from disk at each call as float32 (channels, samples).
+
+    A read raises FlowsepError, naming the file, for one that is missing, empty, truncated, damaged, holds NaN or
+    infinite samples or more than two channels, or differs in rate or length from the track's other files.
+    """
+
+    name: str
+    subset: str  # the folder that it lies in: "train", "test" or Slakh's "validation"
+    files: dict[str, tuple[Path, ...]] = field(repr=False)  # source or "mixture" -> the files that sum to it
+    parts: tuple[str, ...]  # the sources that sum to the mixture
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The parts, then sources that repeat some of them, such as a guitar that is also within `other`."""
+        return self.parts + tuple(s for s in self.files if s not in (*self.parts, "mixture"))
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second."""
+        return self._shape[0]
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds, from the headers alone."""
+        return self._shape[2] / self._shape[0]
+
+    def mixture(self) -> np.ndarray:
+        """The mixture file; where there is none, the sum of the parts."""
+        return self._read("mixture") if "mixture" in self.files else _sum(self._read(part) for part in self.parts)
+
+    def stem(self, source: str) -> np.ndarray:
+        """One source; `accompaniment`, where it has no file, is the sum of all parts but the vocals."""
+        return _sum(self._read(part) for part in self._made_of(source))
+
+    def stems(self, sources: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """{source: audio}; all parts by default."""
+        return {source: self.stem(source) for source in sources or self.parts}
+
+    def files_of(self, source: str) -> list[Path]:
+        """The files that `stem(source)` reads."""
+        return [path for part in self._made_of(source) for path in self.files.get(part, ())]
+
+    def _made_of(self, source: str) -> list[str]:
+        rest = [part for part in self.parts if part != "vocals"]
+        return rest if source == "accompaniment" and source not in self.files and rest else [source]
+
+    def _read(self, source: str) -> np.ndarray:
+        channels = self._shape[1]
+        if source not in self.files:
+            raise FlowsepError(f"{self.subset}/{self.name}: no source '{source}'; found {', '.join(self.files)}")
+        return _sum(_as_channels(_read_stem(path, source), channels) for path in self.files[source])
+
+    @cached_property
+    def _shape(self) -> tuple[int, int, int]:
+        """(sample rate, channels, samples), from the headers of all files, which must agree."""
+        if not self.files:
+            raise FlowsepError(f"{self.subset}/{self.name}: no audio files; expected stems such as vocals.wav")
+        shapes = {path: inspect(path) for path in dict.fromkeys(path for its in self.files.values() for path in its)}
+        first, (rate, _, samples) = next(iter(shapes.items()))
+        for path, (its_rate, _, its_samples) in shapes.items():
+            if (its_rate, its_samples) != (rate, samples):
+                found = f"{its_samples} samples at {its_rate} Hz, but {first.name} has {samples} at {rate} Hz"
+                raise FlowsepError(f"{path}: {found}; all files of a track must be equally long")
+        return rate, max(channels for _, channels, _ in shapes.values()), samples
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The tracks below `root`, some of which are for validation.
+
+    They are the ones of Slakh's `validation/`, or else `valid_tracks` of the training tracks, drawn by `seed`. With
+    `pieces` no track is held out, but pieces of the training tracks are.
+    """
+
+    name: str
+    root: Path
+    tracks: tuple[Track, ...] = field(repr=False)
+    valid_tracks: int
+    seed: int
+    pieces: PiecesConfig | None = None
+    skipped: dict[str, str] = field(default_factory=dict, repr=False)  # "<subset>/<track>" -> why it is no track
+
+    def subset(self, name: str) -> list[Track]:
+        """The tracks of "train", "valid" or "test", which share none; FlowsepError if there are none.
+
+        With `pieces`, "train" are all training tracks and "valid" is empty: `solo_segments` holds pieces out.
+        """
+        if name not in ("train", "valid", "test"):
+            raise FlowsepError(f"unknown subset '{name}'; there are train, valid and test")
+        if name == "valid" and self.pieces:
+            return []
+        own = [track for track in self.tracks if track.subset == "validation"]
+        if name == "valid" and own:
+            return own
+        tracks = [track for track in self.tracks if track.subset == ("test" if name == "test" else "train")]
+        if name != "test" and not self.pieces and not own:
+            order = np.random.default_rng(self.seed).permutation(len(tracks))
+            last = set(order[max(0, len(tracks) - self.valid_tracks) :])
+            tracks = [track for i, track in enumerate(tracks) if (i in last) == (name == "valid")]
+        if not tracks:
+            found = f"{len(self.tracks)} tracks, data.valid_tracks = {self.valid_tracks}"
+            raise FlowsepError(f"{self.root}: nothing is left for '{name}' ({found})")
+        return tracks
+
+    @cached_property
+    def hash(self) -> str:
+        """First 12 digits of the SHA-256 of all names and sizes, and of the embedded band's manifest."""
+        paths = sorted({path for track in self.tracks for its in track.files.values() for path in its})
+        lines = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}" for path in paths]
+        manifest = self.root / "manifest.json"
+        lines += [sha256(manifest)] if manifest.is_file() else []
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def load_dataset(config: DataConfig, seed: int) -> Dataset:
+    """List the tracks of a profile's data, composing the embedded band first if that is what it asks for.
+
+    Args:
+        config: kind and place of the data; environment variables and `~` in `root` are expanded.
+        seed: of the embedded band and of the choice of validation tracks.
+    Raises:
+        FlowsepError: nothing there; says what is missing, where to get it and which variable to set.
+    """
+    root = _root(config, seed)
+    counts = {"train": config.train_tracks, "test": config.test_tracks}
+    if config.kind == "slakh" and not config.pieces:
+        counts["validation"] = config.valid_tracks
+    skipped: dict[str, str] = {}
+    tracks = [track for subset in counts for track in _list_tracks(root / subset, config, skipped)[: counts[subset]]]
+    if skipped:
+        named = "\n  ".join(f"{name}: {reason}" for name, reason in skipped.items())
+        log.info("%s: %d tracks skipped:\n  %s", root, len(skipped), named)
+    if not any(track.files for track in tracks):
+        name = TRACK_FILES.get(config.kind, "<track>/<source>.wav")
+        hint = f"expected train/{name} and test/{name}"
+        if skipped:
+            first, reason = next(iter(skipped.items()))
+            hint = f"{len(skipped)} were skipped, {first} because {reason}"
+        elif config.kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
+            hint = "its files end in .stem.mp4, so set data.kind to musdb18"
+        elif config.kind == "musdb18" and any(root.glob("t*/*/mixture.wav")):
+            hint = "its files are wav, so set data.kind to musdb18hq"
+        raise FlowsepError(f"{root}: no tracks of kind {config.kind} in there; {hint}")
+    name = root.name if config.kind == "stems" else config.kind
+    return Dataset(name, root, tuple(tracks), config.valid_tracks, seed, config.pieces, skipped)
+
+
+def load_references(folder: str | Path) -> Dataset:
+    """Stems to score against, `<folder>/<track>/<source>.wav`, without any split: all are test tracks.
+
+    Raises FlowsepError: no such folder, or no track in it.
+    """
+    folder = Path(folder)
+    tracks = [replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), {})]
+    if not any(track.files for track in tracks):
+        what = "no audio in there" if folder.is_dir() else "no such folder"
+        raise FlowsepError(f"{folder}: {what}; expected references <track>/<source>.wav")
+    return Dataset(folder.resolve().name, folder, tuple(track for track in tracks if track.files), 0, 0)
+
+
+def _root(config: DataConfig, seed: int) -> Path:
+    if config.kind == "toyband" and config.root is None:
+        from ..band.toyband import ensure_band
+
+        train, test = config.train_tracks or 24, config.test_tracks or 8
+        return ensure_band(seed=seed, seconds=config.seconds or 30, train=train, test=test)
+    variable, home = HOMES.get(config.kind, ("data.root", "stems"))
+    value = config.root or os.environ.get(variable)
+    root = Path(os.path.expandvars(value or "")).expanduser()
+    wanted = f"set {variable} to the folder of {home}, which holds train/ and test/"
+    if not value or "$" in str(root):
+        raise FlowsepError(f"{value or variable} is not set; {wanted}")
+    if not root.is_dir():
+        raise FlowsepError(f"{root}: no such folder; {wanted}")
+    if config.kind == "musdb18" and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        raise FlowsepError("MUSDB18 needs ffmpeg and ffprobe to decode it: install them, or use MUSDB18-HQ")
+    return root
+
+
+def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> list[Track]:
+    """The tracks in one folder; those of Slakh that lack a source are added to `skipped`."""
+    kind = config.kind
+    visible = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    if odd := [path for path in visible if not is_text(path.name)]:
+        raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
+    if kind == "musdb18":
+        packed = [path for path in visible if is_packed(path)]
+        names = [path.name.removesuffix(".stem.mp4") for path in packed]
+        files = [dict.fromkeys(STREAMS, (path,)) for path in packed]
+        return [Track(name, folder.name, its, MUSDB_SOURCES) for name, its in zip(names, files, strict=True)]
+    tracks = []
+    for path in filter(Path.is_dir, visible):
+        if kind == "slakh":
+            try:
+                files = stem_files(path, config.classes)
+                tracks.append(Track(path.name, folder.name, files, tuple(files)))
+            except FlowsepError as error:
+                skipped[f"{folder.name}/{path.name}"] = str(error)
+            continue
+        stems = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        if odd := [p for p in stems if not is_text(p.name)]:
+            raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
+        parts = tuple(p.stem for p in stems if p.stem != "mixture") if kind == "stems" else MUSDB_SOURCES
+        if set(parts) - {"vocals", "accompaniment"}:  # then an accompaniment would repeat the others
+            parts = tuple(part for part in parts if part != "accompaniment")
+        tracks.append(Track(path.name, folder.name, {p.stem: (p,) for p in stems}, parts))
+    return tracks
+
+
+def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
+    return reduce(operator.add, parts)
+
+
+def _as_channels(audio: np.ndarray, channels: int) -> np.ndarray:
+    return audio if len(audio) == channels else np.repeat(audio, channels, axis=0)  # a mono stem of a stereo song
+
+
+def _read_stem(path: Path, source: str) -> np.ndarray:
+    # 16-bit samples of MUSDB18, as in musdb, so that scores compare
+    return (read_ffmpeg(path, STREAMS.index(source), "<i2") if is_packed(path) else read_sndfile(path))[0]

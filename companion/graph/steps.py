@@ -1,0 +1,205 @@
+"""The steps of the graph: fit one system, score it on the test songs or a shard of them, keep what is worth hearing.
+
+Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`,
+`shards/`, `new_sources.csv`, and `museval/<system>/test/<track>.json` where the profile asks for SIR, ISR and SAR.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flowsep.files import FlowsepError, locked, safe_name, writable, write_text
+
+from ..data.excerpts import keep_excerpt
+from ..data.segments import solo_segments
+from ..data.tracks import Dataset, Track
+from ..profile import Profile
+from ..provenance import run_provenance
+from ..scores.evaluate import evaluate_system, read_scores, unavailable_rows, write_scores
+from ..scores.museval_json import write_museval
+from ..systems import System, load_system
+
+SCORES = "scores.csv"  # of a shard
+# what the rows of a shard and of the whole must have in common
+IDENTITY = ("checkpoint", "config_hash", "data_hash", "seed", "code", "versions")
+
+
+def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
+    """Decode and resample all that anything here learns from into the cache folder, and say so in `cache.json`.
+
+    One job of the graph does it before any training, so that no two jobs write one file.
+    """
+    for source in profile.trained:
+        for subset in ("train", "valid", "test"):
+            solo_segments(dataset, subset, source, profile.feature)
+    for name in profile.systems:
+        _system(profile, name).material(dataset, profile)
+    path = profile.folder / "cache.json"
+    told = {"data": dataset.name, "data_hash": dataset.hash, "sources": profile.trained, "systems": [*profile.systems]}
+    write_text(path, json.dumps(told, indent=1) + "\n")
+    return path
+
+
+def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None = None) -> System:
+    """Fit a system of the profile, or one of its `parts()`, unless that was done for this profile and data before.
+
+    `systems/<name>/fitted/<part>.json` says of what was fitted which settings and data it is of. The priors of
+    `instglow` are trained by a notebook of their own.
+
+    Raises FlowsepError: a system that the profile does not list, a part that it has not, and what `System.fit` raises.
+    """
+    system, learnt = _system(profile, name), profile.folder / "systems" / name
+    names = {safe_name(each): each for each in system.parts()}
+    if part is not None and part not in names:
+        raise FlowsepError(f"system '{name}': no part '{part}' to fit; its parts: {', '.join(names) or 'none'}")
+    if not system.parts() and name != "instglow":
+        system.fit(dataset, profile, learnt)  # nothing, or a download
+    for each in names if part is None else (part,):
+        marker = learnt / "fitted" / f"{each}.json"
+        told = json.dumps({"config": profile.hash_of(name), "data_hash": dataset.hash}) + "\n"
+        if not marker.is_file() or marker.read_text("utf-8") != told:
+            system.fit_part(names[each], dataset, profile, learnt)
+            write_text(marker, told)
+    return system
+
+
+def score_system(
+    profile: Profile,
+    dataset: Dataset,
+    name: str,
+    *,
+    checkpoints: str | Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Fit `name` if it learns, separate and score all test songs; returns the rows, which are on disk by then.
+
+    With `shards` in the profile those that `score_shard` left are taken, if they are of the same code, settings, data
+    and checkpoints. A system whose published weights cannot be had says so in one line, and in its rows, and stops
+    nothing.
+
+    Args:
+        name: a system of the profile.
+        checkpoints: a folder of other priors, `<source>.safetensors` each: the rows get its name as `variant`, and
+            lie beside the profile's own under `<system>@<variant>`.
+    Raises:
+        FlowsepError: a system that the profile does not list, missing priors, or that all tracks failed.
+    """
+    system, settings = _fitted(profile, dataset, name, checkpoints)
+    label, frames = _label(name, checkpoints), []
+    with locked(profile.folder / "shards" / label):  # a second run would empty the folders that this one fills
+        for number in range(profile.shards):
+            place = _shard_folder(profile, label, number)
+            done = read_scores(place / SCORES) if profile.shards > 1 and (place / SCORES).is_file() else None
+            if done is None or not _same(done, settings["provenance"]):
+                done = _score_shard(profile, dataset, system, settings, place, number, progress)
+            frames.append(done)
+        for kind, target in (("audio", profile.folder / "audio" / label), ("museval", _museval(profile, label))):
+            fresh = profile.folder / "shards" / label / kind
+            shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+            with writable(target, "make room and run it again"):
+                for number in range(profile.shards):
+                    part = _shard_folder(profile, label, number) / kind
+                    for file in filter(Path.is_file, part.rglob("*")):
+                        copy = fresh / file.relative_to(part)
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(file, copy)
+                shutil.rmtree(target, ignore_errors=True)  # those of an earlier run, perhaps of other songs
+                if fresh.is_dir():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    fresh.rename(target)
+        (profile.folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # which the graph expects, if only empty
+        filled = [rows for rows in frames if len(rows)]  # with more shards than songs some are empty
+        frame = pd.concat(filled, ignore_index=True)
+        write_scores(frame, profile.folder / "scores" / f"{label}.csv")
+    if system.unavailable:
+        print(system.unavailable)
+    elif (frame.status == "failed").all():
+        songs = frame.track.nunique()
+        raise FlowsepError(f"{name}: all {songs} tracks failed; the first: {frame.reason.iloc[0]}")
+    return frame
+
+
+def score_shard(profile: Profile, dataset: Dataset, name: str, number: int, *, progress: bool = True) -> Path:
+    """Separate and score shard `number` of the test songs, from 0: `shards/<system>/<number>of<shards>/`.
+
+    Raises FlowsepError: no such shard; see `score_system` for the rest.
+    """
+    if not 0 <= number < profile.shards:
+        raise FlowsepError(f"profile {profile.name}: no shard {number}; shards: {profile.shards}, counted from 0")
+    system, settings = _fitted(profile, dataset, name, None)
+    place = _shard_folder(profile, name, number)
+    _score_shard(profile, dataset, system, settings, place, number, progress)
+    return place
+
+
+def _system(profile: Profile, name: str, priors: str | Path | None = None) -> System:
+    if name not in profile.systems:
+        raise FlowsepError(f"profile {profile.name}: no system '{name}'; its systems: {', '.join(profile.systems)}")
+    places = {"priors": priors or profile.folder / "priors", "folder": profile.folder / "systems" / name}
+    return load_system(name, profile.systems[name], sources=profile.sources, **places)
+
+
+def _fitted(
+    profile: Profile, dataset: Dataset, name: str, checkpoints: str | Path | None
+) -> tuple[System, dict[str, Any]]:
+    """A fitted system, and what `evaluate_system` is told besides its tracks."""
+    system = _system(profile, name, checkpoints) if checkpoints else fit_system(profile, dataset, name)
+    variant = Path(checkpoints).resolve().name if checkpoints else ""
+    provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
+    settings = {"sources": profile.sources, "provenance": provenance, "conventions": profile.evaluation.conventions}
+    return system, settings | {"metrics": profile.evaluation.metrics}
+
+
+def _score_shard(
+    profile: Profile,
+    dataset: Dataset,
+    system: System,
+    settings: Mapping[str, Any],
+    place: Path,
+    number: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """Score the songs of one shard into `place`: excerpts, single frames where asked for, and at last the rows."""
+    with locked(place):
+        shutil.rmtree(place, ignore_errors=True)
+        tracks = dataset.subset("test")
+        heard = {track.name for track in tracks[: profile.listen_tracks]}
+        first, last = (len(tracks) * k // profile.shards for k in (number, number + 1))
+        own = tracks[first:last]
+
+        def keep(track: Track, estimates: Mapping[str, np.ndarray]) -> None:
+            if track.name in heard:
+                keep_excerpt(profile, track, estimates, place / "audio")
+
+        def keep_frames(track: Track, rows: list[dict[str, Any]]) -> None:
+            write_museval(place / "museval" / f"{safe_name(track.name)}.json", rows)
+
+        if system.unavailable:
+            frame = unavailable_rows(system.unavailable, own, **settings)
+        else:
+            frame = evaluate_system(
+                system, own, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress
+            )
+        write_scores(frame, place / SCORES)
+    return frame
+
+
+def _same(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> bool:
+    return all((rows[key] == provenance[key]).all() for key in IDENTITY)
+
+
+def _label(name: str, checkpoints: str | Path | None) -> str:
+    return f"{name}@{safe_name(Path(checkpoints).resolve().name)}" if checkpoints else name
+
+
+def _shard_folder(profile: Profile, label: str, number: int) -> Path:
+    return profile.folder / "shards" / label / f"{number}of{profile.shards}"
+
+
+def _museval(profile: Profile, label: str) -> Path:
+    return profile.folder / "museval" / label / "test"

@@ -1,0 +1,58 @@
+"""What made a score: the code, its state in git, the packages, the data and the checkpoints."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from flowsep.files import sha256
+from flowsep.machine import device_name
+
+from .systems import code_of
+
+
+def run_provenance(
+    profile: Any, system: Any, dataset: Any, *, name: str | None = None, variant: str = ""
+) -> dict[str, Any]:
+    """The columns that say what made a score, and what the system cost to make; each track adds `SPENT` and time.
+
+    Args:
+        profile: a `config.Profile`.
+        system: of `flowsep.load_system`; the rows have its `kind`, and list its checkpoints as `file:first 12 digits of
+            the SHA-256`.
+        dataset: a `data.Dataset`: its `name` and `hash`.
+        name: of the row in the table; default `system.name`.
+        variant: which set of checkpoints, when one table shows several; the profile's own is ''.
+    """
+    checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
+    origin = {"profile": profile.name, "system": name or system.name, "variant": variant}
+    origin |= {"kind": getattr(system, "kind", "measured")}
+    origin |= {"supervision": system.supervision, "checkpoint": checkpoints}
+    origin |= {"config_hash": profile.hash_of(origin["system"])} | system.costs()
+    origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
+    code = code_of(origin["system"], profile.systems.get(origin["system"]))
+    return origin | git_state() | {"code": code, "versions": package_versions()}
+
+
+def git_state() -> dict[str, str]:
+    """`git_commit` and `git_dirty` ('yes' | 'no') of the code; both '' without git or outside a repository.
+
+    Changes under results/ do not count: the run itself writes there.
+    """
+    command = ["git", "-C", str(Path(__file__).parent)]
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)results"]
+    try:
+        commit, dirty = (
+            subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], changes)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_commit": "", "git_dirty": ""}
+    return {"git_commit": commit, "git_dirty": "yes" if dirty else "no"}
+
+
+def package_versions() -> str:
+    """The versions that a number may hang on, in one line."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "soxr", "flowsep")}
+    return ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())

@@ -1,0 +1,171 @@
+"""Pictures of sound: spectrograms, waveforms, latents, spectra."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+from .style import Arrays, _array, _columns, _grid, _named, _share_labels, _text, source_color
+
+
+def spectrogram(
+    magnitude: np.ndarray, sample_rate: int, hop: int, *, title: str = "", db_range: float = 80.0
+) -> "Figure":
+    """20 log10(magnitude / its largest value) dB over time and frequency, on a logarithmic frequency axis.
+
+    magnitude: (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between frames.
+    Levels below -db_range dB get the darkest colour.
+    Raises ValueError for another shape, negative or non-finite values.
+    """
+    return spectrograms({title: _array(magnitude, "magnitude", 2)}, sample_rate, hop, db_range=db_range)
+
+
+def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: float = 80.0) -> "Figure":
+    """Small multiples, one `spectrogram` a name, under one colour scale: 0 dB is the largest value of all."""
+    import librosa
+    import librosa.display
+
+    arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
+    reference = max(float(values.max()) for values in arrays.values()) or 1.0
+    figure, grid = _grid(len(arrays), 1, 6.8, 2.8) if len(arrays) == 1 else _grid(len(arrays), 2, 3.6, 1.9)
+    for ax, (name, values) in zip(grid, arrays.items(), strict=True):
+        if values.min() < 0:
+            raise ValueError(f"{name}: expected magnitudes >= 0, found {values.min():.3g}")
+        levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
+        rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
+        look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+        image = librosa.display.specshow(levels, **rates, **look, ax=ax)
+        ax.set(title=_text(name), xlabel="Time (s)", ylabel="Frequency (Hz)")
+        _plain_frequencies(ax, sample_rate)
+        ax.grid(False)
+    _share_labels(grid, 2)
+    figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.02, aspect=10 + 5 * len(grid))
+    return figure
+
+
+def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
+    """Envelopes of named signals, (samples,) or (channels, samples), below each other on common axes."""
+    import librosa.display
+
+    arrays = {name: np.atleast_2d(np.asarray(audio)) for name, audio in _named(stems).items()}
+    arrays = {name: _array(audio.mean(axis=0, dtype=np.float32), name, 1) for name, audio in arrays.items()}
+    figure, axes = _grid(len(arrays), 1, 6.8, 1.0)
+    for ax, (name, audio) in zip(axes, arrays.items(), strict=True):
+        librosa.display.waveshow(audio, sr=sample_rate, ax=ax, color=source_color(name), axis="time")
+        ax.set(xlabel="")
+        ax.set_ylabel("Amplitude", fontsize="small")
+        ax.set_title(_text(name), loc="left", pad=2)
+        ax.sharex(axes[0])
+        ax.sharey(axes[0])
+    # the range of the first one alone would cut off the others
+    reach = 1.05 * max(float(np.abs(audio).max()) for audio in arrays.values()) or 1.0
+    axes[-1].set(xlabel="Time (s)", xlim=(0, max(audio.size for audio in arrays.values()) / sample_rate))
+    axes[-1].set(ylim=(-reach, reach))
+    for ax in axes:
+        ax.label_outer()
+    return figure
+
+
+def latents(z: np.ndarray, *, title: str = "") -> "Figure":
+    """A latent (bins, frames) as picture, and its histogram against N(0, 1), which the prior assumes."""
+    import seaborn
+
+    z = _array(z, "z", 2)
+    figure, (left, right) = _grid(2, 2, 3.6, 2.8)
+    image = left.imshow(z, aspect="auto", origin="lower", cmap="vlag", vmin=-3, vmax=3, interpolation="nearest")
+    left.set(title=_text(title), xlabel="Frame", ylabel="Latent channel")
+    left.grid(False)
+    figure.colorbar(image, ax=left, label="z", pad=0.02)
+    seaborn.histplot(x=z.ravel(), stat="density", bins=np.linspace(-5, 5, 81), element="step", ax=right)
+    grid = np.linspace(-5, 5, 201)
+    right.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color="black", linewidth=1.2, label="N(0, 1)")
+    right.set(xlabel="z", ylabel="Density")
+    right.legend()
+    return figure
+
+
+def spectrogram_table(
+    rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, db_range: float = 60.0, top: float | None = None
+) -> "Figure":
+    """Rows of small spectrograms rows[row][column] on common axes, under one colour scale.
+
+    top: the magnitude of 0 dB; None: the largest of all. Everything else as in `spectrogram`.
+    """
+    import librosa
+    import librosa.display
+
+    titles = list(dict.fromkeys(title for row in _named(rows).values() for title in _named(row)))
+    arrays = {(row, title): _array(values, title, 2) for row, its in rows.items() for title, values in its.items()}
+    reference = top or max(float(values.max()) for values in arrays.values()) or 1.0
+    figure, grid = _grid(len(rows) * len(titles), len(titles), max(1.6, 7.2 / len(titles)), 1.45)
+    figure.set_dpi(90)  # noise hardly compresses, and there are many pictures of it here
+    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+    for ax, (row, title) in zip(grid, ((row, title) for row in rows for title in titles), strict=True):
+        ax.set_visible((row, title) in arrays)
+        if (row, title) in arrays:
+            values = arrays[row, title]
+            levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
+            rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
+            image = librosa.display.specshow(levels, ax=ax, **rates, **look)
+            ax.set(title=_text(title) if row == next(iter(rows)) else "", xlabel="Time (s)")
+            ax.set_ylabel(f"{_text(row)}\nFrequency (Hz)", fontsize="small")
+            _plain_frequencies(ax, sample_rate)
+            ax.label_outer()
+            ax.grid(False)
+    figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.01, aspect=40)
+    return figure
+
+
+def average_spectra(panels: Mapping[str, Arrays], sample_rate: int) -> "Figure":
+    """10 log10(mean over frames of magnitude^2) dB by frequency: panels[panel][line], each (bins, frames).
+
+    0 dB is the highest value of all lines. Bins run from 0 Hz to sample_rate / 2.
+    """
+    power = {
+        (panel, line): np.square(_array(values, line, 2), dtype=np.float64).mean(axis=1)
+        for panel, lines in _named(panels).items()
+        for line, values in _named(lines).items()
+    }
+    top = max(float(values.max()) for values in power.values()) or 1.0
+    figure, grid = _grid(len(panels), min(2, len(panels)), 6.8 if len(panels) == 1 else 3.6, 2.4)
+    for ax, panel in zip(grid, panels, strict=True):
+        for line in panels[panel]:
+            levels = 10 * np.log10(power[panel, line] / top + 1e-20)
+            frequency = np.linspace(0, sample_rate / 2, len(levels))
+            ax.semilogx(frequency[1:], levels[1:], linewidth=1.4, label=_text(line))  # 0 Hz has no place on the axis
+        ax.set(title=_text(panel), xlabel="Frequency (Hz)", ylabel="Level (dB)", ylim=(-90, 3))
+        ax.legend(loc="lower left", fontsize="small")
+    return figure
+
+
+def likelihoods(frame: "pandas.DataFrame") -> "Figure":
+    """Every clip's log-likelihood by what it is, one panel a prior; columns `prior`, `audio`, `log_prob` in nats.
+
+    The axis is linear between -10 and 10 and logarithmic beyond.
+    """
+    import seaborn
+
+    frame = _columns(frame, "prior", "audio", "log_prob")
+    priors, kinds = frame["prior"].unique(), frame["audio"].unique()
+    figure, grid = _grid(len(priors), min(2, len(priors)), 3.9, 0.28 * len(kinds) + 1.1)
+    for ax, prior in zip(grid, priors, strict=True):
+        common = {"data": frame[frame["prior"] == prior], "x": "log_prob", "y": "audio", "order": list(kinds), "ax": ax}
+        seaborn.boxplot(**common, color=source_color(prior), boxprops={"alpha": 0.35}, showfliers=False, linewidth=1)
+        seaborn.stripplot(**common, color=source_color(prior), size=3, jitter=0.2)
+        ax.set_xscale("symlog", linthresh=10)
+        ax.set(title=f"{prior} prior", xlabel="log p(x) (nats per element)", ylabel="")
+        ax.set_xlim(2 * min(frame["log_prob"].min(), -10), 10)
+        ax.locator_params(axis="x", numticks=5)
+        ax.label_outer()
+    return figure
+
+
+def _plain_frequencies(ax: "Axes", sample_rate: int) -> None:
+    """Ticks at 100 Hz, 1 kHz and 10 kHz on a frequency axis upwards, those that the sample rate has."""
+    names = {100: "100", 1000: "1 k", 10000: "10 k"}
+    there = [hertz for hertz in names if hertz <= sample_rate / 2]
+    ax.set_yticks(there, [names[hertz] for hertz in there])

@@ -1,0 +1,141 @@
+"""The look that all pictures share: theme, colours of the sources, grids, texts for those who cannot see them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import yaml
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+
+Arrays = Mapping[str, np.ndarray]
+SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
+
+
+def source_color(name: str) -> str:
+    """The fixed colour of a source; a name outside the table always gets the same one of its colours."""
+    return SOURCE_COLORS.get(name) or list(SOURCE_COLORS.values())[crc32(name.encode()) % len(SOURCE_COLORS)]
+
+
+def use_style() -> None:
+    """Set the seaborn theme of every notebook: thin lines, light grid, a colour-blind-safe cycle, sharp pictures.
+
+    Figures that the notebook shows carry their `describe` as the text for those who do not see them.
+    """
+    import matplotlib.pyplot as plt
+    import seaborn
+    from IPython import get_ipython
+    from IPython.core.pylabtools import print_figure
+    from matplotlib.figure import Figure
+
+    shell = get_ipython()
+    if shell:
+        plt.switch_backend(plt.get_backend())  # else the first figure loads it, and it puts its formatter over ours
+    style = {"figure.dpi": 110, "axes.titlesize": "medium", "grid.linewidth": 0.6, "legend.frameon": False}
+    seaborn.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85, rc=style)
+    if shell:
+        png = shell.display_formatter.formatters["image/png"]
+        png.for_type(Figure, lambda figure: (print_figure(figure, fmt="png"), {"alt": describe(figure)}))
+
+
+def describe(figure: "Figure") -> str:
+    """A figure in words: its panels, what the axes and colours mean, the names in legends, the numbers in a table."""
+    bars = {ax for ax in figure.axes if ax.get_label() == "<colorbar>"}
+    panels = [ax for ax in figure.axes if ax.get_visible() and ax not in bars]
+    titles = [" ".join((ax.get_title() or ax.get_title("left")).split()) for ax in panels]
+    said = [f"{len(panels)} panels" if len(panels) > 1 else "A figure"]
+    said[0] += f": {', '.join(filter(None, titles))}." if any(titles) else "."
+    for part, way in (("xlabel", "to the right"), ("ylabel", "upwards")):
+        names = dict.fromkeys(" ".join(getattr(ax, f"get_{part}")().split()) for ax in panels)
+        said += [f"{', '.join(filter(None, names))} {way}."] if any(names) else []
+    colours = dict.fromkeys(" ".join((ax.get_ylabel() or ax.get_xlabel()).split()) for ax in bars)
+    said += [f"Colour: {', '.join(filter(None, colours))}."] if any(colours) else []
+    legends = [*(ax.get_legend() for ax in panels), *figure.legends]
+    keys = dict.fromkeys(text.get_text() for legend in legends if legend for text in legend.get_texts())
+    said += [f"Shown: {', '.join(keys)}."] if keys else []
+    for ax in panels:
+        for name, axis in (("Rows", ax.yaxis), ("Columns", ax.xaxis)):
+            labels = [" ".join(tick.get_text().split()) for tick in axis.get_ticklabels()]
+            if labels and not any(_is_number(label) for label in labels) and any(labels):
+                said.append(f"{name}: {', '.join(filter(None, labels))}.")
+        written = [" ".join(text.get_text().split()) for text in ax.texts]
+        if len(written) > 1:
+            said.append(f"{'Values, row by row' if all(map(_is_number, written)) else 'Labels'}: {', '.join(written)}.")
+    return " ".join(dict.fromkeys(said))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace("−", "-").rstrip("%dB "))
+    except ValueError:
+        return text == "" or text.startswith("$")  # no label, or a power of ten
+    return True
+
+
+def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+    """A figure with `count` axes of (width, height) inches, filled row by row; spare places stay empty."""
+    import matplotlib.pyplot as plt
+
+    rows = -(-count // columns)
+    figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
+    plt.close(figure)  # it lives on, but a notebook shows it once, as the value of its cell, and not again by itself
+    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+
+
+def _share_labels(axes: "Sequence[Axes]", columns: int) -> None:
+    """Name an axis once where its neighbour, to the left or below, has the same range."""
+    for place, ax in enumerate(axes):
+        left, below = axes[place - place % columns], axes[place + columns :][:1]
+        if ax is not left and ax.get_ylim() == left.get_ylim():
+            ax.set_ylabel("")
+            ax.tick_params(axis="y", labelleft=False)
+        if below and ax.get_xlim() == below[0].get_xlim():
+            ax.set_xlabel("")
+            ax.tick_params(axis="x", labelbottom=False)
+
+
+def _array(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim != dimensions or values.size == 0:
+        raise ValueError(f"{name}: expected {dimensions} axes with at least one element, found shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name}: holds NaN or infinite values")
+    return values
+
+
+def _named(arrays: Arrays) -> Arrays:
+    if not arrays:
+        raise ValueError("nothing to draw: expected at least one name with its array")
+    return arrays
+
+
+def _columns(frame: "pandas.DataFrame", *needed: str) -> "pandas.DataFrame":
+    """`frame`, all that is text in the columns as `_text`; ValueError where one is missing or there are no rows."""
+    missing = [column for column in needed if column not in frame]
+    if missing or frame.empty:
+        raise ValueError(f"frame: expected rows with the columns {needed}, found {len(frame)} rows of {list(frame)}")
+    return frame.assign(
+        **{column: frame[column].map(_text) for column in needed if frame[column].dtype.kind not in "fiu"}
+    )
+
+
+def _text(name: Any) -> Any:
+    """A name as matplotlib shows it letter by letter, not as mathematics between dollar signs."""
+    return name.replace("$", r"\$") if isinstance(name, str) else name
+
+
+def _plain_decades(axis: "Axis") -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers: a short logarithmic axis would have hardly one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

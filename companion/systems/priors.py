@@ -1,0 +1,116 @@
+"""Training the prior of one source of a data set, as a profile says."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowsep.files import FlowsepError, write_text
+from flowsep.prior import Prior
+from flowsep.train import crop_samples, fit_prior
+
+from ..profile import Profile, load_profile
+
+
+def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:
+    """`fit_prior` on the solo stems of one source of a data set, all settings from the profile.
+
+    With `training.epochs` there are epochs * ceil(segments / batch) steps, and every pass draws each segment once.
+    Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
+    `source` are opened: this is source-only supervision. With `training.devices` above 1 as many processes are
+    started, which open the data set anew, each takes its share of every batch, and the first one writes.
+    """
+    from ..data.crops import CropSampler, validation_crops
+    from ..data.segments import solo_segments  # sound files, which fitting alone does without
+
+    folder, training, feature = Path(folder), profile.training_of(source), profile.feature
+    if training.devices > 1 and "WORLD_SIZE" not in os.environ:
+        _train_in_processes(dataset, source, profile, folder, progress)
+        return Prior.load(folder / "priors" / f"{source}.safetensors")
+    length = crop_samples(training, feature)
+    segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
+    if training.epochs:
+        steps = training.epochs * math.ceil(len(segments["train"]) / training.batch)
+        training = training.model_copy(update={"steps": steps})
+    provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
+    provenance |= {f"{subset}_segments": len(its) for subset, its in segments.items()}
+    sampler = CropSampler(
+        segments["train"],
+        length,
+        batch=training.batch,
+        in_turn=training.epochs is not None,
+        gain_db=training.gain_db,
+        speed=training.speed,
+        silence_db=training.silence_db,
+        seed=profile.seed,
+        source=source,
+    )
+    return fit_prior(
+        sampler,
+        validation_crops(segments["valid"], length, training.silence_db),
+        source=source,
+        model=profile.model,
+        feature=feature,
+        training=training,
+        checkpoint=folder / "priors" / f"{source}.safetensors",
+        work=folder / "training" / source,
+        seed=profile.seed,
+        provenance=provenance,
+        progress=progress,
+    )
+
+
+def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Path, progress: bool) -> None:
+    """`train_source` by torchrun, which also works from a notebook, whose process can neither fork nor be imported."""
+    with tempfile.TemporaryDirectory() as place:
+        settings = Path(place) / "profile.yaml"
+        write_text(settings, json.dumps({"profile": profile.model_dump(mode="json")}))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "-m", "--nproc-per-node"]
+        command = [*torchrun, str(profile.training.devices), "flowsep.train", str(settings), source, str(folder)]
+        with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as its:
+            try:
+                _, told = its.communicate()
+            except BaseException:  # an interrupt above all: torchrun passes it on to its processes
+                its.terminate()
+                raise
+    if its.returncode:
+        reason = next((line for line in (told or "").splitlines() if "Error: " in line), "see above")
+        raise FlowsepError(f"{source}: training in {profile.training.devices} processes failed: {reason}")
+
+
+def _process(profile: str, source: str, folder: str | None = None, data_hash: str | None = None) -> None:
+    """One of the processes that torchrun starts."""
+    from ..data.tracks import load_dataset
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    settings = load_profile(profile)
+    dataset = load_dataset(settings.data, settings.seed)
+    if data_hash and dataset.hash != data_hash:
+        raise FlowsepError(f"{dataset.name}: opened anew it is another data set ({dataset.hash}, not {data_hash})")
+    train_source(dataset, source, settings, folder or settings.folder, progress=os.environ["RANK"] == "0")
+
+
+def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 20, most: int = 200) -> np.ndarray:
+    """Solo clips that no prior has seen, of the test songs and cut as for training: float32 (clips, samples).
+
+    Of the first `songs` that have the source, and thinned out evenly to `most`, so that any data set is as quick.
+    """
+    from ..data.crops import validation_crops
+    from ..data.segments import solo_segments  # sound files, which fitting alone does without
+
+    segments = solo_segments(dataset, "test", source, profile.feature)[:songs]
+    length = crop_samples(profile.training, profile.feature)
+    clips = validation_crops(segments, length, profile.training.silence_db)
+    return clips[np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)]
+
+
+if __name__ == "__main__":
+    _process(*sys.argv[1:])

@@ -1,0 +1,218 @@
+"""A GAN of log-magnitude spectrograms, one second an image: its networks and their training.
+
+References: Donahue, McAuley, Puckette 2019 (SpecGAN); Gulrajani et al. 2017 (WGAN-GP).
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu, relu
+
+from flowsep.config import FeatureConfig
+from flowsep.files import FlowsepError, atomic_path
+from flowsep.machine import choose_device, peak_memory
+from flowsep.prior import parameters
+from flowsep.weights import save_safetensors
+
+FORMAT = "flowsep-specgan-1"
+LOG_FLOOR = 1e-6  # added to magnitudes before their logarithm
+DEVIATIONS = 3.0  # of a bin from its mean, at which images are clipped
+SEED = 4  # frames and bins of the image that the first layer makes
+
+
+class SpecGANOptions(BaseModel):
+    """Sizes of a prior and its training; the defaults are SpecGAN's: 128 bins x 128 frames, 1 s at 16 kHz."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    sample_rate: PositiveInt = 16_000
+    depth: PositiveInt = 5  # doublings from a 4 x 4 image on; the window has twice as many samples as the image bins
+    channels: PositiveInt = 64  # of the layer next to the image; twice as many at each halving
+    latent: PositiveInt = 100
+    steps: PositiveInt = 20_000  # of the generator
+    critic_steps: PositiveInt = 5  # of the critic before each of them
+    batch: PositiveInt = 64
+    lr: PositiveFloat = 1e-4
+    penalty: float = Field(10.0, ge=0)  # weight of the critic's gradient penalty
+
+    @property
+    def side(self) -> int:
+        """Bins and frames of an image."""
+        return SEED * 2**self.depth
+
+    @property
+    def feature(self) -> FeatureConfig:
+        """The STFT of an image: half-overlapping windows with one bin more than it, at half the sample rate."""
+        return FeatureConfig(sample_rate=self.sample_rate, n_fft=2 * self.side, hop=self.side)
+
+
+class Generator(nn.Module):
+    """G: [-1, 1]^latent -> (-1, 1)^(bins x frames), one linear layer and `depth` transposed convolutions (DCGAN's).
+
+    An image is `clip((log(|X| + 1e-6) - mean) / (3 std), -1, 1)`, mean and std of each bin over the training material.
+    """
+
+    def __init__(self, options: SpecGANOptions):
+        super().__init__()
+        widths = _widths(options)
+        self.first = nn.Linear(options.latent, widths[0] * SEED**2)
+        self.layers = nn.ModuleList(
+            nn.ConvTranspose2d(wide, narrow, 5, stride=2, padding=2, output_padding=1)
+            for wide, narrow in pairwise(widths)
+        )
+        self.register_buffer("mean", torch.zeros(options.side, 1))
+        self.register_buffer("std", torch.ones(options.side, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Shape: (batch, latent) -> (batch, bins, frames)."""
+        x = relu(self.first(z)).unflatten(1, (-1, SEED, SEED))
+        for layer in self.layers[:-1]:
+            x = relu(layer(x))
+        return self.layers[-1](x).squeeze(1).tanh()
+
+    def magnitude(self, z: Tensor) -> Tensor:
+        """|X| = exp(3 std G(z) + mean), the linear magnitude that an image stands for."""
+        return (DEVIATIONS * self.std * self(z) + self.mean).exp()
+
+    def image(self, magnitude: Tensor) -> Tensor:
+        """The image of a magnitude (batch, bins, frames)."""
+        deviation = ((magnitude + LOG_FLOOR).log() - self.mean) / self.std
+        return (deviation / DEVIATIONS).clamp(-1, 1)
+
+    def measure(self, magnitude: Tensor) -> None:
+        """Take mean and std of the bins from training magnitudes (batch, bins, frames)."""
+        level = (magnitude + LOG_FLOOR).log()
+        self.mean.copy_(level.mean(dim=(0, 2)).unsqueeze(1))
+        self.std.copy_(level.std(dim=(0, 2)).clamp_min(1e-3).unsqueeze(1))
+
+
+class Critic(nn.Module):
+    """D: image -> real number, the generator's mirror image with leaky rectifiers. Shape: (batch, b, f) -> (batch,)."""
+
+    def __init__(self, options: SpecGANOptions):
+        super().__init__()
+        widths = _widths(options)[::-1]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 5, stride=2, padding=2) for narrow, wide in pairwise(widths)
+        )
+        self.last = nn.Linear(widths[-1] * SEED**2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.unsqueeze(1)
+        for layer in self.layers:
+            x = leaky_relu(layer(x), 0.2)
+        return self.last(x.flatten(1)).squeeze(1)
+
+
+def _widths(options: SpecGANOptions) -> list[int]:
+    """Channels from the 4 x 4 image to the whole one."""
+    return [options.channels * 2**k for k in reversed(range(options.depth))] + [1]
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, share: Tensor) -> Tensor:
+    """mean (|grad D(x)| - 1)^2 at x = share real + (1 - share) fake; share (batch, 1, 1). Gulrajani et al. 2017."""
+    between = (share * real + (1 - share) * fake).requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def fit_gan(
+    sampler: Any,
+    validation: np.ndarray,
+    *,
+    source: str,
+    options: SpecGANOptions,
+    checkpoint: Path,
+    work: Path,
+    every: int,
+    seed: int = 0,
+    device: str = "auto",
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """min_G max_D E[D(x)] - E[D(G(z))] - penalty (|grad D| - 1)^2 over images x of one source, z uniform in [-1, 1].
+
+    Each `every` steps the state and the curve go to `work`: `state.safetensors`, and `loss.csv` with the columns step,
+    split, value and seconds, where value is E[D(x)] - E[D(G(z))] on training and on held-out songs. A run that
+    was killed goes on from there and ends with the same weights, because everything random depends on (seed, step).
+    The last generator goes to `checkpoint`, with what it cost: the distance of a critic that trains along tells no best
+    one.
+
+    Args:
+        sampler: `batch(k)` gives the k-th batch of crops (batch, samples) of `options.feature`'s rate.
+        validation: (crops, samples) of held-out recordings.
+    Raises:
+        FlowsepError: a loss that became NaN or infinite, a state of other settings.
+    """
+    import pandas as pd
+
+    from flowsep.resume import resume, save_state
+    from flowsep.train import magnitudes
+
+    torch.manual_seed(seed)
+    place = choose_device(device)
+    network = nn.ModuleDict({"generator": Generator(options), "critic": Critic(options)}).to(place)
+    generator, critic = network["generator"], network["critic"]
+    # one optimiser for both: Adam leaves alone whatever has no gradient, and each step gives one to one of them only
+    optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, betas=(0.5, 0.9))
+
+    def features(crops: np.ndarray) -> Tensor:
+        return magnitudes(torch.from_numpy(crops).to(place), options.feature)[:, : options.side]
+
+    def move(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    settings = {"source": source, "seed": seed, "options": options.model_dump(mode="json")}
+    state, done, rows, memory = work / "state.safetensors", 0, [], math.nan
+    if state.is_file():
+        reached, rows = resume(state, settings, network, optimizer, work)
+        done, memory = reached["step"], reached.get("memory", math.nan)
+    else:
+        generator.measure(torch.cat([features(sampler.batch(k)) for k in range(max(1, 512 // options.batch))]))
+    held_out = generator.image(features(validation))
+    before, began = rows[-1]["seconds"] if rows else 0.0, time.monotonic()
+    distances: list[Tensor] = []
+    for step in range(done, options.steps):
+        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+        def draw(count: int, rng: torch.Generator = rng) -> Tensor:
+            return (2 * torch.rand(count, options.latent, generator=rng) - 1).to(place)
+
+        for turn in range(options.critic_steps):
+            real = generator.image(features(sampler.batch(step * options.critic_steps + turn)))
+            with torch.no_grad():
+                fake = generator(draw(len(real)))
+            distance = critic(real).mean() - critic(fake).mean()
+            share = torch.rand(len(real), 1, 1, generator=rng).to(place)
+            move(options.penalty * gradient_penalty(critic, real, fake, share) - distance)
+            distances.append(distance.detach())
+        critic.requires_grad_(False)
+        move(-critic(generator(draw(options.batch))).mean())
+        critic.requires_grad_(True)
+        done = step + 1
+        if done % every == 0 or done == options.steps:
+            with torch.no_grad():
+                fakes = torch.cat([critic(generator(part)) for part in draw(len(held_out)).split(options.batch)])
+                reals = torch.cat([critic(part) for part in held_out.split(options.batch)])
+            found = {"train": torch.stack(distances).mean().item(), "valid": (reals.mean() - fakes.mean()).item()}
+            distances.clear()
+            if not all(map(math.isfinite, found.values())):
+                raise FlowsepError(f"gan_prior: {source}: the loss is {found} by step {done}; lower `prior.lr`")
+            seconds = before + time.monotonic() - began
+            rows += [{"step": done, "split": k, "value": value, "seconds": seconds} for k, value in found.items()]
+            with atomic_path(work / "loss.csv") as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
+            memory = float(np.fmax(memory, peak_memory()))
+            save_state(state, settings, network, optimizer, step=done, memory=memory)
+    costs = {"parameters": parameters(generator), "training_seconds": round(rows[-1]["seconds"], 1)}
+    origin = {**(provenance or {}), **costs, "training_memory_mib": memory}
+    save_safetensors(checkpoint, generator.state_dict(), {"format": FORMAT, **settings, "provenance": origin})

@@ -1,0 +1,96 @@
+"""The state of a training on disk, and the device and precision that it runs on."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from .config import TrainingConfig
+from .files import FlowsepError
+from .machine import choose_device
+from .weights import load_exactly, read_safetensors, save_safetensors
+
+
+class _InsideOnly(MixedPrecision):
+    """Autocast alone: inputs enter as they are, for a density is not to be fitted to the steps of rounded numbers."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
+    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
+
+    Raises FlowsepError where `devices` are more than one, and not as many processes as that were started by torchrun.
+    """
+    device = choose_device(training.device)
+    precision = training.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    how: dict[str, Any] = {"accelerator": device.type, "precision": precision}
+    if precision in ("bf16-mixed", "16-mixed"):
+        scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
+        how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
+    if devices == 1:
+        # one process, wherever it was started: else Fabric looks for SLURM, and warns or stops where it sees any of it
+        how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
+        return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
+    if int(os.environ.get("WORLD_SIZE", 1)) != devices:
+        started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
+        raise FlowsepError(f"training.devices is {devices}: needs as many processes; use train_source, or {started}")
+    strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    fabric = Fabric(devices=devices, strategy=strategy, **how)
+    fabric.launch()
+    return fabric
+
+
+def save_state(
+    path: Path,
+    settings: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    **reached: float,
+) -> None:
+    """Write all that a training goes on from: settings, steps done and more, weights, Adam's moments."""
+    tensors = {f"model.{name}": value for name, value in network.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in moments.items()}
+    save_safetensors(path, tensors, {**settings, "step": step, **reached})
+
+
+def resume(
+    path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Put back what `save_state` wrote; returns its header and the rows of `<work>/loss.csv` so far.
+
+    Raises FlowsepError where any of `settings` differs.
+    """
+    header, tensors = read_safetensors(path)
+    for key, value in settings.items():
+        if header.get(key) != value:
+            raise FlowsepError(
+                f"{path}: began with {key} = {header.get(key)}, now {value}; remove {work} to start anew"
+            )
+    load_exactly(network, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
+    moments: dict[int, dict[str, Tensor]] = {}
+    weights = list(network.parameters())
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, index, moment = name.split(".")
+            like = weights[int(index)]  # fused Adam reads memory in its order, so moments must lie as their weights do
+            value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            moments.setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    curve = pd.read_csv(work / "loss.csv")
+    rows = curve[curve.step <= header["step"]].to_dict("records")  # a kill between the two writes left a longer curve
+    return header, rows

@@ -1,0 +1,132 @@
+"""Weights on disk: safetensors files with a JSON header, whole, checked against it, and never code."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import FeatureConfig, GlowConfig
+from .files import MAX_HEADER, FlowsepError, atomic_path, brief
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """(header, {tensor: shape}) of a file of `prior.save_safetensors`; FlowsepError if it is none."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise ValueError(f"a header of {length:,} bytes, {MAX_HEADER:,} at most")
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("flowsep", "{}"))
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        reason = brief(error)
+        raise FlowsepError(f"{path}: not a whole .safetensors file ({reason}); nothing was loaded") from error
+    return (header if isinstance(header, dict) else {}), shapes
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights may come in any of them
+MAX_DILATION = 4096  # frames, of the last layer's convolution
+MAX_OVERLAP = 64  # windows of a spectrogram over one sample
+
+
+def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes.
+
+    The header also gets the `sha256` of both, by which `read_safetensors` knows a file that was damaged since.
+    """
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_path(path) as temporary:
+        # one key only: safetensors writes several in an order of its own at every call
+        try:
+            save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
+        except SafetensorError as error:  # which tells of a full disk in words only
+            raise FlowsepError(f"{path}: not written ({error}); make room or choose another folder") from error
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(header, tensors) of a file of `save_safetensors`.
+
+    Raises FlowsepError if it is none (a pickle, a truncated file), or a single bit of it is another than was written.
+    """
+    header, names = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in names}
+    expected = header.pop("sha256", None)
+    if expected is None:
+        raise FlowsepError(f"{path}: its header tells no sha256 of its content; flowsep did not write it, make it anew")
+    if (found := _digest(header, tensors)) != expected:
+        differs = f"damaged since it was written: sha256 {found[:12]}, written with {str(expected)[:12]}"
+        raise FlowsepError(f"{path}: {differs}; restore it or make it anew")
+    return header, tensors
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a header's JSON and of all names, types, shapes and numbers."""
+    state = hashlib.sha256(json.dumps(header).encode())
+    for name, value in sorted(tensors.items()):
+        state.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        state.update(value.flatten().view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def check_sizes(model: GlowConfig, feature: FeatureConfig, weights: Iterable[Tensor], path: str | Path) -> None:
+    """Hold the sizes that a header claims against the `weights` beside it, before a model of such sizes is made.
+
+    Raises:
+        FlowsepError: more numbers than these can be, or what no weight shows and would fill the memory later: see
+            `MAX_DILATION` and `MAX_OVERLAP`, and windows of more bins than the model has.
+    """
+    channels, hidden, layers = model.bins * model.squeeze, model.hidden, model.layers
+    net = channels // 2 * hidden + layers * 2 * hidden * hidden * model.kernel + (2 * layers - 1) * hidden * hidden
+    numbers = model.steps * (2 * channels + model.groups**2 + net + hidden * channels)  # without biases
+    plain = [value for value in weights if value.layout is torch.strided and value.device.type == "cpu"]
+    held = {store.data_ptr(): store.nbytes() for store in (value.untyped_storage() for value in plain)}
+    if 2 * numbers > sum(held.values()):  # of 16 bits at least
+        found = f"a model of {brief(numbers)} numbers, its weights are {sum(held.values()):,} bytes"
+        raise FlowsepError(f"{path}: {found}; another architecture than its header says?")
+    if (layers - 1) * math.log(model.dilation_rate) > math.log(MAX_DILATION):
+        found = f"{layers} layers with dilation_rate {brief(model.dilation_rate)}"
+        raise FlowsepError(f"{path}: {found}; expected a last dilation of {MAX_DILATION} or less")
+    if feature.n_fft // 2 + 1 > model.bins or feature.n_fft > MAX_OVERLAP * feature.hop:
+        found = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
+        raise FlowsepError(f"{path}: {found} do not belong together")
+
+
+def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """FlowsepError names the first name, shape or type of `tensors` that is not the expected one."""
+    missing, surplus = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    both = [(name, tensors[name], expected[name]) for name in expected if name in tensors]
+    misshaped = [
+        f"'{name}' is {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+        for name, found, wanted in both
+        if found.shape != wanted.shape
+    ]
+    mistyped = [
+        f"'{name}' is of {found.dtype}, expected {wanted.dtype}"
+        for name, found, wanted in both
+        if found.dtype != wanted.dtype and (found.dtype not in FLOATS or wanted.dtype not in FLOATS)
+    ]
+    for what, names in (("missing", missing), ("surplus", surplus), ("misshaped", misshaped), ("mistyped", mistyped)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise FlowsepError(f"{path}: {what} weight {names[0]}{more}; another architecture than its header says?")
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Load a state dict in which every name, shape and type must fit; FlowsepError names the first that does not."""
+    check_weights(module.state_dict(), tensors, path)
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise FlowsepError(f"{path}: weight {bad[0]} holds NaN or infinite values; the training that wrote it diverged")
+    module.load_state_dict(tensors)
