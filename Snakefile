@@ -10,9 +10,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from flowsep.baselines import load_system
-from flowsep.config import load_profile
-from flowsep.data import load_dataset
+from companion.data.tracks import load_dataset
+from companion.profile import load_profile
+from companion.systems import load_system
 from flowsep.files import FlowsepError, locked, safe_name
 from snakemake.exceptions import WorkflowError
 
@@ -127,7 +127,7 @@ rule cache:
     priority: 20
     threads: 1
     shell:
-        f"flowsep cache --profile {CONFIG}"
+        f"python -m companion cache --profile {CONFIG}"
 
 rule prior:
     input:
@@ -189,7 +189,7 @@ rule fit:
     priority: 10
     threads: PROFILE.threads
     shell:
-        "OMP_NUM_THREADS={threads} flowsep fit {wildcards.system:q} --part {wildcards.part:q}"
+        "OMP_NUM_THREADS={threads} python -m companion fit {wildcards.system:q} --part {wildcards.part:q}"
         f" --profile {CONFIG}"
 
 def needs(wildcards):
@@ -209,7 +209,7 @@ rule shard:
     priority: 5
     threads: PROFILE.threads
     shell:
-        "OMP_NUM_THREADS={threads} flowsep shard {wildcards.system:q} {wildcards.number}"
+        "OMP_NUM_THREADS={threads} python -m companion shard {wildcards.system:q} {wildcards.number}"
         f" --profile {CONFIG}"
 
 # with several shards it gathers them, with one it separates by itself

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig, _Model
+from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, Settings, TrainingConfig
 from flowsep.files import MAX_ALIASES, MAX_DEPTH, MAX_PROFILE, MAX_VALUES, FlowsepError, brief, check_size
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
@@ -31,7 +31,7 @@ NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
 PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
 
 
-class PiecesConfig(_Model):
+class PiecesConfig(Settings):
     """The paper's training pieces: long silences are taken out of every stem, and what remains is cut at random."""
 
     silence_db: float = -50.0  # dB of full scale: a block of 20 ms whose RMS is below is silent
@@ -47,7 +47,7 @@ class PiecesConfig(_Model):
         return self
 
 
-class DataConfig(_Model):
+class DataConfig(Settings):
     """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100, or any folder of stems."""
 
     kind: Literal["toyband", "musdb18", "musdb18hq", "slakh", "stems"] = "toyband"
@@ -60,7 +60,7 @@ class DataConfig(_Model):
     classes: dict[str, str] = SLAKH_CLASSES  # slakh: the inst_class of a stem -> the source that it is part of
 
 
-class EvaluationConfig(_Model):
+class EvaluationConfig(Settings):
     """Which conventions of SDR are computed (they never share a table), and which metrics beside it."""
 
     conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
@@ -76,18 +76,20 @@ class EvaluationConfig(_Model):
         return self
 
 
-class AblationConfig(_Model):
+class AblationConfig(Settings):
     """What `notebooks/11_ablations.ipynb` varies, on validation songs."""
 
     tracks: PositiveInt = 2  # validation songs
     seconds: PositiveFloat = 6.0  # of each
     iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
-    base: dict[str, Any] = {}  # options of the separator that all studies change in the profile's instglow
+    base: dict[str, Any] = Field(
+        default_factory=dict
+    )  # options of the separator that all studies change in the profile's instglow
     # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
     studies: dict[str, dict[str, list[Any]]]
 
 
-class NewSourcesConfig(_Model):
+class NewSourcesConfig(Settings):
     """Sources that join a finished model later, with one new prior each; all other priors stay as they are."""
 
     sources: tuple[str, ...] = Field(min_length=1)
@@ -96,7 +98,7 @@ class NewSourcesConfig(_Model):
     seconds: PositiveFloat | None = None  # of each song that are separated, where its sources sound most; None: all
 
 
-class Profile(_Model):
+class Profile(Settings):
     """One complete experiment: what `configs/<name>.yaml` says."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)

@@ -1,12 +1,13 @@
-"""Which priors lie in a folder and what their headers say; torch is not needed for that."""
+"""Priors on disk: which ones lie in a folder, and how one is loaded."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .files import FlowsepError
-from .prior import Prior
+from .files import FlowsepError, brief
 
-FORMAT = "flowsep-prior-1"  # in the header of a prior
+if TYPE_CHECKING:
+    from .prior import Prior
 
 
 def find_priors(folder: str | Path) -> dict[str, Path]:
@@ -25,14 +26,14 @@ def find_priors(folder: str | Path) -> dict[str, Path]:
     return files | folders
 
 
-def load_prior(path: str | Path, **options: Any) -> Prior:
+def load_prior(path: str | Path, **options: Any) -> "Prior":
     """A prior from a flowsep `.safetensors` file, or from a folder of the research code (`config.json` + `G_*.pth`).
 
     Neither can run code: safetensors holds tensors only, and `.pth` files are read with `weights_only`.
 
     Args:
         path: the file or folder.
-        options: for a research-code folder only: see `flowsep.instglow.load_research_prior`.
+        options: for a research-code folder only: see `flowsep.research_checkpoint.load_research_prior`.
     Raises:
         FlowsepError: no such file, truncated, a pickle, another format or architecture; names what is wrong.
     """
@@ -43,4 +44,31 @@ def load_prior(path: str | Path, **options: Any) -> Prior:
         return load_research_prior(path, **options)
     if not path.is_file():
         raise FlowsepError(f"{path}: no such prior; expected a .safetensors file or a folder with config.json")
-    return Prior.load(path)
+    return _load_file(path)
+
+
+def _load_file(path: Path) -> "Prior":
+    """The prior that `Prior.save` wrote, in evaluation mode on the CPU."""
+    # torch is imported here, so that folders can be looked through without it
+    from .config import FeatureConfig, GlowConfig
+    from .prior import FORMAT, Prior
+    from .weights import check_sizes, load_exactly, read_safetensors
+
+    header, tensors = read_safetensors(path)
+    if header.get("format") != FORMAT:
+        raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
+    try:
+        model = GlowConfig.model_validate(header["model"])
+        feature = FeatureConfig.model_validate(header["feature"])
+        source, provenance = header["source"], header["provenance"]
+        noise = ((provenance or {}).get("training") or {}).get("noise", 0.0)
+        if not isinstance(source, str) or not math.isfinite(noise):
+            raise ValueError(f"source {brief(source)}, noise {brief(noise)}")
+        check_sizes(model, feature, tensors.values(), path)
+        prior = Prior(model, feature, source, provenance)
+    except (KeyError, AttributeError, TypeError, OverflowError, ValueError) as error:
+        if isinstance(error, FlowsepError) and str(path) in str(error):
+            raise
+        raise FlowsepError(f"{path}: damaged header ({brief(error)})") from error
+    load_exactly(prior.glow, tensors, path)
+    return prior.eval()

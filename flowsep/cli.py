@@ -1,4 +1,4 @@
-"""The command line: `flowsep separate`, `score`, `info`, `convert`, and the steps of the graph, thin over the package.
+"""The command line of the method: `flowsep separate | convert | info`, thin over the package.
 
 What takes long to import is imported where it is needed, after what can be told or refused without it.
 """
@@ -15,24 +15,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from companion.graph.cli import _cache, _data, _fit, _score, _shard
-
 from .files import FlowsepError, printable, writable
 
 CURE = "choose another --out"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit status: 0 done, 1 some of the inputs failed, 2 wrong input, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    """Run one command of `flowsep`; see `run_command` for the exit status."""
+    return run_command(_parser().parse_args(argv))
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Call `arguments.run`; the exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted."""
     sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         return arguments.run(arguments)
     except FlowsepError as error:
-        _tell(f"error: {error}")
+        tell(f"error: {error}")
         return 2
     except KeyboardInterrupt:
-        _tell("interrupted")
+        tell("interrupted")
         return 130
 
 
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
-    options = command.add_argument_group("separation", "defaults: flowsep.latent.usual_config")
+    options = command.add_argument_group("separation", "defaults: flowsep.search.usual_config")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
     options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
@@ -64,40 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     limit = "of the process, or of the GPU (2GB, 500MiB ...): shorter chunks"
     options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
     command.set_defaults(run=_separate)
-
-    command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
-    command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
-    against = command.add_mutually_exclusive_group(required=True)
-    against.add_argument("--profile", help="its test songs: name in configs/, or path of a YAML file")
-    against.add_argument("--references", type=Path, metavar="DIR", help="<track>/<stem>.wav")
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="scores go to DIR/scores/<system>.csv")
-    command.add_argument("--sources", metavar="A,B,...", help="stems to score; default: the profile's, or all")
-    command.add_argument("--metrics", metavar="A,B,...", help="of SDR, SI-SDR and museval's slow SIR, ISR, SAR")
-    command.add_argument("--jobs", type=int, metavar="N", help="songs at once; default: processors, at most 4")
-    command.add_argument("--force", action="store_true", help="overwrite scores that are there already")
-    command.set_defaults(run=_score)
-
-    command = commands.add_parser("data", help="make or check a profile's data, and list it")
-    which = command.add_mutually_exclusive_group()
-    which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
-    which.add_argument("--musdb-sample", type=Path, metavar="FOLDER", help="download 7 s of each MUSDB18 song")
-    command.set_defaults(run=_data)
-
-    command = commands.add_parser("cache", help="decode and resample all that a profile's systems learn from")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
-    command.set_defaults(run=_cache)
-
-    command = commands.add_parser("fit", help="fit one system of a profile, or a part of it")
-    command.add_argument("system", metavar="SYSTEM")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
-    command.add_argument("--part", metavar="P", help="such as 0-vocals of flowsep; default: all parts")
-    command.set_defaults(run=_fit)
-
-    command = commands.add_parser("shard", help="separate and score one shard of a profile's test songs")
-    command.add_argument("system", metavar="SYSTEM")
-    command.add_argument("number", type=int, metavar="K", help="from 0 to the profile's `shards`, less one")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
-    command.set_defaults(run=_shard)
 
     command = commands.add_parser("info", help="what a prior is and where it comes from")
     command.add_argument("file", type=Path, metavar="FILE.safetensors")
@@ -134,7 +102,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     wanted = arguments.sources.split(",") if arguments.sources else list(found)
     if missing := [name for name in wanted if name not in found]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
-    _tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
+    tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
     from .checkpoint import load_prior
     from .search import usual_config
     from .separator import within_memory
@@ -147,9 +115,9 @@ def _separate(arguments: argparse.Namespace) -> int:
         try:
             _separate_one(path, target, priors, config, arguments.format, batch)
         except FlowsepError as error:
-            _tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
+            tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
             failed.append(str(path))
-    return _summary(failed, len(targets), "inputs failed")
+    return summary(failed, len(targets), "inputs failed")
 
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
@@ -174,7 +142,7 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
 
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
-        folder = stack.enter_context(_whole_folder(target))
+        folder = stack.enter_context(whole_folder(target))
         bar = stack.enter_context(tqdm(desc=path.name, unit="step", file=sys.stderr))
         facts = (song.sample_rate, song.channels, song.samples)
         files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *facts)) for s in priors}
@@ -197,7 +165,7 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
                 files[source].write(stem)
     for source, file in files.items():
         if file.clipped:
-            _tell(f"note: {path}: {file.clipped} samples of {source} were clipped; --format wav keeps them")
+            tell(f"note: {path}: {file.clipped} samples of {source} were clipped; --format wav keeps them")
     print(target)
 
 
@@ -211,7 +179,7 @@ def _size(text: str) -> int:
 
 
 @contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path) -> Iterator[Path]:
     """Yield a folder beside `target`; what the block wrote there becomes part of `target` if it ends well."""
     temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
     try:
@@ -226,7 +194,7 @@ def _whole_folder(target: Path) -> Iterator[Path]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from .checkpoint import FORMAT
+    from .prior import FORMAT
     from .weights import read_header
 
     keys = ("source", "model", "feature", "provenance")
@@ -254,11 +222,13 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _summary(failed: list[str], of: int, what: str) -> int:
+def summary(failed: list[str], of: int, what: str) -> int:
+    """Say which of so many inputs failed; the exit status."""
     if failed:
-        _tell(f"{len(failed)} of {of} {what}: {', '.join(failed)}")
+        tell(f"{len(failed)} of {of} {what}: {', '.join(failed)}")
     return 1 if failed else 0
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """Print a message to standard error, with escapes for what would command a terminal."""
     print(f"flowsep: {printable(message)}", file=sys.stderr)

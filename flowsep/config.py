@@ -22,7 +22,7 @@ from .files import SAMPLE_RATES, FlowsepError, brief
 HOW_ONLY = ("devices", "reversible")  # of a training: how it is computed, not what
 
 
-class _Model(BaseModel):
+class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
@@ -40,7 +40,7 @@ class _Model(BaseModel):
         return handler(value)
 
 
-class FeatureConfig(_Model):
+class FeatureConfig(Settings):
     """Linear magnitude STFT of the paper: mono 22,050 Hz, Hann window of `n_fft` samples, centred."""
 
     sample_rate: int = Field(22050, ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])
@@ -48,7 +48,7 @@ class FeatureConfig(_Model):
     hop: PositiveInt = 256
 
 
-class GlowConfig(_Model):
+class GlowConfig(Settings):
     """Sizes of one prior; the defaults are the paper's."""
 
     bins: PositiveInt = 514
@@ -64,7 +64,7 @@ class GlowConfig(_Model):
     order: Literal["grouped", "plain"] = "grouped"  # of the channels inside; plain: as in the research code
 
 
-class TrainingConfig(_Model):
+class TrainingConfig(Settings):
     """How a prior is fitted; `steps` counts optimiser steps, so that a run is the same on any machine."""
 
     steps: PositiveInt = 400_000
@@ -93,11 +93,11 @@ class TrainingConfig(_Model):
         return self
 
 
-class SeparationConfig(_Model):
+class SeparationConfig(Settings):
     """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
 
     The defaults were chosen on the demo's validation songs, for priors without noise; `smoothed` has those for priors
-    of noisy sources, and `flowsep.latent.usual_config` chooses. What each is worth: `notebooks/11_ablations.ipynb` and
+    of noisy sources, and `flowsep.search.usual_config` chooses. What each is worth: `notebooks/11_ablations.ipynb` and
     `notebooks/14_beyond_the_paper.ipynb`.
     """
 

@@ -1,18 +1,17 @@
 """A prior: a Glow with the feature that it models and the provenance of its weights, in one safetensors file."""
 
-import math
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import FORMAT
 from .config import FeatureConfig, GlowConfig
-from .files import FlowsepError, brief
 from .glow import Glow, standard_normal_log_prob
 from .spectrogram import pad_features
-from .weights import check_sizes, load_exactly, read_safetensors, save_safetensors
+from .weights import save_safetensors
+
+FORMAT = "flowsep-prior-1"  # in the header of a prior's file
 
 
 class Prior(nn.Module):
@@ -74,28 +73,6 @@ class Prior(nn.Module):
             "provenance": self.provenance,
         }
         save_safetensors(path, self.glow.state_dict(), header)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """The prior that `save` wrote, in evaluation mode on the CPU. See `load_prior` for what is raised."""
-        header, tensors = read_safetensors(path)
-        if header.get("format") != FORMAT:
-            raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
-        try:
-            model = GlowConfig.model_validate(header["model"])
-            feature = FeatureConfig.model_validate(header["feature"])
-            source, provenance = header["source"], header["provenance"]
-            noise = ((provenance or {}).get("training") or {}).get("noise", 0.0)
-            if not isinstance(source, str) or not math.isfinite(noise):
-                raise ValueError(f"source {brief(source)}, noise {brief(noise)}")
-            check_sizes(model, feature, tensors.values(), path)
-            prior = cls(model, feature, source, provenance)
-        except (KeyError, AttributeError, TypeError, OverflowError, ValueError) as error:
-            if isinstance(error, FlowsepError) and str(path) in str(error):
-                raise
-            raise FlowsepError(f"{path}: damaged header ({brief(error)})") from error
-        load_exactly(prior.glow, tensors, path)
-        return prior.eval()
 
 
 def parameters(network: nn.Module) -> int:

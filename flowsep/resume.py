@@ -44,7 +44,7 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
         how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
         return Fabric(devices=[device.index or 0] if device.type == "cuda" else 1, **how)
     if int(os.environ.get("WORLD_SIZE", 1)) != devices:
-        started = f"torchrun --standalone --nproc-per-node={devices} -m flowsep.train PROFILE SOURCE"
+        started = f"torchrun --standalone --nproc-per-node={devices} -m companion.systems.priors PROFILE SOURCE"
         raise FlowsepError(f"training.devices is {devices}: needs as many processes; use train_source, or {started}")
     strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     fabric = Fabric(devices=devices, strategy=strategy, **how)

@@ -47,7 +47,7 @@ def separate_magnitude(
     G_i / |sum_j G_j| * |x| where `config.nonnegative` is off, as in the research code. As there, too, the estimates
     are those that the last loss was computed from, and the padded bin is masked out of the sum but counted in the mean.
     With `SeparationConfig.paper(engine="layers")` and priors of the research code the result is the research code's
-    own, from the same magnitude and on the same processor to the last bit. The default engine, `flowsep.stacked`,
+    own, from the same magnitude and on the same processor to the last bit. The default engine, `flowsep.fast.stacked`,
     computes the same twice as fast, but rounds otherwise, which drifts by some per cent along the iterations.
     Nothing is cut into chunks here: `separate` does that.
 

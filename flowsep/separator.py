@@ -46,7 +46,7 @@ def separate(
     Args:
         mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1.
         priors: name of the stem -> prior.
-        config: default `flowsep.latent.usual_config(priors)`.
+        config: default `flowsep.search.usual_config(priors)`.
         sample_rate: of the mixture, Hz.
         callback: as in `separate_stream`.
         memory_limit: in bytes, see `within_memory`, which may shorten the chunks; the whole stems come on top of it.

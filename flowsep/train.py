@@ -18,6 +18,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .checkpoint import load_prior
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig
 from .fast.likelihood import Likelihood
 from .files import FlowsepError, atomic_path, locked
@@ -32,7 +33,7 @@ DIVERGED = 5.0  # nats per element above the first validation: no run comes back
 
 
 class Sampler(Protocol):
-    """What `fit_prior` draws from; `flowsep.data.CropSampler` is one."""
+    """What `fit_prior` draws from; `companion.data.crops.CropSampler` is one."""
 
     def batch(self, step: int) -> np.ndarray:
         """(batch, samples) of audio, a function of the step alone."""
@@ -170,11 +171,11 @@ def fit_prior(
         if fabric.is_global_zero:
             if not (work / "best.safetensors").is_file():
                 raise FlowsepError(f"{source}: no step improved on the initial validation likelihood; train longer")
-            best = Prior.load(work / "best.safetensors")
+            best = load_prior(work / "best.safetensors")
             best.provenance |= {"parameters": parameters(best), **costs}  # known only now that the training has ended
             best.save(checkpoint)
     fabric.barrier()
-    return Prior.load(checkpoint)
+    return load_prior(checkpoint)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Searches in latent space that the package does without, because they did not separate better.
 
 All start at z = 0 where nothing else is said, take Adam's steps without momentum and without a prior's term, and return
-G_i(z_i), like `flowsep.latent.separate_magnitude`, whose numbers the plain one reproduces (`tests/test_research.py`).
+G_i(z_i), like `flowsep.search.separate_magnitude`, whose numbers the plain one reproduces (`tests/test_research.py`).
 """
 
 from collections.abc import Callable, Mapping

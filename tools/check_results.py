@@ -1,7 +1,7 @@
 """Do the committed results come from the committed code, configs and seeds? `python tools/check_results.py [PROFILE]`.
 
 Every number of a profile that has kept chapters is held against what it was made of: score rows against the code
-(`flowsep.codehash`), the profile, the seed and the data; tables and chapters against their hashes; the tables are made
+(`companion.codehash`), profile, the seed and the data; tables and chapters against their hashes; the tables are made
 again. What is stale is named, and the exit status is 1.
 
 --accept REASON says that the code of now gives the numbers of then, in `results/accepted.csv`, which the book shows:
@@ -34,7 +34,7 @@ MARKED = re.compile(r"<!-- table: .*?<!-- end of table -->", re.DOTALL)  # a tes
 # numbers of texts that are no results: file -> what may stand there, and what it is
 QUOTED = {
     "README.md": {
-        "1e-9 dB": "the tolerance of a test of flowsep.metrics",
+        "1e-9 dB": "the tolerance of a test of companion.scores",
         "0.1 dB": "a promise",
         **dict.fromkeys(
             ("0.07 dB", "0.26 dB", "0.001 dB", "0.20 dB", "0.51 dB"),

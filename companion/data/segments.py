@@ -20,7 +20,7 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
     """What a prior trains on: mono solo recordings at its rate, memory-mapped float32 arrays (samples,).
 
     Each is one track's whole stem or, for "train" and "valid" of a data set with `pieces`, a piece of a training track
-    (`flowsep.pieces`); which pieces are held out depends on the seed and the source.
+    (`companion.data.pieces`); which pieces are held out depends on the seed and the source.
 
     Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled (soxr) once,
     into one file in the cache folder. Tracks without that source are left out, and test tracks that are damaged.

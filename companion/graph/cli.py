@@ -4,8 +4,53 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flowsep.cli import _summary, _tell, _whole_folder
+from flowsep.cli import run_command, summary, tell, whole_folder
 from flowsep.files import FlowsepError, printable, safe_name, writable
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command of `python -m companion`; see `flowsep.cli.run_command` for the exit status."""
+    return run_command(_parser().parse_args(argv))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m companion", description="The experiment behind the book.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
+    command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
+    against = command.add_mutually_exclusive_group(required=True)
+    against.add_argument("--profile", help="its test songs: name in configs/, or path of a YAML file")
+    against.add_argument("--references", type=Path, metavar="DIR", help="<track>/<stem>.wav")
+    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="scores go to DIR/scores/<system>.csv")
+    command.add_argument("--sources", metavar="A,B,...", help="stems to score; default: the profile's, or all")
+    command.add_argument("--metrics", metavar="A,B,...", help="of SDR, SI-SDR and museval's slow SIR, ISR, SAR")
+    command.add_argument("--jobs", type=int, metavar="N", help="songs at once; default: processors, at most 4")
+    command.add_argument("--force", action="store_true", help="overwrite scores that are there already")
+    command.set_defaults(run=_score)
+
+    command = commands.add_parser("data", help="make or check a profile's data, and list it")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    which.add_argument("--musdb-sample", type=Path, metavar="FOLDER", help="download 7 s of each MUSDB18 song")
+    command.set_defaults(run=_data)
+
+    command = commands.add_parser("cache", help="decode and resample all that a profile's systems learn from")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.set_defaults(run=_cache)
+
+    command = commands.add_parser("fit", help="fit one system of a profile, or a part of it")
+    command.add_argument("system", metavar="SYSTEM")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.add_argument("--part", metavar="P", help="such as 0-vocals of flowsep; default: all parts")
+    command.set_defaults(run=_fit)
+
+    command = commands.add_parser("shard", help="separate and score one shard of a profile's test songs")
+    command.add_argument("system", metavar="SYSTEM")
+    command.add_argument("number", type=int, metavar="K", help="from 0 to the profile's `shards`, less one")
+    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.set_defaults(run=_shard)
+    return parser
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -37,12 +82,12 @@ def _score(arguments: argparse.Namespace) -> int:
     for name, frame in frames.items():
         write_scores(frame, targets[name])
         for reason in frame.loc[frame["status"] == "failed", "reason"].unique():
-            _tell(f"failed: {name}: {reason}")
+            tell(f"failed: {name}: {reason}")
     scores = pd.concat(frames.values())
     for convention in profile.evaluation.conventions:
         print(table_markdown(scores, convention=convention, sources=sources or scores["stem"].unique()))
     failed = [name for name, frame in frames.items() if (frame["status"] == "failed").any()]
-    return _summary(failed, len(frames), "systems have estimates that could not be scored")
+    return summary(failed, len(frames), "systems have estimates that could not be scored")
 
 
 def _data(arguments: argparse.Namespace) -> int:
@@ -64,7 +109,7 @@ def _data(arguments: argparse.Namespace) -> int:
         print(printable(f"skip   {name}: {reason}"))
     skipped = f", {len(dataset.skipped)} skipped" if dataset.skipped else ""
     print(f"{len(dataset.tracks)} tracks, {seconds / 60:.1f} minutes{skipped}")
-    return _summary(failed, len(dataset.tracks), "tracks cannot be used")
+    return summary(failed, len(dataset.tracks), "tracks cannot be used")
 
 
 def _opened(profile: str) -> tuple[Any, Any]:
@@ -106,7 +151,7 @@ def _musdb_sample(target: Path) -> int:
         raise FlowsepError(f"{target / 'train'}: is there already; name another folder, or use it: MUSDB_PATH={target}")
     with writable(target.parent, "name another folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _whole_folder(target) as folder:
+    with whole_folder(target) as folder:
         try:
             tracks = len(musdb.DB(root=str(folder), download=True))
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:

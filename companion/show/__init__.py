@@ -1,9 +1,55 @@
 """Pictures, players and sliders for the book: arrays and frames in, figures and HTML out."""
 
 from .player import StemPlayer
-from .score_plots import loss_curve, loss_curves, paired_differences, paired_scatter, pareto, pareto_front, ranges, ranked_boxes, roofline, scaling, score_boxes, score_matrix
+from .score_plots import (
+    loss_curve,
+    loss_curves,
+    paired_differences,
+    paired_scatter,
+    pareto,
+    pareto_front,
+    ranges,
+    ranked_boxes,
+    roofline,
+    scaling,
+    score_boxes,
+    score_matrix,
+)
 from .slider import PictureSlider
-from .sound_plots import average_spectra, latents, likelihoods, spectrogram, spectrogram_table, spectrograms, waveforms
+from .sound_plots import (
+    average_spectra,
+    latents,
+    likelihoods,
+    spectrogram,
+    spectrogram_table,
+    spectrograms,
+    waveforms,
+)
 from .style import describe, source_color, use_style
 
-__all__ = ["PictureSlider", "StemPlayer", "average_spectra", "describe", "latents", "likelihoods", "loss_curve", "loss_curves", "paired_differences", "paired_scatter", "pareto", "pareto_front", "ranges", "ranked_boxes", "roofline", "scaling", "score_boxes", "score_matrix", "source_color", "spectrogram", "spectrogram_table", "spectrograms", "use_style", "waveforms"]
+__all__ = [
+    "PictureSlider",
+    "StemPlayer",
+    "average_spectra",
+    "describe",
+    "latents",
+    "likelihoods",
+    "loss_curve",
+    "loss_curves",
+    "paired_differences",
+    "paired_scatter",
+    "pareto",
+    "pareto_front",
+    "ranges",
+    "ranked_boxes",
+    "roofline",
+    "scaling",
+    "score_boxes",
+    "score_matrix",
+    "source_color",
+    "spectrogram",
+    "spectrogram_table",
+    "spectrograms",
+    "use_style",
+    "waveforms",
+]

@@ -68,7 +68,7 @@ class OurFlow(System):
     def fit(self, dataset, profile, folder, progress=False):
         """Train all priors, one after the other, into `<folder>/<member>/priors`, from solo stems alone.
 
-        Raises FlowsepError for options of the training that there are not, and as `flowsep.train.train_source`.
+        Raises FlowsepError as `companion.systems.priors.train_source`.
         """
         for part in self.parts():
             self.fit_part(part, dataset, profile, folder, progress)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from flowsep.checkpoint import load_prior
 from flowsep.files import FlowsepError, write_text
 from flowsep.prior import Prior
 from flowsep.train import crop_samples, fit_prior
@@ -33,7 +34,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     folder, training, feature = Path(folder), profile.training_of(source), profile.feature
     if training.devices > 1 and "WORLD_SIZE" not in os.environ:
         _train_in_processes(dataset, source, profile, folder, progress)
-        return Prior.load(folder / "priors" / f"{source}.safetensors")
+        return load_prior(folder / "priors" / f"{source}.safetensors")
     length = crop_samples(training, feature)
     segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
     if training.epochs:
@@ -73,7 +74,14 @@ def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Pat
         settings = Path(place) / "profile.yaml"
         write_text(settings, json.dumps({"profile": profile.model_dump(mode="json")}))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "-m", "--nproc-per-node"]
-        command = [*torchrun, str(profile.training.devices), "flowsep.train", str(settings), source, str(folder)]
+        command = [
+            *torchrun,
+            str(profile.training.devices),
+            "companion.systems.priors",
+            str(settings),
+            source,
+            str(folder),
+        ]
         with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as its:
             try:
                 _, told = its.communicate()

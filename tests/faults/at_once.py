@@ -21,7 +21,7 @@ OWN = """
 import time
 from pathlib import Path
 
-from flowsep.baselines import System
+from companion.systems import System
 
 class Slow(System):
     name, supervision = "slow", "none"

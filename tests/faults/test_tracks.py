@@ -14,7 +14,7 @@ from companion.systems import load_system
 from companion.tables.results import table_markdown
 
 MOODY = """
-from flowsep.baselines import System
+from companion.systems import System
 
 class Moody(System):
     name, supervision, seen = "moody", "none", 0

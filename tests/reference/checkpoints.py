@@ -46,7 +46,7 @@ def research_checkpoint(folder: Path, seed: int, *, bins: int = 6, epoch: int = 
 
 
 def research_names(stacked: dict[str, torch.Tensor], order: torch.Tensor, layers: int) -> dict[str, torch.Tensor]:
-    """Tensors of a `flowsep.likelihood.Likelihood`, its weights or their gradients, as the research code names them.
+    """Weights of a `flowsep.fast.likelihood.Likelihood`, or their gradients, by the names of the research code.
 
     `stacked` holds (steps, rows, columns) under the names of the parameters; `order` is the buffer of that module.
     """

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from flowsep.fast.likelihood import Likelihood
 from flowsep.glow import Glow, standard_normal_log_prob
 
-FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small"
+FIXTURE = Path(__file__).parents[2] / "fixtures" / "instglow_small"
 SIZES = {"bins": 8, "squeeze": 2, "steps": 3, "hidden": 6, "layers": 2, "kernel": 3, "dilation_rate": 2, "groups": 4}
 SIZES |= {"dropout": 0.0, "sigmoid_scale": False}
 FLOWS = {

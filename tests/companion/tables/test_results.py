@@ -28,7 +28,7 @@ from companion.tables.results import (
 from companion.tables.statistics import differences, holm, paired
 from flowsep.files import FlowsepError, sha256
 
-PUBLISHED = Path(__file__).parents[1] / "results" / "published.csv"
+PUBLISHED = Path(__file__).parents[3] / "results" / "published.csv"
 MEDIANS = PUBLISHED.with_name("sisec18_test_medians.csv")
 FOUR = ("vocals", "bass", "drums", "other")
 

@@ -9,7 +9,7 @@ import torch
 from helpers import SOURCES, write_hq_tree
 
 from companion import Profile, load_dataset
-from companion.data import tracks
+from companion.data import segments, tracks
 from companion.profile import DataConfig
 from companion.scores.metrics import sdr
 from companion.systems import COSTS, load_system
@@ -39,8 +39,8 @@ def notes(source, seconds, rate, seed):
 def solo(monkeypatch):
     """Solo recordings without a data set."""
     seeds = {"train": 1, "valid": 2}
-    segments = lambda _, subset, source, feature: [notes(source, 6, feature.sample_rate, seeds[subset])]  # noqa: E731
-    monkeypatch.setattr(data, "solo_segments", segments)
+    clips = lambda _, subset, source, feature: [notes(source, 6, feature.sample_rate, seeds[subset])]  # noqa: E731
+    monkeypatch.setattr(segments, "solo_segments", clips)
     return SimpleNamespace(name="notes", hash="abc")
 
 

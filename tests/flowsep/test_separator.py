@@ -15,7 +15,7 @@ from flowsep.search import kl_divergence, ratio_masks, separate_magnitude
 from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
 
-separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
+separate_module = importlib.import_module("flowsep.separator")  # as an attribute of flowsep, that name is the function
 QUICK = SeparationConfig(iterations=3, device="cpu")
 
 

@@ -16,6 +16,7 @@ import torch
 from helpers import write_hq_tree
 
 from companion import Profile, load_dataset
+from companion.data import segments as solo
 from companion.data.crops import validation_crops
 from companion.data.segments import solo_segments
 from companion.systems import priors
@@ -62,9 +63,9 @@ def fit(folder, **changes):
 def test_epochs_count_passes_through_the_pieces(tmp_path, monkeypatch):
     """5 segments in batches of 2 make 3 steps an epoch; every segment is drawn before any comes again."""
     tones = [Hum(seed=k).batch(0)[0] * 2.0**-k for k in range(5)]
-    monkeypatch.setattr(data, "solo_segments", lambda dataset, subset, *_: tones[: 5 if subset == "train" else 2])
+    monkeypatch.setattr(solo, "solo_segments", lambda dataset, subset, *_: tones[: 5 if subset == "train" else 2])
     drawn = []
-    monkeypatch.setattr(train, "fit_prior", lambda sampler, _, **options: drawn.append((sampler, options)))
+    monkeypatch.setattr(priors, "fit_prior", lambda sampler, _, **options: drawn.append((sampler, options)))
     training = SIZES["training"].model_copy(update={"epochs": 4})
     profile = Profile(name="tiny", training=training, model=SIZES["model"])
     priors.train_source(SimpleNamespace(name="band", hash="abc"), "hum", profile, tmp_path)

@@ -133,7 +133,7 @@ def test_same_seed_same_bytes(tmp_path, monkeypatch):
     """Generated twice in different processes, with one worker and with two; the hash guards against silent change."""
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "a"))
     root = ensure_band(**TINY)
-    code = f"from flowsep.toyband import ensure_band; print(ensure_band(**{TINY | {'jobs': 1}!r}))"
+    code = f"from companion.band.toyband import ensure_band; print(ensure_band(**{TINY | {'jobs': 1}!r}))"
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "b"))
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     first, second = ((root / "manifest.json").read_bytes(), (tmp_path / "b" / other / "manifest.json").read_bytes())

@@ -18,7 +18,7 @@ from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
 from flowsep.prior import Prior
 
-separate_module = importlib.import_module("flowsep.separate")  # as an attribute of flowsep, that name is the function
+separate_module = importlib.import_module("flowsep.separator")  # as an attribute of flowsep, that name is the function
 ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'
 
 
@@ -232,7 +232,7 @@ def test_info(priors, capsys):
 
 
 def test_convert_a_research_checkpoint(tmp_path, capsys):
-    checkpoint = Path(__file__).parent / "fixtures" / "instglow_small"
+    checkpoint = Path(__file__).parents[1] / "fixtures" / "instglow_small"
     assert main(["convert", str(checkpoint), str(tmp_path / "drums.safetensors")]) == 0
     assert main(["info", str(tmp_path / "drums.safetensors")]) == 0
     assert '"format": "research code"' in capsys.readouterr().out

@@ -15,6 +15,7 @@ import pytest
 from nbclient import NotebookClient
 
 from companion import show
+from companion.show import score_plots, style
 
 # seaborn 0.13.2 passes `vert` to Axes.bxp, which matplotlib 3.11 deprecates; nothing in our hands.
 pytestmark = pytest.mark.filterwarnings("ignore:vert. bool was deprecated")
@@ -87,7 +88,7 @@ def test_waveforms_use_the_sources_colours_and_common_axes():
     assert figure.axes[0].get_xlim() == (0, 1)
     assert _labels(figure.axes[1])[1:] == ("Time (s)", "Amplitude")
     drawn = {matplotlib.colors.to_hex(item.get_facecolor()[0]) for item in figure.axes[0].collections}
-    assert show.SOURCE_COLORS["vocals"] in drawn
+    assert style.SOURCE_COLORS["vocals"] in drawn
 
 
 def _losses(sign):
@@ -169,7 +170,7 @@ def test_ranked_boxes_colour_by_supervision_and_show_each_song():
     for ax, systems in zip(figure.axes, (3, 2), strict=True):
         assert sum(len(item.get_offsets()) for item in ax.collections) == 5 * systems
     colours = {patch.get_label(): patch.get_facecolor() for patch in figure.legends[0].get_patches()}
-    known = {kind: matplotlib.colors.to_rgba(show.SUPERVISION[kind][0]) for kind in ("oracle", "mixtures")}
+    known = {kind: matplotlib.colors.to_rgba(score_plots.SUPERVISION[kind][0]) for kind in ("oracle", "mixtures")}
     assert {kind: colours[kind] for kind in known} == known and len(set(colours.values())) == 3
 
 
@@ -404,7 +405,7 @@ def _lab(linear):
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
 
-@pytest.mark.parametrize("name", show.SOURCE_COLORS)
+@pytest.mark.parametrize("name", style.SOURCE_COLORS)
 def test_colours_stand_out_by_day_and_by_night(name):
     luminance = (XYZ @ _linear(show.source_color(name)))[1]
     assert 1.05 / (luminance + 0.05) >= 3
@@ -413,14 +414,14 @@ def test_colours_stand_out_by_day_and_by_night(name):
 
 @pytest.mark.parametrize("eye", EYES, ids=lambda eye: eye.name)
 def test_colours_differ_for_every_eye(eye):
-    seen = {name: _lab(np.array(eye.matrix) @ _linear(color)) for name, color in show.SOURCE_COLORS.items()}
+    seen = {name: _lab(np.array(eye.matrix) @ _linear(color)) for name, color in style.SOURCE_COLORS.items()}
     distance = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(seen, 2)}
     assert min(distance.values()) > 14, min(distance, key=distance.get)
     assert min(d for pair, d in distance.items() if set(pair) <= {"vocals", "bass", "drums", "other"}) > 20
 
 
 def test_the_player_has_the_colours_of_the_pictures():
-    assert show.SOURCE_COLORS == show.SOURCE_COLORS
+    assert style.SOURCE_COLORS == style.SOURCE_COLORS
     for name in ("vocals", "strings", "Gesang", "<b>"):
         assert show.source_color(name) == show.source_color(name)
 

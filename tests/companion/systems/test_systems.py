@@ -13,6 +13,7 @@ import torch
 from helpers import make_stems, write_hq_tree
 
 from companion import load_dataset, load_profile
+from companion.data import segments as solo
 from companion.data import tracks
 from companion.profile import DataConfig, Profile
 from companion.scores.metrics import sdr
@@ -24,7 +25,7 @@ from flowsep.files import FlowsepError
 from flowsep.prior import parameters
 from flowsep.weights import read_safetensors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 RATE = 44_100
 PAIR = ("bass", "drums")
 
@@ -65,7 +66,7 @@ def fitted(monkeypatch, tmp_path):
         make = {"bass": low_tones, "drums": noise_bursts}[source]
         return [make(5.0, feature.sample_rate, seed) for seed in (1, 2)]
 
-    monkeypatch.setattr(data, "solo_segments", segments)
+    monkeypatch.setattr(solo, "solo_segments", segments)
     system = load_system("nmf", {"components": 12, "frames": 400, "iterations": 60}, sources=PAIR)
     system.fit(None, Profile(name="tiny"), tmp_path)
     assert asked == [("train", "bass"), ("train", "drums")]
@@ -179,7 +180,7 @@ def test_nmf_without_its_file_says_so(fitted, priors, stems, tmp_path):
 
 
 def test_nmf_refuses_to_learn_silence(monkeypatch, tmp_path):
-    monkeypatch.setattr(data, "solo_segments", lambda *_: [np.zeros(50_000, np.float32)])
+    monkeypatch.setattr(solo, "solo_segments", lambda *_: [np.zeros(50_000, np.float32)])
     with pytest.raises(FlowsepError, match="'bass' is silent in all training tracks"):
         load_system("nmf", sources=PAIR).fit(None, Profile(name="tiny"), tmp_path)
     assert not list(tmp_path.iterdir())
@@ -219,7 +220,7 @@ def test_instglow_is_separate_with_the_priors_of_a_folder(priors, stems, tmp_pat
 
 
 def test_instglow_takes_research_checkpoints_as_they_are(stems, tmp_path):
-    fixture = Path(__file__).parent / "fixtures" / "instglow_small_sep"
+    fixture = Path(__file__).parents[2] / "fixtures" / "instglow_small_sep"
     folder = tmp_path / "released"
     for source, name in zip(PAIR, ("source0", "source1"), strict=True):
         shutil.copytree(fixture / name, folder / source)
@@ -249,7 +250,7 @@ def test_instglow_names_the_prior_that_is_missing(priors, stems, tmp_path):
 
 def test_instglow_fits_one_prior_a_source(monkeypatch, tmp_path):
     makers = {"bass": low_tones, "drums": noise_bursts}
-    monkeypatch.setattr(data, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
+    monkeypatch.setattr(solo, "solo_segments", lambda _, subset, s, f: [makers[s](3.0, f.sample_rate, len(subset))])
     training = {"steps": 3, "batch": 2, "crop_seconds": 0.5, "validate_every": 3, "lr": 1e-3, "device": "cpu"}
     profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
     system = load_system("instglow", {"iterations": 1}, sources=PAIR)
@@ -326,10 +327,10 @@ def test_no_module_needs_an_optional_package():
     script = """
 import importlib, pkgutil, sys
 sys.modules |= dict.fromkeys(("demucs", "openunmix", "asteroid", "norbert", "torchaudio"))
-import flowsep.baselines as package
+import companion.systems as package
 names = [module.name for module in pkgutil.iter_modules(package.__path__)]
 for name in names:
-    importlib.import_module(f"flowsep.baselines.{name}")
+    importlib.import_module(f"companion.systems.{name}")
 for name in package.SYSTEMS:
     package.load_system(name, sources=("bass", "drums"))
 print(*names)
@@ -345,7 +346,7 @@ MEAN_SPECTRA = {"class": "notebooks/own_system.py:MeanSpectra"}
 OWN = """
 from dataclasses import dataclass
 from pydantic import BaseModel
-from flowsep.baselines import System
+from companion.systems import System
 
 class Settings(BaseModel):
     gain: float = 1.0

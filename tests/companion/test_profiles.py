@@ -17,7 +17,7 @@ from companion.scores.evaluate import read_scores
 from companion.tables.results import plain
 from flowsep import load_prior
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SMALL = {
     "model": {"steps": 2, "hidden": 8, "kernel": 3, "layers": 1, "dropout": 0.0},
     "training": {"epochs": 4, "batch": 2, "lr": 0.003, "validate_every": 4},

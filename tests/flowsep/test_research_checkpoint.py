@@ -10,7 +10,7 @@ import torch
 
 from flowsep import FlowsepError, load_prior
 
-FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "instglow_small"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from reference.checkpoints import research_checkpoint
 
 from flowsep import SeparationConfig, load_prior, separate_magnitude
 
-FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small_sep"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "instglow_small_sep"
 RUNS = json.loads((FIXTURE / "runs.json").read_text())
 SOURCES = ("source0", "source1")
 ARCHITECTURES = {  # none like the fixtures'

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from flowsep import FlowsepError, load_prior
 from flowsep.weights import read_safetensors, save_safetensors
 
-FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "instglow_small"
 
 
 def test_the_density_integrates_the_jacobian(tiny_prior):

@@ -194,6 +194,6 @@ def test_each_system_hangs_on_its_own_code():
 
 
 def test_modules_that_show_numbers_do_not_make_them():
-    names = covered(f"flowsep.baselines.{SYSTEMS['flowsep']}")
+    names = covered(f"companion.systems.{SYSTEMS['flowsep']}")
     assert {"separate", "train_source", "Glow", "solo_segments", "StackedFlows"} <= names
     assert not {"write_scores", "read_audio", "ensure_band", "spectrogram", "StemPlayer", "tables", "main"} & names

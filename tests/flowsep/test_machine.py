@@ -27,7 +27,7 @@ sys.stdin.read()
 
 def start(folder: Path) -> tuple[subprocess.Popen, int]:
     job = subprocess.Popen(
-        [sys.executable, "-c", JOB], env=os.environ | {"TMPDIR": str(folder)}, cwd=Path(__file__).parent.parent,
+        [sys.executable, "-c", JOB], env=os.environ | {"TMPDIR": str(folder)}, cwd=Path(__file__).parents[2],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     first, second = job.stdout.readline().split()
@@ -101,8 +101,8 @@ def test_a_folder_of_somebody_else_is_named(cards, tmp_path):
 
 
 def test_a_training_runs_on_the_gpu_that_was_chosen(monkeypatch):
-    monkeypatch.setattr(train, "choose_device", lambda name: torch.device("cuda:3"))
+    monkeypatch.setattr(resume, "choose_device", lambda name: torch.device("cuda:3"))
     asked = []
-    monkeypatch.setattr(train, "Fabric", lambda **given: asked.append(given))
+    monkeypatch.setattr(resume, "Fabric", lambda **given: asked.append(given))
     resume.start_fabric(TrainingConfig())
     assert asked[0]["devices"] == [3] and asked[0]["accelerator"] == "cuda"

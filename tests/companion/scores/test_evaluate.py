@@ -24,7 +24,7 @@ RATE = 44_100
 
 @dataclass
 class Song:
-    """A song in memory, with the interface of a track of `flowsep.data`."""
+    """A song in memory, with the interface of a track of `companion.data`."""
 
     name: str
     stems: dict

@@ -13,6 +13,7 @@ import torch
 from helpers import write_hq_tree
 
 from companion import Profile, load_dataset
+from companion.data import segments as solo
 from companion.data.segments import whole_stems
 from companion.data.tracks import Track
 from companion.profile import DataConfig, PiecesConfig
@@ -55,7 +56,7 @@ SONGS = {"train": [song(k) for k in range(3)], "valid": [song(9)]}
 
 @pytest.fixture(autouse=True)
 def songs(monkeypatch):
-    monkeypatch.setattr(data, "whole_stems", stems_of_songs)
+    monkeypatch.setattr(solo, "whole_stems", stems_of_songs)
 
 
 def stems_of_songs(dataset, subset, source, sample_rate, channels):
@@ -340,7 +341,7 @@ def test_source_only_systems_read_one_source_after_the_other_and_no_mixture(name
     assert name in SOLO, f"say here with which options {name} is fitted in a second"
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
     monkeypatch.setattr(Track, "mixture", lambda self: pytest.fail("a mixture was read"))
-    monkeypatch.setattr(data, "whole_stems", lambda *_: pytest.fail("stems were read side by side"))
+    monkeypatch.setattr(solo, "whole_stems", lambda *_: pytest.fail("stems were read side by side"))
     read, original = [], Track._read
     monkeypatch.setattr(Track, "_read", lambda self, source: read.append(source) or original(self, source))
     root = write_hq_tree(tmp_path / "songs", train=3, test=1, seconds=1.0)
