@@ -61,7 +61,6 @@ class GlowConfig(Settings):
     groups: PositiveInt = 4
     dropout: float = Field(0.05, ge=0, lt=1)
     sigmoid_scale: bool = False
-    order: Literal["grouped", "plain"] = "grouped"  # of the channels inside; plain: as in the research code
 
 
 class TrainingConfig(Settings):

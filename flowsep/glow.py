@@ -40,13 +40,12 @@ class ActNorm(nn.Module):
 class InvertibleConv(nn.Module):
     """Channels in `groups` groups of C / groups, mixed by one matrix W; log-det = log|det W| * C / groups * frames.
 
-    Channels come in grouped order (see `grouped_order`), so that a group is a block and nothing is moved in memory, or
-    in `plain` order, and are then brought into the other and back.
+    Channels are read as (2, C / groups, groups / 2), brought to (2, groups / 2, C / groups), so that a group is a block,
+    and brought back.
     """
 
-    def __init__(self, channels: int, groups: int = 4, *, plain: bool = False):
+    def __init__(self, channels: int, groups: int = 4):
         super().__init__()
-        self.plain = plain
         if groups % 2 or channels % groups:
             raise ValueError(f"groups must be even and divide the {channels} channels, found {groups}")
         weight = torch.linalg.qr(torch.randn(groups, groups))[0]
@@ -61,14 +60,10 @@ class InvertibleConv(nn.Module):
 
     def _mix(self, weight: Tensor, x: Tensor) -> Tensor:
         # bmm rather than matmul, which would copy x to make one tall product of it: four times slower on a CPU
-        shape = x.shape
-        if self.plain:
-            x = x.view(shape[0], 2, -1, len(weight) // 2, shape[2]).transpose(2, 3)
-        x = x.reshape(shape[0], len(weight), -1)
-        x = torch.bmm(weight.expand(len(x), -1, -1), x)
-        if self.plain:
-            x = x.view(shape[0], 2, len(weight) // 2, -1, shape[2]).transpose(2, 3)
-        return x.reshape(shape)
+        batch, channels, frames = x.shape
+        x = x.view(batch, 2, -1, len(weight) // 2, frames).transpose(2, 3).reshape(batch, len(weight), -1)
+        x = torch.bmm(weight.expand(batch, -1, -1), x)
+        return x.view(batch, 2, len(weight) // 2, -1, frames).transpose(2, 3).reshape(batch, channels, frames)
 
     def _logdet(self, x: Tensor) -> Tensor:
         each = x.shape[1] // len(self.weight) * x.shape[2]
@@ -150,8 +145,6 @@ class Glow(nn.Module):
     Args (see `flowsep.config.GlowConfig` for the paper's values):
         bins: channels of the feature, frequency bins with padding.
         squeeze: frames folded into one; channel = offset * bins + bin.
-        order: of the channels inside: 'plain', just so, as in the research code, whose results it gives to the last
-            bit, or 'grouped' (see `grouped_order`), a quarter faster: the same function, other rounding.
         steps, hidden, layers, kernel, dilation_rate, dropout, sigmoid_scale: see the layers.
     Shape:
         (batch, bins, frames) <-> (batch, bins, frames); frames a multiple of `squeeze`.
@@ -161,17 +154,16 @@ class Glow(nn.Module):
 
     def __init__(
         self, *, bins: int, squeeze: int, steps: int, hidden: int, layers: int, kernel: int,
-        dilation_rate: int, groups: int, dropout: float, sigmoid_scale: bool, order: str = "grouped",
+        dilation_rate: int, groups: int, dropout: float, sigmoid_scale: bool,
     ):  # fmt: skip
         super().__init__()
         self.bins, self.squeeze = bins, squeeze
-        self.blocks = groups // 2 if order == "grouped" else 1  # of each half of the channels, on the way in and out
         channels = bins * squeeze
         net = {"hidden": hidden, "layers": layers, "kernel": kernel, "dilation_rate": dilation_rate, "dropout": dropout}
         self.layers = nn.ModuleList()
         for _ in range(steps):
             self.layers.append(ActNorm(channels))
-            self.layers.append(InvertibleConv(channels, groups, plain=order == "plain"))
+            self.layers.append(InvertibleConv(channels, groups))
             self.layers.append(AffineCoupling(channels, sigmoid_scale=sigmoid_scale, **net))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,23 +198,12 @@ class Glow(nn.Module):
                 f"expected (batch, {self.bins} bins, frames divisible by {self.squeeze}), found {tuple(x.shape)}"
             )
         x = x.view(batch, bins, frames // self.squeeze, self.squeeze).permute(0, 3, 1, 2)
-        x = x.reshape(batch, 2, -1, self.blocks, frames // self.squeeze).transpose(2, 3)
         return x.reshape(batch, self.squeeze * bins, frames // self.squeeze)
 
     def _unfold(self, x: Tensor) -> Tensor:
         batch, _, frames = x.shape
-        x = x.view(batch, 2, self.blocks, -1, frames).transpose(2, 3)
-        x = x.reshape(batch, self.squeeze, self.bins, frames).permute(0, 2, 3, 1)
+        x = x.view(batch, self.squeeze, self.bins, frames).permute(0, 2, 3, 1)
         return x.reshape(batch, self.bins, frames * self.squeeze)
-
-
-def grouped_order(channels: int, groups: int) -> Tensor:
-    """i with grouped[k] = plain[i[k]]: channels (2, C / groups, groups / 2) read as (2, groups / 2, C / groups).
-
-    The research code makes and undoes this permutation around each 1x1 convolution; it keeps each half of the channels
-    to itself, so the couplings may live inside it and once around the whole flow is enough.
-    """
-    return torch.arange(channels).view(2, channels // groups, groups // 2).transpose(1, 2).reshape(-1)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:

@@ -92,7 +92,6 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
             groups=model.get("n_split", 4),
             dropout=model.get("p_dropout_dec", 0.0),
             sigmoid_scale=model.get("sigmoid_scale", False),
-            order="plain",
         )
         feature = FeatureConfig(sample_rate=data["sampling_rate"], n_fft=data["filter_length"], hop=data["hop_length"])
     except KeyError as error:
