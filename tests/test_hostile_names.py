@@ -23,6 +23,7 @@ from nbformat.v4 import new_markdown_cell, new_notebook
 from companion import load_profile
 from companion.data.excerpts import keep_excerpt, load_excerpt
 from companion.data.tracks import load_references
+from companion.graph.cli import main as companion
 from companion.scores.estimates import find_systems
 from companion.scores.evaluate import COLUMNS, read_scores, write_scores
 from companion.scores.museval_json import read_museval
