@@ -1,4 +1,4 @@
-"""Training crops: drawn at random from solo recordings, each a function of the seed and the step."""
+"""Training crops, drawn at random from solo recordings by the seed and the step."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from flowsep.files import FlowsepError
 
-GRID = 1024  # samples between the starts of crops whose level is known beforehand
+GRID = 1024  # samples between the starts at which the level is known in advance
 
 
 class CropSampler:
@@ -44,7 +44,7 @@ class CropSampler:
         self.gain_db, self.floor, self.dequantise = gain_db, 10 ** (silence_db / 20), dequantise
         self.grid, self.in_turn = min(GRID, length), in_turn
         starts = [self._audible_starts(segment) for segment in segments]
-        which = np.repeat(np.arange(len(starts)), [len(its) for its in starts])
+        which = np.repeat(np.arange(len(starts)), [len(grid) for grid in starts])
         if not len(which):
             raise FlowsepError(f"{source}: no crop of {length} samples reaches {silence_db} dB; is it silent?")
         self.candidates = np.stack([which, np.concatenate(starts)], axis=1)
@@ -76,7 +76,7 @@ class CropSampler:
         return self.candidates[self.first[drawn] + rng.integers(self.count[drawn])]
 
     def _audible_starts(self, segment: np.ndarray) -> np.ndarray:
-        """Grid points whose crop is audible by a running sum of energy (over the whole blocks within the crop)."""
+        """Grid points with an audible crop, by a running sum of the energy of its whole blocks."""
         energy = np.add.reduceat(np.square(segment, dtype=np.float64), np.arange(0, len(segment), self.grid))
         running = np.concatenate([[0.0], np.cumsum(energy)])
         starts = np.arange(max(len(segment) - self.length, 0) // self.grid + 1)
@@ -85,7 +85,7 @@ class CropSampler:
 
 
 def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: float = -50.0) -> np.ndarray:
-    """All audible crops side by side from each segment's start, as they are: float32 (crops, samples)."""
+    """All audible crops side by side from the start of each segment, without gain and noise: (crops, samples)."""
     crops = (_crop(x, start, length) for x in segments for start in range(0, max(len(x) - length, 0) + 1, length))
     audible = [crop for crop in crops if _rms(crop) >= 10 ** (silence_db / 20)]
     if not audible:

@@ -1,4 +1,4 @@
-"""Slakh2100's own folders: which of a track's stems sum to which source, read from its metadata.yaml.
+"""Slakh2100: which stems of a track sum to which source, by its metadata.yaml.
 
 Reference: Manilow, Wichern, Seetharaman, Le Roux, "Cutting Music Source Separation Some Slakh", WASPAA 2019.
 """
@@ -6,7 +6,7 @@ Reference: Manilow, Wichern, Seetharaman, Le Roux, "Cutting Music Source Separat
 from collections.abc import Mapping
 from pathlib import Path
 
-from flowsep.files import FlowsepError, brief
+from flowsep.files import FlowsepError
 
 from ..profile import read_yaml
 
@@ -43,9 +43,6 @@ def _stems(path: Path) -> dict[str, dict]:
     """The stems that metadata.yaml lists, {name: facts}."""
     content = read_yaml(path)
     try:
-        stems = {str(name): dict(facts) for name, facts in content["stems"].items()}
+        return {str(name): dict(facts) for name, facts in content["stems"].items()}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise FlowsepError(f"{path}: does not list the track's stems") from error
-    if odd := [name for name in stems if Path(name).name != name or not name.isprintable()]:
-        raise FlowsepError(f"{path}: a stem is called {brief(odd[0])}, which is no file name")
-    return stems
