@@ -56,7 +56,7 @@ class DataConfig(Settings):
     root: str | None = None  # a folder; None: the cache (toyband), $MUSDB_PATH (musdb18, musdb18hq) or $SLAKH_PATH
     train_tracks: PositiveInt | None = None  # None: all of them; for toyband: how many to compose
     test_tracks: PositiveInt | None = None
-    seconds: PositiveFloat | None = None  # length of a toyband song
+    seconds: float | None = Field(None, ge=1, le=3600)  # length of a toyband song
     valid_tracks: PositiveInt = 2  # songs to validate on: training songs held out, or the first of Slakh's validation/
     pieces: PiecesConfig | None = None  # None: train on whole stems; else on pieces of all training songs
     classes: dict[str, str] = SLAKH_CLASSES  # slakh: the inst_class of a stem -> the source that it is part of
