@@ -1,7 +1,7 @@
-"""The typed profile: what a YAML file in configs/ may say, with defaults, and errors that name the key.
+"""Profiles: the typed settings of an experiment, read from a YAML file in configs/.
 
-A profile file holds one key, `profile`, so that `papermill -f configs/demo.yaml` hands a notebook one parameter and
-`snakemake --configfile configs/demo.yaml` reads the very same file.
+The file holds one key, `profile`, so that `papermill -f configs/demo.yaml` gives a notebook one parameter and
+`snakemake --configfile configs/demo.yaml` reads the same file.
 """
 
 import hashlib
@@ -27,20 +27,19 @@ from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, Settings, Traini
 from flowsep.files import MAX_DEPTH, MAX_YAML, FlowsepError, brief, check_size
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
-HOW_RUN = ("shards",)  # of a profile: the same
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 15 times as fast
-PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
+PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with published weights
 
 
 class PiecesConfig(Settings):
-    """The paper's training pieces: long silences are taken out of every stem, and what remains is cut at random."""
+    """The paper's training pieces: stems without long silences, cut at random."""
 
-    silence_db: float = -50.0  # dB of full scale: a block of 20 ms whose RMS is below is silent
+    silence_db: float = -50.0  # a block of 20 ms with a lower RMS is silent (dB of full scale)
     max_silence_seconds: float = Field(1.0, ge=0)  # longer silences are removed whole
-    seconds: tuple[PositiveFloat, PositiveFloat] = (7.0, 10.0)  # a piece is uniformly as long
-    shortest: PositiveFloat = 3.0  # what is left at the end of a stem is a piece, too, unless it is shorter than this
-    valid_share: float = Field(0.02, gt=0, lt=1)  # of the pieces, held out for validation; one piece at least
+    seconds: tuple[PositiveFloat, PositiveFloat] = (7.0, 10.0)  # range of the length of a piece, drawn uniformly
+    shortest: PositiveFloat = 3.0  # a shorter rest at the end of a stem is dropped
+    valid_share: float = Field(0.02, gt=0, lt=1)  # share of the pieces for validation, at least one piece
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -50,23 +49,23 @@ class PiecesConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100, or any folder of stems."""
+    """The songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100 or any folder of stems."""
 
     kind: Literal["toyband", "musdb18", "musdb18hq", "slakh", "stems"] = "toyband"
     root: str | None = None  # a folder; None: the cache (toyband), $MUSDB_PATH (musdb18, musdb18hq) or $SLAKH_PATH
-    train_tracks: PositiveInt | None = None  # None: all of them; for toyband: how many to compose
+    train_tracks: PositiveInt | None = None  # None: all; toyband: the number to compose
     test_tracks: PositiveInt | None = None
     seconds: float | None = Field(None, ge=1, le=3600)  # length of a toyband song
-    valid_tracks: PositiveInt = 2  # songs to validate on: training songs held out, or the first of Slakh's validation/
-    pieces: PiecesConfig | None = None  # None: train on whole stems; else on pieces of all training songs
-    classes: dict[str, str] = SLAKH_CLASSES  # slakh: the inst_class of a stem -> the source that it is part of
+    valid_tracks: PositiveInt = 2  # training songs held out for validation, or the first in Slakh's validation/
+    pieces: PiecesConfig | None = None  # train on pieces of all training songs; None: on whole stems
+    classes: dict[str, str] = SLAKH_CLASSES  # slakh: inst_class of a stem -> its source
 
 
 class EvaluationConfig(Settings):
-    """Which conventions of SDR are computed (they never share a table), and which metrics beside it."""
+    """Conventions of SDR, which never share a table, and metrics."""
 
     conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
-    # SIR, ISR and SAR run museval, 1.6 times as long as the songs last (four stems on one CPU core: `metrics.bss_eval`)
+    # museval computes SIR, ISR and SAR in 1.6 times the length of the songs (four stems, one CPU core)
     metrics: tuple[Literal["SDR", "SI-SDR", "SIR", "ISR", "SAR"], ...] = ("SDR", "SI-SDR")
 
     @model_validator(mode="after")
@@ -79,29 +78,27 @@ class EvaluationConfig(Settings):
 
 
 class AblationConfig(Settings):
-    """What `notebooks/11_ablations.ipynb` varies, on validation songs."""
+    """The studies of `notebooks/11_ablations.ipynb`."""
 
     tracks: PositiveInt = 2  # validation songs
-    seconds: PositiveFloat = 6.0  # of each
-    iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
-    base: dict[str, Any] = Field(
-        default_factory=dict
-    )  # options of the separator that all studies change in the profile's instglow
-    # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
+    seconds: PositiveFloat = 6.0  # of each song
+    iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored
+    base: dict[str, Any] = Field({})  # options of instglow in all studies, where they differ from the profile's
+    # study -> option of instglow (space, alpha, lr, momentum, sigma, seed), or `priors` (their number) -> values
     studies: dict[str, dict[str, list[Any]]]
 
 
 class NewSourcesConfig(Settings):
-    """Sources that join a finished model later, with one new prior each; all other priors stay as they are."""
+    """Sources that join a finished model, with one new prior each."""
 
     sources: tuple[str, ...] = Field(min_length=1)
-    within: str  # the source of the profile that has held them so far
-    steps: PositiveInt | None = None  # of their training, where it is shorter than the others'; all else is the same
-    seconds: PositiveFloat | None = None  # of each song that are separated, where its sources sound most; None: all
+    within: str  # the source of the profile that holds them
+    steps: PositiveInt | None = None  # of their training; None: as for all priors
+    seconds: PositiveFloat | None = None  # separate an excerpt of each song; None: all of it
 
 
 class Profile(Settings):
-    """One complete experiment: what `configs/<name>.yaml` says."""
+    """One experiment, `configs/<name>.yaml`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
     seed: int = Field(2022, ge=0, lt=2**32)
@@ -111,20 +108,20 @@ class Profile(Settings):
     feature: FeatureConfig = FeatureConfig()
     model: GlowConfig = GlowConfig()
     training: TrainingConfig = TrainingConfig()
-    pretrained: bool = False  # add the rows of `PRETRAINED`, which download weights when they are first run
-    # name in the table -> options of that system
+    pretrained: bool = False  # add the systems `PRETRAINED`, which download their weights
+    # name in the table -> options of the system
     systems: dict[str, dict[str, Any]] = Field({"instglow": {}}, validate_default=True)
-    baselines: tuple[str, ...] | None = None  # which of `systems` run besides instglow; None: all; []: none
+    baselines: tuple[str, ...] | None = None  # the `systems` that run besides instglow; None: all
     evaluation: EvaluationConfig = EvaluationConfig()
-    ablation: AblationConfig | None = None  # None: no such chapter
-    listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
+    ablation: AblationConfig | None = None  # None: no chapter of ablations
+    listen_seconds: PositiveFloat = 8.0  # length of the excerpts in the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
-    shards: PositiveInt = 1  # jobs that share the test songs of a system
+    shards: PositiveInt = 1  # jobs per system, which share its test songs
 
     @model_validator(mode="after")
     def _name_files(self) -> Self:
-        """Names of sources and systems become those of files, of jobs and of options in a shell."""
+        """Names of sources and systems become names of files and jobs, and arguments in a shell."""
         for kind, names in (("sources", self.trained), ("systems", tuple(self.systems))):
             for name in names:
                 if not NAME.fullmatch(name):
@@ -141,7 +138,7 @@ class Profile(Settings):
     @model_validator(mode="before")
     @classmethod
     def _choose_baselines(cls, value: Any) -> Any:
-        """Leave instglow and the listed ones in `systems`, so that nothing else is fitted, scored or asked for."""
+        """Drop all `systems` but instglow and the listed ones."""
         chosen = value.get("baselines") if isinstance(value, Mapping) else None
         systems = value.get("systems", {"instglow": {}}) if isinstance(chosen, list | tuple) else None
         if not isinstance(systems, Mapping):
@@ -156,8 +153,8 @@ class Profile(Settings):
     def _sources_of_slakh(self) -> Self:
         made = set(self.data.classes.values())
         if self.data.kind == "slakh" and made != set(self.sources):
-            found = f"found {', '.join(sorted(made))}; the mixture is the sum of exactly these"
-            raise ValueError(f"data.classes must make the profile's sources ({', '.join(self.sources)}), {found}")
+            sources = f"the profile's sources ({', '.join(self.sources)}), found {', '.join(sorted(made))}"
+            raise ValueError(f"data.classes must make {sources}; the mixture is the sum of exactly these")
         return self
 
     @model_validator(mode="after")
@@ -175,26 +172,25 @@ class Profile(Settings):
         return self.sources + (self.new_sources.sources if self.new_sources else ())
 
     def training_of(self, source: str) -> TrainingConfig:
-        """`training`, with the number of steps that new sources may have of their own."""
+        """`training`, with the steps of `new_sources` if it is one of them."""
         new = self.new_sources
         own = new is not None and new.steps is not None and source in new.sources
         return self.training.model_copy(update={"steps": new.steps}) if own else self.training
 
     @property
     def folder(self) -> Path:
-        """Where this profile's results lie: `results/<name>/` in the project that holds the working directory."""
+        """The folder of the results, `results/<name>/` in the project around the working directory."""
         return find_root() / "results" / self.name
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings that decide the result."""
-        how = {"training": set(HOW_ONLY), **dict.fromkeys(HOW_RUN, True)}
-        settings = self.model_dump(mode="json", exclude=how)
+        """First 12 digits of the SHA-256 of all settings that decide the result, as canonical JSON."""
+        settings = self.model_dump(mode="json", exclude={"training": set(HOW_ONLY), "shards": True})
         settings["training"]["speed"] = 0.0  # a former option, which the hashes of the committed results hold
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def hash_of(self, system: str) -> str:
-        """`hash` of this profile with one system alone: another one that joins leaves the hashes of the rest alone."""
+        """`hash` of this profile with one system alone, so that adding a system changes no other hash."""
         own = {name: options for name, options in self.systems.items() if name == system}
         rest = {"baselines": None, "pretrained": False, "ablation": None}
         return self.model_copy(update={"systems": own, **rest}).hash
@@ -210,9 +206,9 @@ def find_root(start: str | Path = ".") -> Path:
 
 
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
-    """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill injected.
+    """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill passes.
 
-    Raises FlowsepError naming the file, the key and what was found.
+    Raises FlowsepError, which names the file, the key and its value.
     """
     if isinstance(profile, Mapping):
         return _validate(profile, "profile")
