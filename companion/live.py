@@ -172,11 +172,10 @@ class LiveSeparator:
             truth = track.stems(source for source in self.sources.value if source in track.sources)
         start = round(self.start.value * rate)
         if not 0 <= start < audio.shape[-1]:
-            raise FlowsepError(
-                f"the song lasts {audio.shape[-1] / rate:.1f} s; found a start at {self.start.value:g} s"
-            )
-        part = np.s_[:, start : start + round(self.seconds.value * rate)]
-        return name, rate, audio[part], {source: stem[part] for source, stem in truth.items()}
+            length = f"the song lasts {audio.shape[-1] / rate:.1f} s"
+            raise FlowsepError(f"{length}; found a start at {self.start.value:g} s")
+        excerpt = np.s_[:, start : start + round(self.seconds.value * rate)]
+        return name, rate, audio[excerpt], {source: stem[excerpt] for source, stem in truth.items()}
 
     def _save(self) -> None:
         place = self.folder / safe_name(self._name)

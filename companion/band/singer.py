@@ -203,7 +203,7 @@ def _filter(signals, respond, tracks):
         part = slice(first, min(first + 256, frames.shape[1]))
         responses = respond({name: track[part] for name, track in tracks.items()})
         spectra = sum(np.fft.rfft(x[part] * window, 2 * WINDOW) * r for x, r in zip(frames, responses, strict=True))
-        pieces = np.fft.irfft(spectra, 2 * WINDOW)
-        for step, column in enumerate(np.split(pieces, 2 * WINDOW // HOP, axis=1)):  # overlap-add, hop by hop
+        blocks = np.fft.irfft(spectra, 2 * WINDOW)
+        for step, column in enumerate(np.split(blocks, 2 * WINDOW // HOP, axis=1)):  # overlap-add, hop by hop
             result[part.start + step : part.stop + step] += column
     return result.ravel()[WINDOW // 2 :][: signals[0].size]

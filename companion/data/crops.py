@@ -94,8 +94,8 @@ def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: fl
 
 
 def _crop(segment: np.ndarray, start: int, length: int) -> np.ndarray:
-    piece = np.asarray(segment[start : start + length], np.float32)
-    return np.pad(piece, (0, length - len(piece)))
+    crop = np.asarray(segment[start : start + length], np.float32)
+    return np.pad(crop, (0, length - len(crop)))
 
 
 def _rms(audio: np.ndarray) -> float:

@@ -161,9 +161,6 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         counts["validation"] = config.valid_tracks
     skipped: dict[str, str] = {}
     tracks = [track for subset in counts for track in _list_tracks(root / subset, config, skipped)[: counts[subset]]]
-    if skipped:
-        reasons = "\n  ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        log.info("%s: %d tracks skipped:\n  %s", root, len(skipped), reasons)
     if not tracks:
         raise FlowsepError(f"{root}: no tracks of kind {config.kind} in there; {_hint(root, config.kind, skipped)}")
     name = root.name if config.kind == "stems" else config.kind

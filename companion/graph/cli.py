@@ -138,7 +138,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _shard(arguments: argparse.Namespace) -> int:
     from .steps import score_shard
 
-    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number, progress=False))
+    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number))
     return 0
 
 

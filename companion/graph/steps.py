@@ -126,7 +126,7 @@ def score_system(
     return frame
 
 
-def score_shard(profile: Profile, dataset: Dataset, name: str, number: int, *, progress: bool = True) -> Path:
+def score_shard(profile: Profile, dataset: Dataset, name: str, number: int) -> Path:
     """Separate and score shard `number` (from 0) of the test songs, in `shards/<system>/<number>of<shards>/`.
 
     Raises FlowsepError for an unknown shard, and as `score_system` does.
@@ -135,7 +135,7 @@ def score_shard(profile: Profile, dataset: Dataset, name: str, number: int, *, p
         raise FlowsepError(f"profile {profile.name}: no shard {number}; shards: {profile.shards}, counted from 0")
     system, settings = _fitted(profile, dataset, name, None)
     place = _shard_folder(profile, name, number)
-    _score_shard(profile, dataset, system, settings, place, number, progress)
+    _score_shard(profile, dataset, system, settings, place, number, progress=False)
     return place
 
 

@@ -1,7 +1,5 @@
 """Slakh2100's folders: the right stems are summed to the right sources, incomplete tracks are named and skipped."""
 
-import logging
-
 import numpy as np
 import pytest
 import soundfile as sf
@@ -43,8 +41,7 @@ def test_sources_are_sums_of_their_class_and_the_mixture_is_the_submix(tmp_path)
     assert np.abs(track.mixture()[0] - mix).max() > 0.01  # the strings are not in the submix
 
 
-def test_incomplete_tracks_are_skipped_named_and_counted(root, caplog):
-    caplog.set_level(logging.INFO)
+def test_incomplete_tracks_are_skipped_and_named(root):
     dataset = load(root)
     assert {f"{track.subset}/{track.name}" for track in dataset.tracks} == {
         *("train/Track00001", "train/Track00002", "validation/Track00005", "test/Track00006")
@@ -53,7 +50,6 @@ def test_incomplete_tracks_are_skipped_named_and_counted(root, caplog):
         "train/Track00003": "no stem of piano was rendered",
         "train/Track00004": "stems/S02.flac (guitar) is missing",
     }
-    assert "2 tracks skipped" in caplog.text and "train/Track00004: stems/S02.flac" in caplog.text
     assert len(load(root, train_tracks=1).subset("train")) == 1  # counted among those that can be used
 
 
