@@ -46,8 +46,8 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int) -> Path:
     Raises:
         FlowsepError: a missing FluidSynth or SoundFont, or an unwritable cache.
     """
-    what = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
-    root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}"
+    settings = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
+    root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:10]}"
     if (root / "manifest.json").is_file():
         return root
     if shutil.which("fluidsynth") is None:
@@ -56,11 +56,11 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int) -> Path:
         find_soundfont(font)
     with locked(root, "set FLOWSEP_DATA"):
         if not (root / "manifest.json").is_file():
-            _make(root, what, compose_band(seed, seconds, train, test))
+            _make(root, settings, compose_band(seed, seconds, train, test))
     return root
 
 
-def _make(root, what, songs):
+def _make(root, settings, songs):
     """Render all songs into a hidden folder beside `root`, then rename it whole."""
     making = root.with_name(f".{root.name}")
     shutil.rmtree(making, ignore_errors=True)  # left by a killed run
@@ -69,9 +69,9 @@ def _make(root, what, songs):
             (making / split).mkdir(parents=True)
         work = [(song, making / split / song.name) for split in songs for song in songs[split]]
         with ThreadPoolExecutor(JOBS) as pool:  # threads suffice: FluidSynth is a process, numpy releases the lock
-            tracks = pool.map(lambda item: write_song(*item, what["seconds"]), work)
+            tracks = pool.map(lambda item: write_song(*item, settings["seconds"]), work)
             tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=None))
-        write_text(making / "manifest.json", json.dumps(what | {"rate": RATE, "tracks": tracks}, indent=1))
+        write_text(making / "manifest.json", json.dumps(settings | {"rate": RATE, "tracks": tracks}, indent=1))
         making.rename(root)
     finally:
         shutil.rmtree(making, ignore_errors=True)
