@@ -22,29 +22,32 @@ from .scores.metrics import sdr
 from .show.player import StemPlayer
 
 UPLOADED = "(the uploaded file)"
-MIXTURE = "mixture"
 
 
 class CancelledError(Exception):
-    """Raised within a separation to end it."""
+    """Ends a separation."""
 
 
 def prior_sets(folder: str | Path) -> dict[str, Path]:
-    """The folders of priors that a profile's run left, this project's own variant first: label -> folder."""
+    """The folders of priors of a profile's run, {label: folder}; those of the system `flowsep` come first."""
     folder = Path(folder)
     places = [*sorted((folder / "systems" / "flowsep").glob("*/priors")), folder / "priors"]
     return {str(place.relative_to(folder)): place for place in places if any(place.glob("*.safetensors"))}
 
 
 class LiveSeparator:
-    """Song, seconds, priors, iterations and weight of the prior; a progress bar; the stems in a player.
+    """A form for song, seconds, priors, iterations and weight of the prior, with a progress bar and a player.
 
-    tracks: songs to choose from; a file may be uploaded instead. priors: label -> folder of priors, as of `prior_sets`.
-    folder: where *Save* puts the stems, `<folder>/<song>/<stem>.flac`. sources: which are chosen at first; by default
-    all of a set of priors. Show `form` as the value of a cell.
+    Show `form` as the value of a cell. The search runs in a thread beside the notebook; *Cancel* ends it at the next
+    iteration.
 
-    The search runs beside the notebook, which can go on meanwhile; *Cancel* ends it at its next iteration.
-    Raises FlowsepError where there are no priors.
+    Args:
+        tracks: songs to choose from; a file may be uploaded instead.
+        priors: {label: folder of priors}, as from `prior_sets`.
+        folder: *Save* writes the stems to `<folder>/<song>/<stem>.flac`.
+        sources: the first selection; by default all sources of a set of priors.
+    Raises:
+        FlowsepError: no priors.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class LiveSeparator:
         self.form = ipywidgets.VBox(rows)
 
     def run(self) -> None:
-        """Separate what is chosen, beside the notebook; does nothing while a separation runs."""
+        """Start a separation, unless one runs already."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._cancel.clear()
@@ -97,7 +100,7 @@ class LiveSeparator:
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Return when the separation has ended, or after so many seconds."""
+        """Wait for the end of the separation, at most `seconds`."""
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -119,7 +122,7 @@ class LiveSeparator:
             self._separate()
         except CancelledError:
             self.status.value = f"cancelled after {self.bar.value} of {self.bar.max} iterations"
-        except (FlowsepError, ValueError, OSError) as error:  # what the reader can mend: a song, a number, a folder
+        except (FlowsepError, ValueError, OSError) as error:  # faults of a song, a number or a folder
             self.status.value = f"not separated: {error}"
         finally:
             self.go.disabled, self.cancel.disabled = False, True
@@ -142,18 +145,18 @@ class LiveSeparator:
         took = time.monotonic() - began
         known = {source: truth[source] for source in stems} if set(stems) <= set(truth) else {}
         scored = {source: sdr(known[source], audio) for source, audio in stems.items() if source in known}
-        told = [f"{source} {value:.1f}" for source, value in scored.items() if np.isfinite(value)]
+        scores = [f"{source} {value:.1f}" for source, value in scored.items() if np.isfinite(value)]
         self.stems = stems
         self._name, self._rate = name, rate
         self.status.value = f"{took:.1f} s for {mixture.shape[-1] / rate:.1f} s of music"
-        if told:
-            self.status.value += f"; SDR (dB): {', '.join(told)}"
+        if scores:
+            self.status.value += f"; SDR (dB): {', '.join(scores)}"
         self.save.disabled = False
         systems = {"estimates": stems, "true stems": known} if known else {"estimates": stems}
         self.output.append_display_data(StemPlayer(systems, rate, title=name))
 
     def _chosen(self) -> tuple[str, int, np.ndarray, dict[str, np.ndarray]]:
-        """Name, sample rate, the chosen seconds of the mixture, and of the true stems where there are any."""
+        """(name, sample rate, chosen seconds of the mixture, and of the true stems if there are any)."""
         if self.song.value == UPLOADED:
             if not self.upload.value:
                 raise FlowsepError("no file uploaded yet: press 'Upload a song', or choose one of the list")
@@ -169,11 +172,10 @@ class LiveSeparator:
             truth = track.stems(source for source in self.sources.value if source in track.sources)
         start = round(self.start.value * rate)
         if not 0 <= start < audio.shape[-1]:
-            raise FlowsepError(
-                f"the song lasts {audio.shape[-1] / rate:.1f} s; found a start at {self.start.value:g} s"
-            )
-        part = np.s_[:, start : start + round(self.seconds.value * rate)]
-        return name, rate, audio[part], {source: stem[part] for source, stem in truth.items()}
+            length = f"the song lasts {audio.shape[-1] / rate:.1f} s"
+            raise FlowsepError(f"{length}; found a start at {self.start.value:g} s")
+        excerpt = np.s_[:, start : start + round(self.seconds.value * rate)]
+        return name, rate, audio[excerpt], {source: stem[excerpt] for source, stem in truth.items()}
 
     def _save(self) -> None:
         place = self.folder / safe_name(self._name)

@@ -1,13 +1,14 @@
-"""The typed profile: what a YAML file in configs/ may say, with defaults, and errors that name the key.
+"""Profiles: the typed settings of an experiment, read from a YAML file in configs/.
 
-A profile file holds one key, `profile`, so that `papermill -f configs/demo.yaml` hands a notebook one parameter and
-`snakemake --configfile configs/demo.yaml` reads the very same file.
+The file holds one key, `profile`, so that `papermill -f configs/demo.yaml` gives a notebook one parameter and
+`snakemake --configfile configs/demo.yaml` reads the same file.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,22 +24,22 @@ from pydantic import (
 )
 
 from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, Settings, TrainingConfig
-from flowsep.files import MAX_ALIASES, MAX_DEPTH, MAX_PROFILE, MAX_VALUES, FlowsepError, brief, check_size
+from flowsep.files import MAX_DEPTH, MAX_YAML, FlowsepError, brief, check_size
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
-HOW_RUN = ("shards",)  # of a profile: the same
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
-PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with weights that their authors published
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 15 times as fast
+PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with published weights
 
 
 class PiecesConfig(Settings):
-    """The paper's training pieces: long silences are taken out of every stem, and what remains is cut at random."""
+    """The paper's training pieces: stems without long silences, cut at random."""
 
-    silence_db: float = -50.0  # dB of full scale: a block of 20 ms whose RMS is below is silent
+    silence_db: float = -50.0  # a block of 20 ms with a lower RMS is silent (dB of full scale)
     max_silence_seconds: float = Field(1.0, ge=0)  # longer silences are removed whole
-    seconds: tuple[PositiveFloat, PositiveFloat] = (7.0, 10.0)  # a piece is uniformly as long
-    shortest: PositiveFloat = 3.0  # what is left at the end of a stem is a piece, too, unless it is shorter than this
-    valid_share: float = Field(0.02, gt=0, lt=1)  # of the pieces, held out for validation; one piece at least
+    seconds: tuple[PositiveFloat, PositiveFloat] = (7.0, 10.0)  # range of the length of a piece, drawn uniformly
+    shortest: PositiveFloat = 3.0  # a shorter rest at the end of a stem is dropped
+    valid_share: float = Field(0.02, gt=0, lt=1)  # share of the pieces for validation, at least one piece
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -48,23 +49,23 @@ class PiecesConfig(Settings):
 
 
 class DataConfig(Settings):
-    """Which songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100, or any folder of stems."""
+    """The songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100 or any folder of stems."""
 
     kind: Literal["toyband", "musdb18", "musdb18hq", "slakh", "stems"] = "toyband"
     root: str | None = None  # a folder; None: the cache (toyband), $MUSDB_PATH (musdb18, musdb18hq) or $SLAKH_PATH
-    train_tracks: PositiveInt | None = None  # None: all of them; for toyband: how many to compose
+    train_tracks: PositiveInt | None = None  # None: all; toyband: the number to compose
     test_tracks: PositiveInt | None = None
-    seconds: PositiveFloat | None = None  # length of a toyband song
-    valid_tracks: PositiveInt = 2  # songs to validate on: training songs held out, or the first of Slakh's validation/
-    pieces: PiecesConfig | None = None  # None: train on whole stems; else on pieces of all training songs
-    classes: dict[str, str] = SLAKH_CLASSES  # slakh: the inst_class of a stem -> the source that it is part of
+    seconds: float | None = Field(None, ge=1, le=3600)  # length of a toyband song
+    valid_tracks: PositiveInt = 2  # training songs held out for validation, or the first in Slakh's validation/
+    pieces: PiecesConfig | None = None  # train on pieces of all training songs; None: on whole stems
+    classes: dict[str, str] = SLAKH_CLASSES  # slakh: inst_class of a stem -> its source
 
 
 class EvaluationConfig(Settings):
-    """Which conventions of SDR are computed (they never share a table), and which metrics beside it."""
+    """Conventions of SDR, which never share a table, and metrics."""
 
     conventions: tuple[Literal["paper", "sisec18"], ...] = ("paper", "sisec18")
-    # SIR, ISR and SAR run museval, 1.6 times as long as the songs last (four stems on one CPU core: `metrics.bss_eval`)
+    # museval computes SIR, ISR and SAR in 1.6 times the length of the songs (four stems, one CPU core)
     metrics: tuple[Literal["SDR", "SI-SDR", "SIR", "ISR", "SAR"], ...] = ("SDR", "SI-SDR")
 
     @model_validator(mode="after")
@@ -77,29 +78,27 @@ class EvaluationConfig(Settings):
 
 
 class AblationConfig(Settings):
-    """What `notebooks/11_ablations.ipynb` varies, on validation songs."""
+    """The studies of `notebooks/11_ablations.ipynb`."""
 
     tracks: PositiveInt = 2  # validation songs
-    seconds: PositiveFloat = 6.0  # of each
-    iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored; the last one ends
-    base: dict[str, Any] = Field(
-        default_factory=dict
-    )  # options of the separator that all studies change in the profile's instglow
-    # study -> option of the separator (space, alpha, lr, momentum, sigma, seed) or `priors`, their number -> values
+    seconds: PositiveFloat = 6.0  # of each song
+    iterations: tuple[PositiveInt, ...] = (5, 10, 20, 40, 80, 150)  # at which estimates are scored
+    base: dict[str, Any] = Field({})  # options of instglow in all studies, where they differ from the profile's
+    # study -> option of instglow (space, alpha, lr, momentum, sigma, seed), or `priors` (their number) -> values
     studies: dict[str, dict[str, list[Any]]]
 
 
 class NewSourcesConfig(Settings):
-    """Sources that join a finished model later, with one new prior each; all other priors stay as they are."""
+    """Sources that join a finished model, with one new prior each."""
 
     sources: tuple[str, ...] = Field(min_length=1)
-    within: str  # the source of the profile that has held them so far
-    steps: PositiveInt | None = None  # of their training, where it is shorter than the others'; all else is the same
-    seconds: PositiveFloat | None = None  # of each song that are separated, where its sources sound most; None: all
+    within: str  # the source of the profile that holds them
+    steps: PositiveInt | None = None  # of their training; None: as for all priors
+    seconds: PositiveFloat | None = None  # separate an excerpt of each song; None: all of it
 
 
 class Profile(Settings):
-    """One complete experiment: what `configs/<name>.yaml` says."""
+    """One experiment, `configs/<name>.yaml`."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
     seed: int = Field(2022, ge=0, lt=2**32)
@@ -109,20 +108,20 @@ class Profile(Settings):
     feature: FeatureConfig = FeatureConfig()
     model: GlowConfig = GlowConfig()
     training: TrainingConfig = TrainingConfig()
-    pretrained: bool = False  # add the rows of `PRETRAINED`, which download weights when they are first run
-    # name in the table -> options of that system
+    pretrained: bool = False  # add the systems `PRETRAINED`, which download their weights
+    # name in the table -> options of the system
     systems: dict[str, dict[str, Any]] = Field({"instglow": {}}, validate_default=True)
-    baselines: tuple[str, ...] | None = None  # which of `systems` run besides instglow; None: all; []: none
+    baselines: tuple[str, ...] | None = None  # the `systems` that run besides instglow; None: all
     evaluation: EvaluationConfig = EvaluationConfig()
-    ablation: AblationConfig | None = None  # None: no such chapter
-    listen_seconds: PositiveFloat = 8.0  # length of the excerpts kept for the book
+    ablation: AblationConfig | None = None  # None: no chapter of ablations
+    listen_seconds: PositiveFloat = 8.0  # length of the excerpts in the book
     listen_tracks: PositiveInt = 3
     threads: PositiveInt = 1  # CPU threads of one job
-    shards: PositiveInt = 1  # jobs that share the test songs of a system
+    shards: PositiveInt = 1  # jobs per system, which share its test songs
 
     @model_validator(mode="after")
     def _name_files(self) -> Self:
-        """Names of sources and systems become those of files, of jobs and of options in a shell."""
+        """Names of sources and systems become names of files and jobs, and arguments in a shell."""
         for kind, names in (("sources", self.trained), ("systems", tuple(self.systems))):
             for name in names:
                 if not NAME.fullmatch(name):
@@ -139,7 +138,7 @@ class Profile(Settings):
     @model_validator(mode="before")
     @classmethod
     def _choose_baselines(cls, value: Any) -> Any:
-        """Leave instglow and the listed ones in `systems`, so that nothing else is fitted, scored or asked for."""
+        """Drop all `systems` but instglow and the listed ones."""
         chosen = value.get("baselines") if isinstance(value, Mapping) else None
         systems = value.get("systems", {"instglow": {}}) if isinstance(chosen, list | tuple) else None
         if not isinstance(systems, Mapping):
@@ -154,8 +153,8 @@ class Profile(Settings):
     def _sources_of_slakh(self) -> Self:
         made = set(self.data.classes.values())
         if self.data.kind == "slakh" and made != set(self.sources):
-            found = f"found {', '.join(sorted(made))}; the mixture is the sum of exactly these"
-            raise ValueError(f"data.classes must make the profile's sources ({', '.join(self.sources)}), {found}")
+            sources = f"the profile's sources ({', '.join(self.sources)}), found {', '.join(sorted(made))}"
+            raise ValueError(f"data.classes must make {sources}; the mixture is the sum of exactly these")
         return self
 
     @model_validator(mode="after")
@@ -173,25 +172,25 @@ class Profile(Settings):
         return self.sources + (self.new_sources.sources if self.new_sources else ())
 
     def training_of(self, source: str) -> TrainingConfig:
-        """`training`, with the number of steps that new sources may have of their own."""
+        """`training`, with the steps of `new_sources` if it is one of them."""
         new = self.new_sources
         own = new is not None and new.steps is not None and source in new.sources
         return self.training.model_copy(update={"steps": new.steps}) if own else self.training
 
     @property
     def folder(self) -> Path:
-        """Where this profile's results lie: `results/<name>/` in the project that holds the working directory."""
+        """The folder of the results, `results/<name>/` in the project around the working directory."""
         return find_root() / "results" / self.name
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all settings that decide the result."""
-        how = {"training": set(HOW_ONLY), **dict.fromkeys(HOW_RUN, True)}
-        settings = self.model_dump(mode="json", exclude=how)
+        """First 12 digits of the SHA-256 of all settings that decide the result, as canonical JSON."""
+        settings = self.model_dump(mode="json", exclude={"training": set(HOW_ONLY), "shards": True})
+        settings["training"]["speed"] = 0.0  # a former option, which the hashes of the committed results hold
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def hash_of(self, system: str) -> str:
-        """`hash` of this profile with one system alone: another one that joins leaves the hashes of the rest alone."""
+        """`hash` of this profile with one system alone, so that adding a system changes no other hash."""
         own = {name: options for name, options in self.systems.items() if name == system}
         rest = {"baselines": None, "pretrained": False, "ablation": None}
         return self.model_copy(update={"systems": own, **rest}).hash
@@ -207,9 +206,9 @@ def find_root(start: str | Path = ".") -> Path:
 
 
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
-    """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill injected.
+    """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill passes.
 
-    Raises FlowsepError naming the file, the key and what was found.
+    Raises FlowsepError, which names the file, the key and its value.
     """
     if isinstance(profile, Mapping):
         return _validate(profile, "profile")
@@ -219,70 +218,47 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise FlowsepError(f"{path}: no such profile; profiles there: {known}")
-    check_size(path, MAX_PROFILE)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of numbers and dates, too
-        raise FlowsepError(f"{path}: not a YAML file ({error})") from error
+    content = read_yaml(path)
     if not isinstance(content, Mapping) or list(content) != ["profile"]:
-        found = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
-        raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {found}")
+        given = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
+        raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {given}")
     return _validate(content["profile"], str(path))
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML of plain values, no key twice, and neither nesting nor aliases that grow beyond the limits."""
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file of plain values.
 
-    def __init__(self, stream: str):
-        super().__init__(stream)
-        self.depth = self.aliases = 0
-        self.known: set[int] = set()  # mappings that were looked at, which merges change
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Count aliases and how deep it goes: the composer itself would run out of stack."""
-        self.aliases += self.check_event(yaml.AliasEvent)
-        self.depth += 1
-        if self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
-            most = f"more than {MAX_DEPTH} levels or {MAX_ALIASES} aliases"
-            raise yaml.composer.ComposerError(None, None, most, self.peek_event().start_mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse a key that is there twice, of which the last would count in silence, and merges without end."""
-        seen = set()
-        for key, _ in () if id(node) in self.known else node.value:
-            name = self.construct_object(key, deep=True) if key.tag != "tag:yaml.org,2002:merge" else "<<"
-            if isinstance(name, Hashable) and name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {brief(name)} twice", key.start_mark)
-            seen |= {name} if isinstance(name, Hashable) else set()
-        self.known.add(id(node))
-        super().flatten_mapping(node)
-        if len(node.value) > MAX_VALUES:
-            raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_VALUES} keys", node.start_mark)
+    Raises FlowsepError if it is no YAML or too large, nests too deeply, or holds an alias or a key twice.
+    """
+    check_size(path, MAX_YAML)
+    try:
+        text, depth = path.read_text(encoding="utf-8"), 0
+        for event in yaml.parse(text, Loader=LOADER):  # before the loader, which deep nesting would crash
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or isinstance(event, yaml.AliasEvent):
+                problem = f"an alias, or more than {MAX_DEPTH} levels; write the value out"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two of numbers and dates
+        raise FlowsepError(f"{path}: not a readable YAML file ({brief(error)})") from error
 
 
-def _check_extent(content: Any, where: str) -> None:
-    """FlowsepError for more values than a profile can have, counted with all that aliases repeat, or for a circle."""
-    left, values = [(content, 0)], 0
-    while left:
-        value, depth = left.pop()
-        values += 1
-        if values > MAX_VALUES or depth > MAX_DEPTH:
-            raise FlowsepError(f"{where}: more than {MAX_VALUES} values or {MAX_DEPTH} levels; write a smaller profile")
-        if isinstance(value, Mapping | list | tuple | set):
-            inner = value.values() if isinstance(value, Mapping) else value
-            left += [(item, depth + 1) for item in inner]
+class _Loader(LOADER):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Refuse a key that stands twice; YAML would take the last one."""
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            twice, _ = Counter(str(key.value) for key, _ in node.value).most_common(1)[0]
+            raise yaml.constructor.ConstructorError(None, None, f"key {brief(twice)} twice", node.start_mark)
+        return mapping
 
 
 def _validate(content: Any, where: str) -> Profile:
-    _check_extent(content, where)
     try:
         return Profile.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "profile"
         message = first["msg"].removeprefix("Value error, ")
-        found = "" if first["type"] in ("missing", "value_error") else f", found {brief(first['input'])}"
-        raise FlowsepError(f"{where}: {key[:200]}: {message}{found}") from error
+        given = "" if first["type"] in ("missing", "value_error") else f", found {brief(first['input'])}"
+        raise FlowsepError(f"{where}: {key[:200]}: {message}{given}") from error

@@ -1,8 +1,7 @@
-"""Audio files in and out, by libsndfile or else by ffmpeg: whole, finite and as long as they say, or an error."""
+"""Audio files: read by libsndfile or else by ffmpeg, and written whole or not at all."""
 
 import contextlib
 import json
-import math
 import shutil
 import subprocess
 import tempfile
@@ -16,8 +15,8 @@ import soundfile as sf
 from .files import MAX_SAMPLES, SAMPLE_RATES, FlowsepError, atomic_path
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 .stem.mp4, in this order
-BLOCK = 2**17  # samples that are read at once: 3 s
-# Of ffmpeg's formats those that hold sound; playlists, which name other files and hosts, are not among them.
+BLOCK = 2**17  # samples read at once: 3 s
+# The formats of ffmpeg that hold sound. Playlists are left out: they name other files and hosts.
 FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,mp3,mp2,mpc,mpc8,mpeg,"
     "mpegts,nut,ogg,opus,rm,shn,tak,tta,voc,w64,wav,wv,xwma"
@@ -26,18 +25,18 @@ CONFINED = ["-protocol_whitelist", "file", "-format_whitelist", FORMATS]  # what
 
 
 class AudioStream(NamedTuple):
-    """A file that is read block by block."""
+    """A file in blocks."""
 
     sample_rate: int
     channels: int
-    samples: int | None  # how many there will be, where the file says so; of an MP3 about as many
+    samples: int | None  # total, if the file says so; approximate in an MP3
     blocks: Iterator[np.ndarray]  # float32 (channels, at most BLOCK)
 
 
 def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
     """Any audio file as (float32 (channels, samples), sample rate).
 
-    Raises what `stream_audio` does, and FlowsepError for one of more than `MAX_SAMPLES`.
+    Raises FlowsepError as `stream_audio` does, and for more than `MAX_SAMPLES` samples.
     """
     with stream_audio(path) as stream:
         return _whole(path, stream)
@@ -45,17 +44,17 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
 
 @contextlib.contextmanager
 def stream_audio(path: str | Path) -> Iterator[AudioStream]:
-    """Any audio file as blocks of samples, by libsndfile, else by ffmpeg.
+    """Any audio file as blocks of samples.
 
-    Raises FlowsepError naming the file: at once if it is missing, empty, not audio, of more than two channels or of a
-    rate outside `SAMPLE_RATES`, or if its header shows that it is truncated; among the blocks where it is damaged or
-    holds NaN or infinite samples.
+    Raises FlowsepError, which names the file. On opening: the file is missing, empty or not audio, its header shows
+    that it is truncated, it has more than two channels or a sample rate outside `SAMPLE_RATES`. While reading: it is
+    damaged, or holds NaN or infinite samples.
     """
     path = Path(path)
     if not path.is_file():
         raise FlowsepError(f"{path}: no such file")
     with contextlib.ExitStack() as stack:
-        # libsndfile guesses the length of an MP3 whose header lacks it, and may then drop half of a song
+        # libsndfile guesses the length of an MP3 without one in its header, and may drop half of the song
         opened = None
         if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
             with contextlib.suppress(_UnknownFormatError):
@@ -64,23 +63,24 @@ def stream_audio(path: str | Path) -> Iterator[AudioStream]:
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> int:
-    """Write (channels, samples) as `audio_writer` does; returns how many samples were clipped."""
+    """Write audio (channels, samples) as `audio_writer` does, and return the number of clipped samples."""
     with audio_writer(path, sample_rate, *audio.shape) as writer:
         writer.write(audio)
     return writer.clipped
 
 
 class AudioWriter:
-    """What `audio_writer` yields: `write` appends (channels, samples), `clipped` counts samples beyond full scale."""
+    """A file that is being written; `clipped` counts the samples beyond full scale."""
 
     def __init__(self, path: Path, file: sf.SoundFile):
         self.path, self.file, self.clipped = path, file, 0
 
     def write(self, audio: np.ndarray) -> None:
+        """Append a block (channels, samples)."""
         if self.file.subtype != "FLOAT":
             self.clipped += int(np.count_nonzero(np.abs(audio) > 1))
             audio = np.clip(audio, -1, 1)
-        with _written(self.path):
+        with written(self.path):
             self.file.write(audio.T)
 
 
@@ -88,11 +88,11 @@ class AudioWriter:
 def audio_writer(
     path: str | Path, sample_rate: int, channels: int, samples: int | None = None
 ) -> Iterator[AudioWriter]:
-    """Yield a writer of blocks by suffix, whole or not at all: `.wav` (32-bit float) or `.flac` (24 bit).
+    """Yield a writer of blocks to a `.wav` (32-bit float) or `.flac` (24-bit) file, written whole or not at all.
 
-    An integer format holds nothing beyond full scale, so there it is clipped and counted. A WAV of 2 GB or more becomes
-    RF64: many programs take the size in its header as a signed number, and `samples` may be an estimate. Raises
-    FlowsepError: another suffix, an unwritable folder, a full disk.
+    FLAC clips samples beyond full scale, and the writer counts them. If the expected `samples` make a WAV of 2 GB or
+    more, it becomes RF64, since many programs read the size in a WAV header as a signed number.
+    Raises FlowsepError for another suffix, an unwritable folder or a full disk.
     """
     path, formats = Path(path), {".wav": ("WAV", "FLOAT"), ".flac": ("FLAC", "PCM_24")}
     if path.suffix.lower() not in formats:
@@ -100,56 +100,57 @@ def audio_writer(
     container, subtype = formats[path.suffix.lower()]
     container = "RF64" if container == "WAV" and (samples or 0) * channels * 4 >= 2**31 else container
     with atomic_path(path) as temporary:
-        with _written(path):
+        with written(path):
             file = sf.SoundFile(temporary, "w", sample_rate, channels, subtype, format=container)
         try:
             yield AudioWriter(path, file)
         finally:
-            with _written(path):
+            with written(path):
                 file.close()
 
 
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[None]:
+def written(path: Path) -> Iterator[None]:
+    """Turn an error of soundfile while writing `path` into a FlowsepError."""
     try:
         yield
     except (OSError, sf.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        # of a full disk libsndfile says no more than "System error."
-        why = str(error).strip(". ") or "a part only"
+        # for a full disk libsndfile reports "System error."
+        why = str(error).strip(". ") or "only in part"
         cure = "is the disk full? Make room or choose another folder"
         raise FlowsepError(f"{path}: not written ({why}); {cure}") from error
 
 
 class _UnknownFormatError(FlowsepError):
-    """The file is of no format that libsndfile knows."""
+    """libsndfile does not know the format."""
 
 
 def is_packed(path: Path) -> bool:
-    """Is it a stem file of MUSDB18, whose streams are the mixture and its sources?"""
+    """Whether the file is a stem file of MUSDB18, with the streams `STREAMS`."""
     return path.name.endswith(".stem.mp4")
 
 
 def inspect(path: Path) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) from a file's header, held against the size of the file."""
+    """(sample rate, channels, samples) from a file's header, checked against the size of the file."""
     if not path.is_file():
         raise FlowsepError(f"{path}: no such file")
     if is_packed(path):
         return _probe(path)[:3]
     try:
         info = sf.info(path)
-    except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples, known by their suffix alone
+    except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples
         reason = getattr(error, "error_string", "raw samples without a header")
         raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({reason})") from error
-    # libsndfile corrects a wrong size silently, and a truncated file would read as a short one. From 2 GB on programs
-    # that write to a pipe put placeholders.
+    # libsndfile corrects a wrong size silently and would read a truncated file as a short one. Sizes from 2 GB on may
+    # be placeholders by programs that write to a pipe.
     with path.open("rb") as file:
         head = file.read(28)
     order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
     promised = int.from_bytes(head[4:8], order) if order else 0
     held, most = path.stat().st_size, 0x7FFF0000
-    if head[:4] == b"RF64":  # whose size has 64 bits, in its first chunk
+    if head[:4] == b"RF64":  # a 64-bit size in its first chunk
         promised, most = int.from_bytes(head[20:28], "little"), 2**63
-    if held < promised < most:  # the size leaves out its own 8 bytes, which some programs count
+    if held < promised < most:  # some programs count the 8 bytes before the size, too
         raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
     _check_shape(path, info.samplerate, info.channels)
     return info.samplerate, info.channels, info.frames
@@ -164,7 +165,7 @@ def _check_shape(path: Path, rate: int, channels: int) -> None:
 
 
 def read_sndfile(path: Path) -> tuple[np.ndarray, int]:
-    """(audio, sample rate) of what libsndfile reads."""
+    """(audio, sample rate) by libsndfile."""
     with _stream_sndfile(path) as stream:
         return _whole(path, stream)
 
@@ -185,31 +186,29 @@ def _stream_sndfile(path: Path) -> Iterator[AudioStream]:
 
 
 def _probe(path: Path) -> tuple[int, int, int, bool]:
-    """(sample rate, channels, samples, is that more than the container's guess?) as ffprobe finds them."""
+    """(sample rate, channels, samples, whether the container knows `samples` exactly), by ffprobe."""
     if not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise FlowsepError(f"{path}: libsndfile does not know this format; install ffmpeg, or convert it to wav")
     query = ["-select_streams", "a", "-show_entries", "format=format_name:stream=sample_rate,channels,duration"]
     run = subprocess.run(["ffprobe", "-v", "error", *CONFINED, *query, "-of", "json", _url(path)], capture_output=True)
-    what = "truncated or damaged or not audio"
     try:
-        found = json.loads(run.stdout.decode(errors="replace") or "{}")
-        streams, kind = found.get("streams", []), found.get("format", {}).get("format_name", "")
-        facts = [(int(s["sample_rate"]), int(s["channels"]), float(s.get("duration", 0))) for s in streams]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FlowsepError(f"{path}: {what}: ffprobe does not find its sample rate, channels or length") from error
-    if run.returncode or not streams:
-        nothing = "neither libsndfile nor ffmpeg finds an audio stream in it"
-        raise FlowsepError(f"{path}: {what}: {nothing} ({_last_line(run.stderr)})")
+        run.check_returncode()
+        content = json.loads(run.stdout.decode(errors="replace"))
+        streams, kind = content["streams"], content["format"]["format_name"]
+        rate, channels = int(streams[0]["sample_rate"]), int(streams[0]["channels"])
+        samples = round(float(streams[0].get("duration", 0)) * rate)
+    except (subprocess.CalledProcessError, ValueError, LookupError, TypeError, OverflowError) as error:
+        reason = f"neither libsndfile nor ffmpeg finds an audio stream in it ({_last_line(run.stderr)})"
+        raise FlowsepError(f"{path}: truncated or damaged or not audio: {reason}") from error
     if is_packed(path) and len(streams) != len(STREAMS):
         wanted = f"a stem file of MUSDB18 holds {len(STREAMS)} ({', '.join(STREAMS)})"
         raise FlowsepError(f"{path}: {len(streams)} audio stream(s); {wanted}; get it again")
-    rate, channels, seconds = facts[0]
     _check_shape(path, rate, channels)
-    return rate, channels, round(seconds * rate) if math.isfinite(seconds) else 0, "mp4" in kind
+    return rate, channels, samples, "mp4" in kind
 
 
 def read_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> tuple[np.ndarray, int]:
-    """(audio, sample rate) of one audio stream, decoded to 32-bit floats ("<f4") or to 16-bit integers ("<i2")."""
+    """(audio, sample rate) of one stream by ffmpeg, decoded to 32-bit floats ("<f4") or 16-bit integers ("<i2")."""
     with _stream_ffmpeg(path, stream, sample) as opened:
         return _whole(path, opened)
 
@@ -227,19 +226,19 @@ def _stream_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> Iterator
                 raise FlowsepError(f"{path}: truncated or damaged (its decoder stopped within a sample)")
             yield np.frombuffer(data, sample).reshape(-1, channels).T / np.float32(full_scale)
         if process.wait():
-            told.seek(0)
-            raise FlowsepError(f"{path}: truncated or damaged ({_last_line(told.read())})")
+            log.seek(0)
+            raise FlowsepError(f"{path}: truncated or damaged ({_last_line(log.read())})")
 
-    # what ffmpeg has to say goes to a file: nobody reads a second pipe while the samples come
-    with tempfile.TemporaryFile() as told, subprocess.Popen(decode, stdout=subprocess.PIPE, stderr=told) as process:
+    # a file for the messages: nobody reads a second pipe while the samples come
+    with tempfile.TemporaryFile() as log, subprocess.Popen(decode, stdout=subprocess.PIPE, stderr=log) as process:
         try:
             yield AudioStream(rate, channels, samples or None, _checked(path, blocks(), samples if exact else 0))
         finally:
-            process.kill()  # where not all of it was read
+            process.kill()  # if not all was read
 
 
 def _url(path: Path) -> str:
-    return f"file:{path.resolve()}"  # with the prefix, no name can be taken for an option or a protocol
+    return f"file:{path.resolve()}"  # so that no name is taken for an option or a protocol
 
 
 def _whole(path: str | Path, stream: AudioStream) -> tuple[np.ndarray, int]:
@@ -254,7 +253,7 @@ def _whole(path: str | Path, stream: AudioStream) -> tuple[np.ndarray, int]:
 
 
 def _checked(path: Path, blocks: Iterator[np.ndarray], samples: int) -> Iterator[np.ndarray]:
-    """`blocks`, if they are finite and hold the `samples` that were promised, but for codecs' padding."""
+    """Pass blocks on if they are finite and add up to `samples`, except for the padding of codecs."""
     read = 0
     for block in blocks:
         if not np.isfinite(block).all():

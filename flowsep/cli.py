@@ -1,6 +1,6 @@
-"""The command line of the method: `flowsep separate | convert | info`, thin over the package.
+"""The command line of the method: `flowsep separate | convert | info`.
 
-What takes long to import is imported where it is needed, after what can be told or refused without it.
+Slow imports come after the checks that do without them.
 """
 
 import argparse
@@ -21,13 +21,13 @@ CURE = "choose another --out"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command of `flowsep`; see `run_command` for the exit status."""
+    """Run one command of `flowsep` and return the exit status of `run_command`."""
     return run_command(_parser().parse_args(argv))
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Call `arguments.run`; the exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    """Call `arguments.run`. Exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         return arguments.run(arguments)
     except FlowsepError as error:
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
     command.set_defaults(run=_separate)
 
-    command = commands.add_parser("info", help="what a prior is and where it comes from")
+    command = commands.add_parser("info", help="print the source, sizes and origin of a prior")
     command.add_argument("file", type=Path, metavar="FILE.safetensors")
     command.set_defaults(run=_info)
 
@@ -98,16 +98,16 @@ def _separate(arguments: argparse.Namespace) -> int:
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    found = find_priors(arguments.priors)
-    wanted = arguments.sources.split(",") if arguments.sources else list(found)
-    if missing := [name for name in wanted if name not in found]:
-        raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(found)}")
-    tell(f"reading the priors of {', '.join(wanted)} in {arguments.priors}")  # before torch, which takes seconds
+    paths = find_priors(arguments.priors)
+    sources = arguments.sources.split(",") if arguments.sources else list(paths)
+    if missing := [name for name in sources if name not in paths]:
+        raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
+    tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
     from .checkpoint import load_prior
     from .search import usual_config
     from .separator import within_memory
 
-    priors = {name: load_prior(found[name]) for name in wanted}
+    priors = {name: load_prior(paths[name]) for name in sources}
     config = SeparationConfig.paper(**given) if arguments.paper else usual_config(priors, **given)
     config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
@@ -121,7 +121,7 @@ def _separate(arguments: argparse.Namespace) -> int:
 
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
-    """Before any work: no two inputs of one name, and no output folder (input -> folder) that holds files already."""
+    """Refuse {input: output folder} if two inputs have one folder, or a folder holds files already."""
     names = list(targets.values())
     for path, target in targets.items():
         if names.count(target) > 1:
@@ -144,23 +144,15 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
         song = stack.enter_context(stream_audio(path))
         folder = stack.enter_context(whole_folder(target))
         bar = stack.enter_context(tqdm(desc=path.name, unit="step", file=sys.stderr))
-        facts = (song.sample_rate, song.channels, song.samples)
-        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *facts)) for s in priors}
+        shape = (song.sample_rate, song.channels, song.samples)
+        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in priors}
 
         def advance(state: Mapping[str, Any]) -> None:
             bar.total = state["chunks"] and state["chunks"] * state["iterations"]
             bar.update(state["batch"])
 
-        stream = separate_stream(
-            song.blocks,
-            priors,
-            config,
-            song.sample_rate,
-            callback=advance,
-            samples=song.samples,
-            batch=batch,
-        )
-        for _, stems in stream:
+        facts = {"callback": advance, "samples": song.samples, "batch": batch}
+        for _, stems in separate_stream(song.blocks, priors, config, song.sample_rate, **facts):
             for source, stem in stems.items():
                 files[source].write(stem)
     for source, file in files.items():
@@ -171,16 +163,16 @@ def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: A
 
 def _size(text: str) -> int:
     """Bytes of "2GB", "500 MiB" or "3000000"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
-    if not found or not float(found[1]):
+    size = re.fullmatch(r"(\d+(?:\.\d+)?) *(?:([kMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    if not size or not float(size[1]):
         raise argparse.ArgumentTypeError(f"expected a size such as 2GB or 500MiB, found '{text}'")
-    power = "kmgt".index(found[2].lower()) + 1 if found[2] else 0
-    return round(float(found[1]) * (1024 if found[3] else 1000) ** power)
+    power = "kmgt".index(size[2].lower()) + 1 if size[2] else 0
+    return round(float(size[1]) * (1024 if size[3] else 1000) ** power)
 
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target`; what the block wrote there becomes part of `target` if it ends well."""
+    """Yield a folder beside `target`, and move its files into `target` when the block ends without an error."""
     temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
     try:
         with writable(target.parent, CURE):
@@ -223,12 +215,12 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def summary(failed: list[str], of: int, what: str) -> int:
-    """Say which of so many inputs failed; the exit status."""
+    """Print which of `of` inputs failed, if any, and return the exit status."""
     if failed:
         tell(f"{len(failed)} of {of} {what}: {', '.join(failed)}")
     return 1 if failed else 0
 
 
 def tell(message: str) -> None:
-    """Print a message to standard error, with escapes for what would command a terminal."""
+    """Print a message to standard error, with escapes for terminal commands."""
     print(f"flowsep: {printable(message)}", file=sys.stderr)

@@ -74,7 +74,6 @@ class TrainingConfig(Settings):
     schedule: Literal["step", "cosine"] = "step"  # step: the paper's x0.3 every 80,000; cosine: warm-up, then to zero
     clip: PositiveFloat = 4.0  # norm of the gradient
     gain_db: float = Field(0.0, ge=0)  # crops are scaled by a uniform gain in [-gain_db, gain_db]
-    speed: float = Field(0.0, ge=0, lt=1)  # crops are played up to 1 + speed times faster or slower
     silence_db: float = -50.0  # crops whose level lies below are left out (dB of full scale)
     # standard deviation of normal noise on the magnitudes: the prior becomes that of the source and the noise, smooth
     # where it would else be spent on what nobody hears; 0, the paper's: none but the last bit of the audio

@@ -1,4 +1,4 @@
-"""Writing whole files or none, hashing them, and naming them safely."""
+"""Files: written whole or not at all, hashed, named safely, and refused before they fill the memory."""
 
 import contextlib
 import errno
@@ -13,32 +13,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# The most that is read of files that others may have made; beyond, they are refused before they fill the memory.
-MAX_PROFILE = 256 * 1024  # bytes of a YAML file
-MAX_VALUES = 20_000  # in a profile, with what its aliases repeat
-MAX_DEPTH = 32  # of mappings and lists within each other, in a profile
-MAX_ALIASES = 200  # in a profile
+# Limits on files from outside.
+MAX_YAML = 64 * 1024  # bytes
+MAX_DEPTH = 32  # levels of mappings and lists in YAML
 MAX_HEADER = 16 * 2**20  # bytes of the header of a .safetensors file
 MAX_JSON = 64 * 2**20  # bytes
 MAX_TABLE = 256 * 2**20  # bytes of a CSV file
-MAX_SAMPLES = 2**29  # of all channels of a sound that is read whole: 1.7 hours in stereo, 2 GB; streams have no limit
+MAX_SAMPLES = 2**29  # in all channels of a file read whole: 1.7 hours of stereo, 2 GB; streams have no limit
 SAMPLE_RATES = (1_000, 1_000_000)  # Hz
 MAX_NAME = 120  # bytes of a `safe_name`
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # names of devices on Windows
-SUFFIX = re.compile(r"-[0-9a-f]{8}$")  # of a name that was changed
+SUFFIX = re.compile(r"-[0-9a-f]{8}$")  # the end of a `safe_name` that differs from its name
 
 
 class FlowsepError(ValueError):
-    """A wrong input, told in one sentence: which file or key, what was found, what to do."""
+    """A wrong input. The message names the file or key and says what was there and what to do."""
 
 
-# what a system says when the place itself takes no more, whatever is written: full, over a quota or a limit, read-only
+# errors of the disk rather than of the data: full, over quota, file too large, read-only
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
 def writable(place: str | Path, cure: str) -> Iterator[None]:
-    """Turn the system's refusal to make something at `place` into a FlowsepError that names it and the `cure`."""
+    """Turn an OSError in the block into a FlowsepError that names `place` and the `cure`."""
     try:
         yield
     except OSError as error:
@@ -47,11 +44,11 @@ def writable(place: str | Path, cure: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it to `path` if the block ends well, remove it if not.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    A reader therefore sees the old file or the whole new one, never a part, also after a kill or on a full disk.
-    The temporary name keeps the suffix, because writers such as soundfile choose their format by it.
-    Raises FlowsepError when the folder cannot be written, or takes no more while the block writes.
+    Readers see the old file or the whole new one, even after a kill or on a full disk. The temporary path keeps the
+    suffix, by which writers such as soundfile choose their format.
+    Raises FlowsepError when the folder cannot be written or is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
@@ -62,10 +59,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         with writable(path, "choose another name"):
-            temporary.chmod(mode)  # some writers make private files; these are results, meant to be read
+            temporary.chmod(mode)  # some writers make private files; results are for everybody
             temporary.replace(path)
     except OSError as error:
-        if error.errno not in NO_ROOM:  # else it may be about what the block reads
+        if error.errno not in NO_ROOM:  # it may come from a file that the block reads
             raise
         cure = "make room or choose another folder, then run it again"
         raise FlowsepError(f"{path}: not written ({error.strerror}); {cure}") from error
@@ -75,10 +72,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(place: str | Path, cure: str = "choose another folder") -> Iterator[None]:
-    """One process at a time works on `place`: another says that it waits, and waits. The lock ends with its process.
+    """Let one process at a time work on `place`; others print that they wait, and wait.
 
-    It is a hidden file beside `place`, which stays: its name is `place`'s, not this run's.
-    Raises FlowsepError with the `cure` where that file cannot be made or locked.
+    The lock is a hidden file beside `place`, which stays there. The system releases it when the process ends.
+    Raises FlowsepError with the `cure` where the file cannot be made or locked.
     """
     place = Path(place)
     path = place.with_name(f".{place.name}.lock")
@@ -107,32 +104,30 @@ def sha256(path: str | Path) -> str:
 
 
 def safe_name(name: str) -> str:
-    """`name` as one portable path component; different names never become the same.
+    """A name as one path component; different names give different components.
 
-    Letters of any script, digits and ` ._-()&+,` stay, an apostrophe becomes a typographic one, the rest `_`: no
-    separators, control characters, quotes, markup, leading dots or names of devices, so that a track called `../x` or
-    `<script>` stays inside its folder and harmless on a page. What was changed, or is longer than `MAX_NAME` bytes,
-    ends in the first 8 digits of the SHA-256 of the name, so that `a?` and `a*` do not overwrite each other.
+    Letters of any script, digits and ` ._-()&+,` stay, an apostrophe becomes a typographic one, and every other
+    character becomes `_`. So a track called `../x` or `<script>` stays inside its folder and is harmless on a page.
+    A name that had to change, or that exceeds `MAX_NAME` bytes, ends in the first 8 digits of its SHA-256: `a?` and
+    `a*` do not overwrite each other.
     """
     clean = re.sub(r"[^\w .\-()&+,']", "_", name).strip(" .")
-    kept = clean == name and clean and not RESERVED.fullmatch(clean) and not SUFFIX.search(clean)
+    kept = clean == name and clean and not SUFFIX.search(clean)
     clean = clean.replace("'", "’").encode()
     if kept and len(clean) <= MAX_NAME:
         return clean.decode()
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
     short = clean[: MAX_NAME - 10].decode(errors="ignore").rstrip(" .")
-    if RESERVED.fullmatch(f"{short}-{digest}"):
-        short = f"_{short}"
     return f"{short or '_'}-{digest}"
 
 
 def is_text(name: str) -> bool:
-    """Has it no control characters, and no bytes that are no UTF-8 (as names on a disk may), so that it can be told?"""
+    """Whether a file's name is UTF-8 without control characters."""
     return not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 def brief(value: Any, most: int = 200) -> str:
-    """What an exception says, or `repr` of any other value, of whatever size, on one line of `most` characters."""
+    """The message of an exception, or the `repr` of another value, on one line of at most `most` characters."""
     try:
         shown = " ".join(printable(str(value)).split()) if isinstance(value, BaseException) else repr(value)
     except (ValueError, RecursionError):  # integers of thousands of digits, nesting
@@ -141,12 +136,12 @@ def brief(value: Any, most: int = 200) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with escapes for all that cannot be seen but ends of lines, such as what commands a terminal."""
+    """Text with escapes for invisible characters except line ends, such as terminal commands."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def check_size(path: str | Path, most: int) -> None:
-    """Raise FlowsepError for what is no plain file, or has more than `most` bytes."""
+    """Raise FlowsepError unless `path` is a plain file of at most `most` bytes."""
     path = Path(path)
     if not path.is_file():
         raise FlowsepError(f"{path}: no such file")
@@ -155,7 +150,7 @@ def check_size(path: str | Path, most: int) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds. FlowsepError for one that is missing, too large, nested too deeply or no JSON."""
+    """The content of a JSON file; FlowsepError if it is missing, too large, nested too deeply or no JSON."""
     check_size(path, MAX_JSON)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -164,7 +159,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def cache_folder() -> Path:
-    """Where generated data lie: `$FLOWSEP_DATA`, or `flowsep` in `$XDG_CACHE_HOME` or ~/.cache."""
+    """The folder of generated data: `$FLOWSEP_DATA`, or `flowsep` in `$XDG_CACHE_HOME` or ~/.cache."""
     if chosen := os.environ.get("FLOWSEP_DATA"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowsep"

@@ -179,7 +179,7 @@ def test_another_system_leaves_the_hash_of_the_others_alone():
         ("profile: {}", "name: Field required"),
         ("profile: {name: ../x}", "name: .*pattern"),
         ("name: x", "expected the single top-level key 'profile'"),
-        ("profile: [", "not a YAML file"),
+        ("profile: [", "not a readable YAML file"),
     ],
 )
 def test_bad_profiles_name_the_file_and_the_key(tmp_path, text, message):

@@ -1,6 +1,6 @@
-"""The songs of the toy band, as notes: chords, bass lines, drum patterns, accompaniment and a sung melody.
+"""The songs of the toy band as notes: chords, bass lines, drum patterns, accompaniment and a sung melody.
 
-Everything is drawn from one seeded generator; times are in seconds, pitches are MIDI numbers.
+One seeded generator per song makes all draws. Times are in seconds, pitches are MIDI numbers.
 """
 
 import re
@@ -12,12 +12,12 @@ import numpy as np
 from .singer import BAND, Syllable, Voice
 
 SPECIAL = ("unseen soundfont", "silent drums", "no vocals", "clipped mixture")  # the last songs of a test set
-LONG_PHRASE = 5  # syllables from which on a phrase counts as a melody of its own
+LONG_PHRASE = 5  # syllables that make a phrase a melody of its own
 
 
 @dataclass(frozen=True)
 class Part:
-    """One instrument: its notes as (start s, end s, pitch, velocity), and how FluidSynth plays and places them."""
+    """One instrument: notes (start, end, pitch, velocity), and how FluidSynth plays and places them."""
 
     stem: str  # bass, drums, guitar, piano or rest
     font: str
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Song:
-    """A composed song: what the manifest tells about it, its parts, and its singers."""
+    """A composed song: its facts for the manifest, its parts and its singers."""
 
     name: str
     seed: int
@@ -60,8 +60,8 @@ class _Bar:
 def compose_band(seed: int, seconds: float, train: int, test: int) -> dict[str, list[Song]]:
     """All songs of a band as notes: {"train": [...], "test": [...]}.
 
-    Training tempi are even and test tempi odd, so no (tempo, key) pair is shared; seeds differ by parity as well.
-    A phrase of five syllables or more that training sings is never sung in a test song: it is drawn again.
+    Training tempi are even and test tempi odd, so that no pair of tempo and key is shared; seeds differ by parity, too.
+    A test song never sings a training phrase of `LONG_PHRASE` syllables or more: it is drawn again.
     """
     songs = [compose(seed, index, False, seconds) for index in range(train)]
     known = frozenset().union(*(song.phrases for song in songs))
@@ -73,10 +73,10 @@ def compose_band(seed: int, seconds: float, train: int, test: int) -> dict[str, 
 def compose(
     seed: int, index: int, test: bool, seconds: float, special: str | None = None, taken: frozenset[tuple] = frozenset()
 ) -> Song:
-    """Song `index` of the training or test set, singing none of the phrases in `taken`."""
+    """Song `index` of the training or test set, without the sung phrases in `taken`."""
     own = (seed << 20) + 2 * index + test
     rng = np.random.default_rng(own)
-    order = index + 5 * test  # keys, tempi and voices are spread evenly instead of by lot
+    order = index + 5 * test  # spreads keys, tempi and voices evenly
     key, mode = (7 * order + seed) % 12, ("major", "minor")[(order // 3 + order // 12) % 2]
     tempo = 70 + 2 * int(45 * ((0.618034 * order + 0.37 * seed + 0.31 * test) % 1)) + test
     groove = _draw(rng, [name for name, (slow, fast, _) in BAND.grooves.items() if slow <= tempo <= fast])
@@ -105,7 +105,7 @@ def compose(
 
 
 def _draw(rng, options):
-    """One of a sequence."""
+    """One item of a sequence, at random."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -140,12 +140,12 @@ def _chord(name, shift):
 
 
 def _near(pitch_class, centre):
-    """The pitch of that class in the octave around `centre`."""
+    """The pitch of a class in the octave around `centre`."""
     return centre - 6 + (pitch_class - centre + 6) % 12
 
 
 def _steps(line, bar):
-    """(step, steps to the next, letter, root, tones) of each hit in a line of 16 steps over the bar's chords."""
+    """(step, steps to the next hit, letter, root, tones) of each hit in a line of 16 steps over the bar's chords."""
     hits = [step for step, mark in enumerate(line) if mark != "."]
     for step, until in zip(hits, [*hits[1:], 16], strict=True):
         yield step, until - step, line[step], *bar.chords[step * len(bar.chords) // 16]
@@ -236,9 +236,10 @@ def _accompanist(rng, bars, tempo, family, font, pan):
 
 
 def _singers(rng, bars, tempo, shift, voice, taken):
-    """The lead and, in some songs, a second voice under its choruses; also all longer phrases in comparable form.
+    """The voices, and the set of long phrases in comparable form.
 
-    Phrases span two bars. The same place in the form brings the same tune and words, unless redrawn at a whim.
+    A lead and, in some songs, a second voice under it in the choruses. Phrases span two bars. The same place in the
+    form repeats tune and words, except when they are drawn again at random.
     """
     eighth, lead, phrases, memory, pitch = 30.0 / tempo, [], set(), {}, voice.low + 8
     for number, first in enumerate(bars):
@@ -263,7 +264,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
         pitch = phrase[-1][2]
         for count, (at, held, sung) in enumerate(phrase):
             words = (_draw(tune, list(BAND.consonants)), _draw(tune, list(BAND.vowels)))
-            words = ("", "") if count and tune.random() < 0.12 else words  # a melisma: on with the last vowel
+            words = ("", "") if count and tune.random() < 0.12 else words  # a melisma: the last vowel goes on
             start = max(0.12, first.start + at * eighth + 0.01 * rng.standard_normal())
             end = max(start + 0.05, first.start + (at + held) * eighth - 0.02)
             lead.append(Syllable(start, end, sung, *words, count == 0, (0.85, 1.0)[at % 4 == 0] * rng.uniform(0.85, 1)))
@@ -280,7 +281,7 @@ def _singers(rng, bars, tempo, shift, voice, taken):
 
 
 def _phrase(tune, rhythm, bars, low, pitch, shift):
-    """One phrase as (onset, length, pitch), in eighths: chord tones on strong beats and at the end, small moves."""
+    """One phrase as (onset, length, pitch), in eighths: chord tones on strong beats and at the end, small steps."""
     scale, notes = {(tone + shift) % 12 for tone in BAND.scale.values()}, []
     centre = low + (11 if bars[0].section == "chorus" else 7)
     for at in (step for step, mark in enumerate(rhythm) if mark == "x"):
@@ -290,7 +291,7 @@ def _phrase(tune, rhythm, bars, low, pitch, shift):
         tones = chord if at % 4 == 0 or "x" not in rest else chord | (scale - clash)
         near = np.array([p for p in range(low, low + 17) if p % 12 in tones])
         weight = np.exp(-np.abs(near - pitch) / 2.5 - ((near - centre) / 6.0) ** 2 - 0.7 * (near == pitch))
-        weight[np.abs(near - pitch) > 7] *= 0.01  # a leap beyond a fifth only where nothing else is left
+        weight[np.abs(near - pitch) > 7] *= 0.01  # a leap beyond a fifth only if nothing else is left
         pitch = int(tune.choice(near, p=weight / weight.sum()))
         notes.append((at, 1 + len(rest) - len(rest.lstrip("-")), pitch))
     return notes

@@ -1,7 +1,7 @@
-"""A singer made of formulas: glottal pulses and breath, shaped by the moving resonances of a vocal tract.
+"""A formant synthesiser: glottal pulses and breath, filtered by the moving resonances of a vocal tract.
 
-Source-filter synthesis after Fant (1960). The source is a band-limited pulse train on an integrated phase plus noise;
-the tract is a complex frequency response that changes from frame to frame and is applied by overlap-add.
+Source-filter synthesis after Fant (1960). The source is a band-limited pulse train plus noise. The tract is a complex
+frequency response that changes from frame to frame, applied by overlap-add.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scipy.signal import oaconvolve
 
 RATE = 44100
 HOP = 256  # samples from one control frame to the next: 5.8 ms, shorter than any consonant
-WINDOW = 1024  # samples; transformed in twice that length, so that the tract's response has room to ring
+WINDOW = 1024  # samples; transforms are twice as long, so that the tract's response has room to ring
 FREQUENCY = np.fft.rfftfreq(2 * WINDOW, 1 / RATE)
 BREATH = FREQUENCY / (FREQUENCY + 1500.0) / (1 + (FREQUENCY / 8000.0) ** 2)  # colour of aspiration before the tract
 # The band's tables, of which the singer uses `vowels` and `consonants`.
@@ -24,9 +24,9 @@ BAND = SimpleNamespace(**yaml.safe_load(Path(__file__).with_name("toyband.yaml")
 
 @dataclass(frozen=True)
 class Consonant:
-    """How a consonant is made: its length in s, voicing and noise levels in 0..1, place as formants, noise band in Hz.
+    """A consonant: length in s, levels of voicing and noise in 0..1, place as three formants, noise band in Hz.
 
-    A plosive closes the tract for its length and bursts at the end; the others sound throughout.
+    A plosive closes the tract and bursts at its end; other consonants sound throughout.
     """
 
     length: float
@@ -42,7 +42,7 @@ CONSONANTS = {name: Consonant(*fields) for name, fields in BAND.consonants.items
 
 @dataclass(frozen=True)
 class Voice:
-    """One singer: register and the size of the tract relative to an adult man's, with habits of vibrato and breath."""
+    """One singer: register, size of the tract relative to an adult man's, vibrato and breath."""
 
     name: str
     low: int  # lowest comfortable MIDI pitch; the range above is an octave and a third
@@ -55,7 +55,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Syllable:
-    """A sung note: start and end in s, MIDI pitch, what is pronounced (an empty vowel goes on with the last one)."""
+    """A sung note: start and end in s, MIDI pitch, consonant and vowel (an empty vowel continues the last one)."""
 
     start: float
     end: float
@@ -67,7 +67,7 @@ class Syllable:
 
 
 def sing(syllables: list[Syllable], voice: Voice, seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """The voice alone, dry: (samples,) float64 at 44.1 kHz, peak 1; zeros if there is no syllable."""
+    """A dry voice: (samples,) float64 at 44.1 kHz with peak 1, or zeros without syllables."""
     samples = round(seconds * RATE)
     if not syllables:
         return np.zeros(samples)
@@ -76,7 +76,7 @@ def sing(syllables: list[Syllable], voice: Voice, seconds: float, rng: np.random
     pulses, phase = _pulses(tracks["f0"], samples, rng)
     noise = rng.standard_normal(samples)
     puffs = noise * (1.0 - 0.35 * np.cos(2 * np.pi * phase))  # breath comes in puffs, with the glottis
-    # Formants at rest, far beyond hearing: leave those out and the whole top octave would sink.
+    # Formants at rest, up to far beyond hearing: without them the top octave would sink.
     centres = np.array([3300.0, 4000.0, *np.arange(5000.0, 250e3, 1050.0)]) * voice.tract
     above = np.prod(_poles(centres, 0.06 * centres), axis=0)
     sound = _filter((pulses, puffs, noise), lambda now: _responses(now, voice, above), tracks)
@@ -86,7 +86,7 @@ def sing(syllables: list[Syllable], voice: Voice, seconds: float, rng: np.random
 def room(voice: np.ndarray, rng: np.random.Generator, *, pan: float = 0.0, wet: float = 0.2) -> np.ndarray:
     """Put a dry voice (samples,) into a small stereo room: (2, samples).
 
-    Reflections are decaying noise, independent left and right, darker and sparser the later they come.
+    Reflections are decaying noise, independent left and right.
     """
     decay = rng.uniform(0.25, 0.5)  # seconds to fall by 20 dB
     time = np.arange(round(1.6 * decay * RATE)) / RATE
@@ -98,7 +98,7 @@ def room(voice: np.ndarray, rng: np.random.Generator, *, pan: float = 0.0, wet: 
 
 
 def _score(syllables, voice, frames, rng):
-    """Syllables -> control tracks by name, each (frames,) or (frames, n): f0 in Hz, formants, levels, noise bands."""
+    """Control tracks by name, each (frames,) or (frames, n): f0 and formants in Hz, levels, noise bands."""
     clock = np.arange(frames) * HOP / RATE
     pitch, vowel = np.full(frames, float(syllables[0].pitch)), "uh"
     formants, band = np.tile(BAND.vowels[vowel], (frames, 1)).astype(float), np.full((frames, 2), 3000.0)
@@ -164,7 +164,7 @@ def _poles(centre: np.ndarray, width: np.ndarray) -> np.ndarray:
 
 
 def _responses(now, voice, above):
-    """Responses (frames, bins) to the pulses, the puffs of breath and the noise of consonants."""
+    """Responses (frames, bins) for the pulses, the puffs of breath and the noise of consonants."""
     f0, level, breath = now["f0"][:, None], now["voiced"][:, None], now["breath"][:, None]
     tract = _tract(now, voice, above)
     # The causal-anticausal model of the LF pulse (Doval, d'Alessandro and Henrich, 2003): the open phase is a
@@ -177,9 +177,9 @@ def _responses(now, voice, above):
 
 
 def _tract(now, voice, above):
-    """Product of all formants: three that move, and those `above` at rest, which give the voice its colour.
+    """Product of all formants: three that move, and the formants `above` at rest, which give the voice its colour.
 
-    The first keeps above the fundamental, as trained singers tune it, and no two merge into a whistle.
+    The first stays above the fundamental, as trained singers tune it, and no two merge into a whistle.
     """
     first, second, third = now["formants"].T * voice.tract
     first = np.maximum(first, 1.05 * now["f0"])
@@ -190,9 +190,10 @@ def _tract(now, voice, above):
 
 
 def _filter(signals, respond, tracks):
-    """Sum of `signals`, each (samples,), through moving responses: frame t acts around sample t * HOP, Hann-crossfaded.
+    """Sum of `signals`, each (samples,), filtered by responses that change every HOP samples, with Hann crossfades.
 
-    `respond` maps the control tracks of some frames to one (frames, bins) a signal; few at a time bound the memory.
+    `respond` maps the control tracks of some frames to one response (frames, bins) per signal. Few frames at a time
+    bound the memory.
     """
     window = np.hanning(WINDOW + 1)[:-1] * (2.0 * HOP / WINDOW)
     padded = np.pad(np.stack(signals), ((0, 0), (WINDOW // 2, 2 * WINDOW)))
@@ -202,7 +203,7 @@ def _filter(signals, respond, tracks):
         part = slice(first, min(first + 256, frames.shape[1]))
         responses = respond({name: track[part] for name, track in tracks.items()})
         spectra = sum(np.fft.rfft(x[part] * window, 2 * WINDOW) * r for x, r in zip(frames, responses, strict=True))
-        pieces = np.fft.irfft(spectra, 2 * WINDOW)
-        for step, column in enumerate(np.split(pieces, 2 * WINDOW // HOP, axis=1)):  # overlap-add, hop by hop
+        blocks = np.fft.irfft(spectra, 2 * WINDOW)
+        for step, column in enumerate(np.split(blocks, 2 * WINDOW // HOP, axis=1)):  # overlap-add, hop by hop
             result[part.start + step : part.stop + step] += column
     return result.ravel()[WINDOW // 2 :][: signals[0].size]

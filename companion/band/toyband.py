@@ -1,11 +1,11 @@
-"""The embedded data set: a seeded band, composed and rendered on first use in MUSDB18-HQ layout.
+"""The embedded data set: a seeded band, composed and rendered on first use in the layout of MUSDB18-HQ.
 
     root = ensure_band(seed=2022, seconds=30, train=24, test=8)
     musdb.DB(root, is_wav=True)
 
-`composer` writes the notes, FluidSynth plays them from SoundFonts, `singer` sings. The same arguments give the same
-bytes on processors of one kind; others round the singer's samples differently, which the data set's hash tells. Every
-test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest says which.
+`composer` writes the notes, FluidSynth plays them from SoundFonts, and `singer` sings. The same arguments give the same
+bytes on processors of one kind; others may round the singer's samples differently, which changes the data set's hash.
+Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest names them.
 """
 
 import hashlib
@@ -21,28 +21,33 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from flowsep.audio import written
 from flowsep.files import FlowsepError, cache_folder, locked, sha256, write_text
 
 from .composer import Part, Song, compose_band
 from .singer import BAND, RATE, room, sing
 
-VERSION = 5  # of the generator: raise it with any change that changes bytes
+VERSION = 5  # of the generator: raise it with every change of its bytes
 STEMS = ("vocals", "bass", "drums", "other")
+JOBS = 2  # songs rendered at a time
 SOUND_FOLDERS = ("/usr/share/sounds/sf2", "/usr/share/sounds/sf3", "/usr/share/soundfonts")
 
 
-def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int = 2, progress: bool = True) -> Path:
-    """The folder of the band with these arguments, holding `train/`, `test/` and `manifest.json`; made if missing.
+def ensure_band(*, seed: int, seconds: float, train: int, test: int) -> Path:
+    """The folder of a band, with `train/`, `test/` and `manifest.json`; rendered if it is missing.
 
-    seed: any non-negative integer; seconds: length of every song; train, test: how many songs; jobs: songs at a time.
     The folder appears whole, under its final name, or not at all.
-    Raises FlowsepError for arguments out of range, a missing FluidSynth or SoundFont, or an unwritable cache.
+
+    Args:
+        seed: non-negative.
+        seconds: length of every song, from 1 on.
+        train: number of training songs.
+        test: number of test songs.
+    Raises:
+        FlowsepError: a missing FluidSynth or SoundFont, or an unwritable cache.
     """
-    if seed < 0 or not 1 <= seconds <= 3600 or not 0 <= train <= 999 or not 0 <= test <= 999 or train + test == 0:
-        found = f"seed={seed}, seconds={seconds}, train={train}, test={test}"
-        raise FlowsepError(f"toyband: {found}: need seed >= 0, seconds from 1 to 3600 and from 1 to 999 songs")
-    what = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
-    root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:10]}"
+    settings = {"version": VERSION, "seed": seed, "seconds": float(seconds), "train": train, "test": test}
+    root = cache_folder() / f"toyband-{hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:10]}"
     if (root / "manifest.json").is_file():
         return root
     if shutil.which("fluidsynth") is None:
@@ -51,31 +56,31 @@ def ensure_band(*, seed: int, seconds: float, train: int, test: int, jobs: int =
         find_soundfont(font)
     with locked(root, "set FLOWSEP_DATA"):
         if not (root / "manifest.json").is_file():
-            _make(root, what, compose_band(seed, seconds, train, test), jobs, progress)
+            _make(root, settings, compose_band(seed, seconds, train, test))
     return root
 
 
-def _make(root, what, songs, jobs, progress):
+def _make(root, settings, songs):
     """Render all songs into a hidden folder beside `root`, then rename it whole."""
     making = root.with_name(f".{root.name}")
-    shutil.rmtree(making, ignore_errors=True)  # what a killed run left
+    shutil.rmtree(making, ignore_errors=True)  # left by a killed run
     try:
         for split in songs:
             (making / split).mkdir(parents=True)
         work = [(song, making / split / song.name) for split in songs for song in songs[split]]
-        with ThreadPoolExecutor(max(1, jobs)) as pool:  # threads do: FluidSynth is a process, numpy lets go of the lock
-            tracks = pool.map(lambda item: write_song(*item, what["seconds"]), work)
-            tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=None if progress else True))
-        write_text(making / "manifest.json", json.dumps(what | {"rate": RATE, "tracks": tracks}, indent=1))
+        with ThreadPoolExecutor(JOBS) as pool:  # threads suffice: FluidSynth is a process, numpy releases the lock
+            tracks = pool.map(lambda item: write_song(*item, settings["seconds"]), work)
+            tracks = list(tqdm(tracks, "toy band", len(work), unit="song", disable=None))
+        write_text(making / "manifest.json", json.dumps(settings | {"rate": RATE, "tracks": tracks}, indent=1))
         making.rename(root)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
 def find_soundfont(name: str) -> Path:
-    """The path of a SoundFont file, from `$FLOWSEP_SOUNDFONTS` (folders) and where distributions keep them.
+    """The path of a SoundFont, from the folders in `$FLOWSEP_SOUNDFONTS` or of Linux distributions.
 
-    Raises FlowsepError naming the package to install; no other font is ever taken instead, sounds would differ.
+    Raises FlowsepError with the package to install. No other font replaces it, since the sounds would differ.
     """
     folders = [Path(part) for part in os.environ.get("FLOWSEP_SOUNDFONTS", "").split(os.pathsep) if part]
     if name == BAND.unseen_font:
@@ -92,7 +97,7 @@ def find_soundfont(name: str) -> Path:
 
 
 def write_song(song: Song, folder: Path, seconds: float) -> dict:
-    """Render, mix and write one song into `folder` as 16-bit wav; returns its entry of the manifest."""
+    """Render, mix and write one song into `folder` as 16-bit wav, and return its entry in the manifest."""
     samples = round(seconds * RATE)
     layers = {name: np.zeros((2, samples)) for name in ("vocals", "bass", "drums", "guitar", "piano", "rest")}
     rng = np.random.default_rng([song.seed, 1])
@@ -104,34 +109,30 @@ def write_song(song: Song, folder: Path, seconds: float) -> dict:
     mixture = sum(stems[name] for name in STEMS)
     stems["mixture"] = np.clip(mixture, -(2**15), 2**15 - 1)
     folder.mkdir()
-    try:
+    with written(folder):
         for name, audio in stems.items():
             soundfile.write(folder / f"{name}.wav", audio.T.astype(np.int16), RATE, subtype="PCM_16")
-    except (OSError, soundfile.SoundFileError, AssertionError) as error:  # soundfile asserts that all was written
-        why = str(error).strip(". ") or "a part only"
-        cure = "is the disk full? Make room, or set FLOWSEP_DATA to another folder"
-        raise FlowsepError(f"{folder}: not written ({why}); {cure}") from error
-    told = {fact: getattr(song, fact) for fact in ("seed", "key", "mode", "tempo", "groove", "special")}
-    told["voice"] = song.voices[0][0].name if song.voices else None
-    told["parts"] = [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts]
-    told["soundfonts"] = sorted({part.font for part in song.parts})
-    told["clipped_samples"] = int(np.sum(stems["mixture"] != mixture))
-    told["rests"] = {name: rests(stems[name]) for name in STEMS}
-    told["sha256"] = {path.name: sha256(path) for path in sorted(folder.glob("*.wav"))}
-    return {"name": song.name, "split": folder.parent.name} | told
+    facts = {fact: getattr(song, fact) for fact in ("seed", "key", "mode", "tempo", "groove", "special")}
+    facts["voice"] = song.voices[0][0].name if song.voices else None
+    facts["parts"] = [{"stem": part.stem, "program": part.program, "soundfont": part.font} for part in song.parts]
+    facts["soundfonts"] = sorted({part.font for part in song.parts})
+    facts["clipped_samples"] = int(np.sum(stems["mixture"] != mixture))
+    facts["rests"] = {name: rests(stems[name]) for name in STEMS}
+    facts["sha256"] = {path.name: sha256(path) for path in sorted(folder.glob("*.wav"))}
+    return {"name": song.name, "split": folder.parent.name} | facts
 
 
 def play(part: Part, seconds: float) -> np.ndarray:
     """Render one part with FluidSynth: (2, samples) float64."""
     import pretty_midi
 
-    midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=120)  # 960 ticks a second, whatever the song's tempo
+    midi = pretty_midi.PrettyMIDI(resolution=480, initial_tempo=120)  # 960 ticks per second at any tempo
     player = pretty_midi.Instrument(part.program, is_drum=part.percussion)
     heard = (note for note in part.notes if note[0] < seconds)
     player.notes = [pretty_midi.Note(force, pitch, start, end) for start, end, pitch, force in heard]
     controls = {10: 64 + 63 * part.pan, 91: 127 * part.reverb, 93: 20}  # pan, reverb, chorus
     player.control_changes = [pretty_midi.ControlChange(number, int(value), 0) for number, value in controls.items()]
-    player.control_changes.append(pretty_midi.ControlChange(91, 0, seconds))  # keeps the player running to the end
+    player.control_changes.append(pretty_midi.ControlChange(91, 0, seconds))  # keeps FluidSynth running to the end
     midi.instruments.append(player)
     font = find_soundfont(part.font)
     with tempfile.TemporaryDirectory(prefix="flowsep-") as folder:
@@ -152,7 +153,7 @@ def play(part: Part, seconds: float) -> np.ndarray:
 
 
 def set_level(audio: np.ndarray, level: float) -> np.ndarray:
-    """Scale `audio` (2, samples) so that its RMS while it sounds (above -30 dB of the loudest) is `level` dB."""
+    """Scale `audio` (2, samples) to an RMS of `level` dB where it is above -30 dB of its loudest 0.1 s."""
     power = _power(audio)
     if not power.max(initial=0.0):
         return audio
@@ -160,16 +161,16 @@ def set_level(audio: np.ndarray, level: float) -> np.ndarray:
 
 
 def _power(audio, window=4410):
-    """Mean square in windows of 0.1 s."""
+    """Mean square of `audio` (channels, samples) in windows of 0.1 s."""
     whole = audio.shape[1] // window * window
     return np.square(audio[:, :whole]).reshape(audio.shape[0], -1, window).mean(axis=(0, 2))
 
 
 def quantise(layers: dict[str, np.ndarray], song: Song) -> dict[str, np.ndarray]:
-    """Layers (2, samples) -> stems as int32 within 16 bits, with guitar and piano as extra ones where both play.
+    """Turn layers (2, samples) into stems, int32 within 16 bits; guitar and piano are extra stems if both play.
 
-    One gain for all puts the mixture's peak at -1 dB, or 5 dB above full scale where it is meant to clip.
-    `other` is the sum of its quantised layers, so that every sum is exact.
+    One gain puts the peak of the mixture at -1 dB, or at +5 dB if it is meant to clip. `other` is the sum of its
+    quantised layers, so that every sum is exact.
     """
     fade = round((1.2 if song.rings else 0.05) * RATE)  # seconds
     other = layers["guitar"] + layers["piano"] + layers["rest"]
@@ -186,7 +187,7 @@ def quantise(layers: dict[str, np.ndarray], song: Song) -> dict[str, np.ndarray]
 
 
 def rests(stem: np.ndarray) -> list[list[float]]:
-    """Spans [start, end] in s, of half a second or more, in which a stem (2, samples) stays below -60 dB."""
+    """Intervals [start, end] in seconds, at least 0.5 s long, in which a stem (2, samples) stays below -60 dB."""
     quiet = np.concatenate([[False], _power(stem / 2**15) < 1e-6, [False]])
     edges = np.flatnonzero(np.diff(quiet.astype(int))).reshape(-1, 2)
     return [[round(a / 10, 1), round(b / 10, 1)] for a, b in edges if b - a >= 5]

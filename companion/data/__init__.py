@@ -1,1 +1,1 @@
-"""Songs of every data set, and what training and listening take from them."""
+"""Songs of every data set, and the crops, pieces and excerpts taken from them."""

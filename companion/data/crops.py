@@ -1,31 +1,30 @@
-"""Training crops: drawn at random from solo recordings, each a function of the seed and the step."""
+"""Training crops, drawn at random from solo recordings by the seed and the step."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-import soxr
 
 from flowsep.files import FlowsepError
 
-GRID = 1024  # samples between the starts of crops whose level is known beforehand
+GRID = 1024  # samples between the starts at which the level is known in advance
 
 
 class CropSampler:
-    """Batch k = g * crop(f t) + u / 32768: audible crops drawn uniformly, with random gain g and speed f, and noise u.
+    """Batches of g x + u / 32768, where x are audible crops drawn at random, g random gains and u uniform noise.
 
-    A batch depends on (seed, step) alone, so that a resumed training sees what an uninterrupted one does.
+    A batch depends on the seed and the step alone, so that a resumed training sees the same crops.
 
     Args:
         segments: arrays (samples,); one shorter than a crop is padded with zeros.
-        length, batch: samples of a crop, crops of a batch.
-        gain_db: g lies within +-gain_db dB.
-        in_turn: draw each segment once before any of them again, in an order of its own for each such pass, and a crop
-            anywhere within it; otherwise every moment of the material is as likely.
-        speed: f lies between 1 / (1 + speed) and 1 + speed: other keys and voices than the songs have.
-        silence_db: crops whose RMS is below are left out (dB of full scale).
+        length: of a crop, in samples.
+        batch: crops per batch.
+        in_turn: draw every segment once before any segment again, in a new order for each pass, and a crop anywhere in
+            it. Otherwise all moments of the material are equally likely.
+        gain_db: g is uniform in dB, within +-gain_db.
+        silence_db: crops of a lower RMS are left out (dB of full scale).
+        seed: of all draws.
         dequantise: add u in [0, 1), one 16-bit step (paper, section "Prior").
-        source: named in the FlowsepError when no crop is audible.
+        source: name of the material in the FlowsepError that is raised when no crop is audible.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class CropSampler:
         batch: int,
         in_turn: bool = False,
         gain_db: float = 0.0,
-        speed: float = 0.0,
         silence_db: float = -50.0,
         seed: int = 0,
         dequantise: bool = True,
@@ -44,10 +42,9 @@ class CropSampler:
     ):
         self.segments, self.length, self.size, self.seed = segments, length, batch, seed
         self.gain_db, self.floor, self.dequantise = gain_db, 10 ** (silence_db / 20), dequantise
-        self.speed, self.in_turn = speed, in_turn
-        self.grid = min(GRID, length)
+        self.grid, self.in_turn = min(GRID, length), in_turn
         starts = [self._audible_starts(segment) for segment in segments]
-        which = np.repeat(np.arange(len(starts)), [len(its) for its in starts])
+        which = np.repeat(np.arange(len(starts)), [len(grid) for grid in starts])
         if not len(which):
             raise FlowsepError(f"{source}: no crop of {length} samples reaches {silence_db} dB; is it silent?")
         self.candidates = np.stack([which, np.concatenate(starts)], axis=1)
@@ -62,8 +59,9 @@ class CropSampler:
             segment = self.segments[which]
             beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
             if _rms(_crop(segment, beside, self.length)) < self.floor:
-                beside = start  # it is audible at the grid point, but no longer beside it
-            crop[:] = self._faster(segment, beside, (1 + self.speed) ** rng.uniform(-1, 1))
+                beside = start  # audible at the grid point, but not beside it
+            rng.random()  # unused; it keeps the crops of the committed results
+            crop[:] = _crop(segment, beside, self.length)
         gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
         crops *= gains.astype(np.float32)
         if self.dequantise:
@@ -77,15 +75,8 @@ class CropSampler:
         drawn = np.array([orders[t][p] for t, p in zip(turn.tolist(), place, strict=True)])
         return self.candidates[self.first[drawn] + rng.integers(self.count[drawn])]
 
-    def _faster(self, segment: np.ndarray, start: int, factor: float) -> np.ndarray:
-        """A crop played `factor` times as fast, so that it needs as many more samples."""
-        if not self.speed:
-            return _crop(segment, start, self.length)
-        piece = _crop(segment, start, math.ceil(self.length * factor))
-        return _crop(soxr.resample(piece, factor, 1, "MQ"), 0, self.length)
-
     def _audible_starts(self, segment: np.ndarray) -> np.ndarray:
-        """Grid points whose crop is audible by a running sum of energy (over the whole blocks within the crop)."""
+        """Grid points with an audible crop, by a running sum of the energy of its whole blocks."""
         energy = np.add.reduceat(np.square(segment, dtype=np.float64), np.arange(0, len(segment), self.grid))
         running = np.concatenate([[0.0], np.cumsum(energy)])
         starts = np.arange(max(len(segment) - self.length, 0) // self.grid + 1)
@@ -94,7 +85,7 @@ class CropSampler:
 
 
 def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: float = -50.0) -> np.ndarray:
-    """All audible crops side by side from each segment's start, as they are: float32 (crops, samples)."""
+    """All audible crops side by side from the start of each segment, without gain and noise: (crops, samples)."""
     crops = (_crop(x, start, length) for x in segments for start in range(0, max(len(x) - length, 0) + 1, length))
     audible = [crop for crop in crops if _rms(crop) >= 10 ** (silence_db / 20)]
     if not audible:
@@ -103,8 +94,8 @@ def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: fl
 
 
 def _crop(segment: np.ndarray, start: int, length: int) -> np.ndarray:
-    piece = np.asarray(segment[start : start + length], np.float32)
-    return np.pad(piece, (0, length - len(piece)))
+    crop = np.asarray(segment[start : start + length], np.float32)
+    return np.pad(crop, (0, length - len(crop)))
 
 
 def _rms(audio: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Excerpts of songs, kept for the book: the seconds in which all sources sound."""
+"""Excerpts of songs for the book: the seconds in which all sources sound."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from flowsep.files import FlowsepError, safe_name
 from ..profile import Profile
 from .tracks import Track
 
-REFERENCES = "references"  # the folder of the true stems among those of the systems
+REFERENCES = "references"  # the folder of the true stems, beside the folders of the systems
 
 
 def keep_excerpt(profile: Profile, track: Track, stems: Mapping[str, np.ndarray], folder: str | Path) -> None:
-    """Write the `listen_seconds` of `track` in which all references sound most to `<folder>/<track>/<stem>.flac`."""
+    """Write an excerpt of `listen_seconds` of each stem to `<folder>/<track>/<stem>.flac`; see `excerpt`."""
     start, stop = excerpt(track, profile.sources, profile.listen_seconds)
     for name, audio in stems.items():
         path = Path(folder) / safe_name(track.name) / f"{safe_name(name)}.flac"
@@ -24,9 +24,9 @@ def keep_excerpt(profile: Profile, track: Track, stems: Mapping[str, np.ndarray]
 
 
 def excerpt(track: Any, sources: tuple[str, ...], seconds: float) -> tuple[int, int]:
-    """(start, stop) in samples, whole seconds: where the geometric mean of the references' energies is largest.
+    """(start, stop) in samples, at a whole second, where the geometric mean of the sources' energies is largest.
 
-    References that are silent from end to end do not count.
+    Sources that are silent throughout do not count.
     """
     rate = track.sample_rate
     energies = [np.square(track.stem(source)).sum(axis=0, dtype=np.float64) for source in sources]
@@ -40,36 +40,32 @@ def excerpt(track: Any, sources: tuple[str, ...], seconds: float) -> tuple[int, 
 
 
 def load_excerpt(folder: str | Path, system: str, track: str) -> dict[str, np.ndarray]:
-    """What `keep_excerpt` left of one track by one system, {stem: audio}: empty where it failed or was not available.
+    """The excerpts of one track by one system, {stem: audio}; empty if the system failed.
 
-    The folders of other systems are not touched: jobs at the side of this one may be writing there.
+    Reads no other system's folder, since other jobs may be writing there.
     """
     return {path.stem: read_audio(path)[0] for path in _excerpt(Path(folder) / "audio" / system / safe_name(track))}
 
 
 def _excerpt(place: Path) -> list[Path]:
-    # a leading dot marks what is half-written, or was when its writer was killed
+    # half-written files have a leading dot
     return sorted(path for path in place.glob("*.flac") if not path.name.startswith("."))
 
 
 def load_excerpts(folder: str | Path) -> tuple[dict[str, dict[str, dict[str, np.ndarray]]], int]:
-    """All that `keep_excerpt` left below a profile's folder: ({track: {system: {stem: audio}}}, sample rate).
+    """All excerpts below a profile's folder: ({track: {system: {stem: audio}}}, sample rate).
 
-    Raises FlowsepError where there is nothing, or files disagree in rate.
+    Raises FlowsepError if there are none, or their sample rates differ.
     """
-    found: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    rates = set()
-    for place in sorted(path for path in (Path(folder) / "audio").glob("*/*") if path.is_dir()):
-        read = {path.stem: read_audio(path) for path in _excerpt(place)}
-        rates |= {rate for _, rate in read.values()}
-        if read:
-            found.setdefault(place.name, {})[place.parent.name] = {stem: audio for stem, (audio, _) in read.items()}
+    root, rates = Path(folder) / "audio", set()
+    excerpts: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for place in sorted(path for path in root.glob("*/*") if path.is_dir()):
+        stems = {path.stem: read_audio(path) for path in _excerpt(place)}
+        rates |= {rate for _, rate in stems.values()}
+        if stems:
+            excerpts.setdefault(place.name, {})[place.parent.name] = {name: audio for name, (audio, _) in stems.items()}
     if not rates:
-        raise FlowsepError(
-            f"{Path(folder) / 'audio'}: no excerpts yet; run notebooks/01_data.ipynb and 05_separate.ipynb"
-        )
+        raise FlowsepError(f"{root}: no excerpts yet; run notebooks/01_data.ipynb and 05_separate.ipynb")
     if len(rates) > 1:
-        raise FlowsepError(
-            f"{Path(folder) / 'audio'}: excerpts of several sample rates ({sorted(rates)}); remove one set"
-        )
-    return found, rates.pop()
+        raise FlowsepError(f"{root}: excerpts of several sample rates ({sorted(rates)}); remove one set")
+    return excerpts, rates.pop()

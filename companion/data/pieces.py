@@ -1,4 +1,4 @@
-"""The paper's training pieces: solo recordings without their long silences, cut into some seconds each."""
+"""The paper's training pieces: solo recordings without long silences, cut into lengths of 7 to 10 seconds."""
 
 import math
 
@@ -6,19 +6,19 @@ import numpy as np
 
 from ..profile import PiecesConfig
 
-BLOCK_SECONDS = 0.02  # the level is measured in blocks as long
+BLOCK_SECONDS = 0.02  # of a block, in which the level is measured
 
 
 def remove_silences(audio: np.ndarray, sample_rate: int, config: PiecesConfig) -> np.ndarray:
-    """The samples of `audio` outside of long silences, joined: sqrt(mean x^2) < 10^(silence_db / 20) in each block.
+    """Cut long silences out of a recording; a block is silent if sqrt(mean x^2) < 10^(silence_db / 20).
 
-    Blocks of 20 ms lie side by side from the first sample (the last one may be shorter); full scale is 1. Silent blocks
-    in a row that last longer than `max_silence_seconds` together go, all of them; every other sample stays.
+    Blocks of 20 ms lie side by side from the first sample; the last may be shorter. A run of silent blocks goes if it
+    is longer than `max_silence_seconds`. All other samples stay.
 
     Args:
-        audio: (samples,).
-        sample_rate: Hz.
-        config: `silence_db`, `max_silence_seconds`.
+        audio: (samples,), full scale 1.
+        sample_rate: in Hz.
+        config: `silence_db` and `max_silence_seconds`.
     """
     starts = np.arange(0, len(audio), round(BLOCK_SECONDS * sample_rate))
     if not len(starts):
@@ -34,7 +34,7 @@ def remove_silences(audio: np.ndarray, sample_rate: int, config: PiecesConfig) -
 
 
 def cut(samples: int, sample_rate: int, config: PiecesConfig, seed: int | list[int]) -> list[tuple[int, int]]:
-    """(start, stop) of pieces side by side, each uniformly from `seconds` long; the rest is one if not too short."""
+    """(start, stop) of pieces side by side, of lengths uniform in `seconds`; a rest shorter than `shortest` goes."""
     low, high = (round(seconds * sample_rate) for seconds in config.seconds)
     lengths = np.random.default_rng(seed).integers(low, high, math.ceil(samples / low), endpoint=True)
     ends = np.cumsum(lengths)
@@ -44,6 +44,6 @@ def cut(samples: int, sample_rate: int, config: PiecesConfig, seed: int | list[i
 
 
 def held_out(pieces: int, share: float, seed: int) -> np.ndarray:
-    """(pieces,) of booleans: true for round(share * pieces) of them, one at least, drawn by `seed`."""
+    """Boolean (pieces,), true for max(1, round(share * pieces)) of them, drawn by `seed`."""
     chosen = np.random.default_rng(seed).permutation(pieces)[: max(1, round(share * pieces))]
     return np.isin(np.arange(pieces), chosen)

@@ -1,4 +1,4 @@
-"""The solo recordings of one source, decoded once into the cache: what priors and networks learn from."""
+"""Training material: the solo recordings of each source, decoded once into the cache."""
 
 import hashlib
 import zlib
@@ -17,15 +17,15 @@ from .tracks import Dataset, Track, _as_channels, log
 
 
 def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureConfig) -> list[np.ndarray]:
-    """What a prior trains on: mono solo recordings at its rate, memory-mapped float32 arrays (samples,).
+    """Material to train a prior on: mono solo recordings at its rate, memory-mapped float32 arrays (samples,).
 
-    Each is one track's whole stem or, for "train" and "valid" of a data set with `pieces`, a piece of a training track
-    (`companion.data.pieces`); which pieces are held out depends on the seed and the source.
+    Each array is the whole stem of a track or, for "train" and "valid" of a data set with `pieces`, a piece of a
+    training track (`companion.data.pieces`). The seed and the source decide which pieces are held out.
 
     Only solo stems are opened, never a mixture: source-only supervision. They are decoded and resampled (soxr) once,
-    into one file in the cache folder. Tracks without that source are left out, and test tracks that are damaged.
+    into one file in the cache folder. Tracks without the source and damaged test tracks are left out.
 
-    Raises FlowsepError: no track has the source, damaged tracks (named together), too few pieces to hold one out.
+    Raises FlowsepError if no track has the source, training tracks are damaged, or the pieces are too few.
     """
     config = dataset.pieces if subset != "test" else None
     tracks = _having(dataset, "train" if config else subset, source)
@@ -38,20 +38,20 @@ def solo_segments(dataset: Dataset, subset: str, source: str, feature: FeatureCo
         own_seed = [dataset.seed, zlib.crc32(f"{track.subset}/{track.name}/{source}".encode())]
         pieces += [stem[start:stop] for start, stop in cut(len(stem), feature.sample_rate, config, own_seed)]
     if len(pieces) < 2:
-        found = f"{len(tracks)} tracks give {len(pieces)} piece(s) of '{source}' of {config.shortest} s or more"
-        raise FlowsepError(f"{dataset.root}: {found}; two are needed, one of them to validate on")
+        count = f"{len(tracks)} tracks give {len(pieces)} piece(s) of '{source}' of {config.shortest} s or more"
+        raise FlowsepError(f"{dataset.root}: {count}; two are needed, one of them to validate on")
     chosen = held_out(len(pieces), config.valid_share, dataset.seed) == (subset == "valid")
     return [pieces[i] for i in np.flatnonzero(chosen)]
 
 
 def whole_stems(dataset: Dataset, subset: str, source: str, sample_rate: int, channels: int = 2) -> list[np.ndarray]:
-    """The stems of one source in all tracks of a subset, memory-mapped float32 arrays (channels, samples).
+    """One source in all tracks of a subset, memory-mapped float32 arrays (channels, samples).
 
-    The arrays of several sources lie side by side in time; a track that lacks the source has one without samples. They
-    are decoded and resampled (soxr) once, as for `solo_segments`, into 8 bytes a stereo sample. Songs are held out as a
-    whole, also in a data set with `pieces`, which are of one source each.
+    The arrays of several sources are aligned in time; a track without the source gives an array without samples. They
+    are decoded and resampled (soxr) once, as in `solo_segments`, and take 8 bytes per stereo sample. Whole songs are
+    held out, even with `pieces`, which hold one source each.
 
-    Raises FlowsepError: no track has the source, damaged tracks (named together).
+    Raises FlowsepError if no track has the source, or tracks are damaged.
     """
     whole = replace(dataset, pieces=None)
     _having(whole, subset, source)
@@ -59,7 +59,7 @@ def whole_stems(dataset: Dataset, subset: str, source: str, sample_rate: int, ch
 
 
 def _having(dataset: Dataset, subset: str, source: str) -> list[Track]:
-    """The tracks of a subset that have a source; FlowsepError where none has."""
+    """The tracks of a subset that have a source; FlowsepError if there are none."""
     tracks = [track for track in dataset.subset(subset) if source in (*track.files, "accompaniment")]
     if not tracks:
         known = ", ".join(sorted({s for track in dataset.tracks for s in track.sources}))
@@ -76,12 +76,12 @@ def _decoded(
     pieces: PiecesConfig | None,
     strict: bool = True,
 ) -> list[np.ndarray]:
-    """One array (samples, channels) a track; one channel is the mean of all, and `pieces` needs one.
+    """One array (samples, channels) per track; `channels` = 1 is the mean of all channels, and `pieces` needs it.
 
-    What cannot be read is an error, or, unless `strict`, an array without samples and a line of the log.
+    An unreadable track is an error or, unless `strict`, an array without samples and a line in the log.
 
-    All lie within one file: a mapped file each would need more open files than systems allow. The file holds where
-    each array ends (64-bit integers, in numbers), then the numbers.
+    All arrays lie in one file, since a mapped file per track would exceed the limit on open files. The file holds the
+    end of each array (64-bit integers), then the samples (float32).
     """
     files = [[(path.name, path.stat().st_mtime_ns) for path in track.files_of(source)] for track in tracks]
     silence = pieces and (pieces.silence_db, pieces.max_silence_seconds)

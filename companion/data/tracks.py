@@ -1,7 +1,7 @@
-"""Tracks and stems of every data set, and the solo material that priors train on.
+"""Tracks and stems of every data set.
 
-MUSDB18 is decoded to the very samples that musdb gives. The tracks are listed here and not by `musdb.DB`, which probes
-every file and stops at the first broken one: here a track is checked when it is read, so a long run can go on.
+MUSDB18 is decoded to the same samples as in musdb. Tracks are listed here and not by `musdb.DB`, which probes every
+file and stops at the first broken one. Here a track is checked when it is read, so that a long run can go on.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from .slakh import stem_files
 
 SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3")
 MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
-HOMES = {  # kind -> the variable that says where it lies, and where to get it
+HOMES = {  # kind -> the environment variable that holds its folder, and where to get it
     "musdb18": ("MUSDB_PATH", "MUSDB18 (zenodo.org, doi 10.5281/zenodo.1117372)"),
     "musdb18hq": ("MUSDB_PATH", "MUSDB18-HQ (zenodo.org, doi 10.5281/zenodo.3338373)"),
     "slakh": ("SLAKH_PATH", "Slakh2100 (zenodo.org, doi 10.5281/zenodo.4599666)"),
@@ -35,20 +35,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One song: its stems and their mixture, read from disk at each call as float32 (channels, samples).
+    """One song: stems and mixture, read from disk at each call as float32 (channels, samples).
 
-    A read raises FlowsepError, naming the file, for one that is missing, empty, truncated, damaged, holds NaN or
-    infinite samples or more than two channels, or differs in rate or length from the track's other files.
+    Reading raises FlowsepError, which names the file, if a file is missing, empty, truncated or damaged, holds NaN,
+    infinite samples or more than two channels, or differs from the other files in sample rate or length.
     """
 
     name: str
-    subset: str  # the folder that it lies in: "train", "test" or Slakh's "validation"
+    subset: str  # its folder: "train", "test" or Slakh's "validation"
     files: dict[str, tuple[Path, ...]] = field(repr=False)  # source or "mixture" -> the files that sum to it
     parts: tuple[str, ...]  # the sources that sum to the mixture
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The parts, then sources that repeat some of them, such as a guitar that is also within `other`."""
+        """The parts, then sources that repeat some of them, such as a guitar that is also in `other`."""
         return self.parts + tuple(s for s in self.files if s not in (*self.parts, "mixture"))
 
     @property
@@ -62,11 +62,11 @@ class Track:
         return self._shape[2] / self._shape[0]
 
     def mixture(self) -> np.ndarray:
-        """The mixture file; where there is none, the sum of the parts."""
+        """The mixture file; without one, the sum of the parts."""
         return self._read("mixture") if "mixture" in self.files else _sum(self._read(part) for part in self.parts)
 
     def stem(self, source: str) -> np.ndarray:
-        """One source; `accompaniment`, where it has no file, is the sum of all parts but the vocals."""
+        """One source; an `accompaniment` without a file is the sum of all parts except the vocals."""
         return _sum(self._read(part) for part in self._made_of(source))
 
     def stems(self, sources: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -89,24 +89,23 @@ class Track:
 
     @cached_property
     def _shape(self) -> tuple[int, int, int]:
-        """(sample rate, channels, samples), from the headers of all files, which must agree."""
-        if not self.files:
-            raise FlowsepError(f"{self.subset}/{self.name}: no audio files; expected stems such as vocals.wav")
-        shapes = {path: inspect(path) for path in dict.fromkeys(path for its in self.files.values() for path in its)}
+        """(sample rate, channels, samples), from the headers of all files."""
+        paths = dict.fromkeys(path for files in self.files.values() for path in files)
+        shapes = {path: inspect(path) for path in paths}
         first, (rate, _, samples) = next(iter(shapes.items()))
-        for path, (its_rate, _, its_samples) in shapes.items():
-            if (its_rate, its_samples) != (rate, samples):
-                found = f"{its_samples} samples at {its_rate} Hz, but {first.name} has {samples} at {rate} Hz"
-                raise FlowsepError(f"{path}: {found}; all files of a track must be equally long")
+        for path, (other_rate, _, other_samples) in shapes.items():
+            if (other_rate, other_samples) != (rate, samples):
+                shape = f"{other_samples} samples at {other_rate} Hz, but {first.name} has {samples} at {rate} Hz"
+                raise FlowsepError(f"{path}: {shape}; all files of a track must be equally long")
         return rate, max(channels for _, channels, _ in shapes.values()), samples
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The tracks below `root`, some of which are for validation.
+    """The tracks below `root`, some of them for validation.
 
-    They are the ones of Slakh's `validation/`, or else `valid_tracks` of the training tracks, drawn by `seed`. With
-    `pieces` no track is held out, but pieces of the training tracks are.
+    Validation tracks are those in Slakh's `validation/`, or else `valid_tracks` of the training tracks, drawn by
+    `seed`. With `pieces`, pieces of the training tracks are held out instead of tracks.
     """
 
     name: str
@@ -118,12 +117,10 @@ class Dataset:
     skipped: dict[str, str] = field(default_factory=dict, repr=False)  # "<subset>/<track>" -> why it is no track
 
     def subset(self, name: str) -> list[Track]:
-        """The tracks of "train", "valid" or "test", which share none; FlowsepError if there are none.
+        """The tracks of "train", "valid" or "test", which are disjoint; FlowsepError if there are none.
 
-        With `pieces`, "train" are all training tracks and "valid" is empty: `solo_segments` holds pieces out.
+        With `pieces`, "train" holds all training tracks and "valid" none: `solo_segments` holds pieces out.
         """
-        if name not in ("train", "valid", "test"):
-            raise FlowsepError(f"unknown subset '{name}'; there are train, valid and test")
         if name == "valid" and self.pieces:
             return []
         own = [track for track in self.tracks if track.subset == "validation"]
@@ -135,14 +132,14 @@ class Dataset:
             last = set(order[max(0, len(tracks) - self.valid_tracks) :])
             tracks = [track for i, track in enumerate(tracks) if (i in last) == (name == "valid")]
         if not tracks:
-            found = f"{len(self.tracks)} tracks, data.valid_tracks = {self.valid_tracks}"
-            raise FlowsepError(f"{self.root}: nothing is left for '{name}' ({found})")
+            counts = f"{len(self.tracks)} tracks, data.valid_tracks = {self.valid_tracks}"
+            raise FlowsepError(f"{self.root}: nothing is left for '{name}' ({counts})")
         return tracks
 
     @cached_property
     def hash(self) -> str:
         """First 12 digits of the SHA-256 of all names and sizes, and of the embedded band's manifest."""
-        paths = sorted({path for track in self.tracks for its in track.files.values() for path in its})
+        paths = sorted({path for track in self.tracks for files in track.files.values() for path in files})
         lines = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}" for path in paths]
         manifest = self.root / "manifest.json"
         lines += [sha256(manifest)] if manifest.is_file() else []
@@ -150,13 +147,13 @@ class Dataset:
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:
-    """List the tracks of a profile's data, composing the embedded band first if that is what it asks for.
+    """List the tracks of a profile's data set; the embedded band is composed first if it is missing.
 
     Args:
         config: kind and place of the data; environment variables and `~` in `root` are expanded.
-        seed: of the embedded band and of the choice of validation tracks.
+        seed: of the embedded band, and of the choice of validation tracks.
     Raises:
-        FlowsepError: nothing there; says what is missing, where to get it and which variable to set.
+        FlowsepError: no data; says what is missing, where to get it and which variable to set.
     """
     root = _root(config, seed)
     counts = {"train": config.train_tracks, "test": config.test_tracks}
@@ -164,35 +161,36 @@ def load_dataset(config: DataConfig, seed: int) -> Dataset:
         counts["validation"] = config.valid_tracks
     skipped: dict[str, str] = {}
     tracks = [track for subset in counts for track in _list_tracks(root / subset, config, skipped)[: counts[subset]]]
-    if skipped:
-        named = "\n  ".join(f"{name}: {reason}" for name, reason in skipped.items())
-        log.info("%s: %d tracks skipped:\n  %s", root, len(skipped), named)
-    if not any(track.files for track in tracks):
-        name = TRACK_FILES.get(config.kind, "<track>/<source>.wav")
-        hint = f"expected train/{name} and test/{name}"
-        if skipped:
-            first, reason = next(iter(skipped.items()))
-            hint = f"{len(skipped)} were skipped, {first} because {reason}"
-        elif config.kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
-            hint = "its files end in .stem.mp4, so set data.kind to musdb18"
-        elif config.kind == "musdb18" and any(root.glob("t*/*/mixture.wav")):
-            hint = "its files are wav, so set data.kind to musdb18hq"
-        raise FlowsepError(f"{root}: no tracks of kind {config.kind} in there; {hint}")
+    if not tracks:
+        raise FlowsepError(f"{root}: no tracks of kind {config.kind} in there; {_hint(root, config.kind, skipped)}")
     name = root.name if config.kind == "stems" else config.kind
     return Dataset(name, root, tuple(tracks), config.valid_tracks, seed, config.pieces, skipped)
 
 
-def load_references(folder: str | Path) -> Dataset:
-    """Stems to score against, `<folder>/<track>/<source>.wav`, without any split: all are test tracks.
+def _hint(root: Path, kind: str, skipped: dict[str, str]) -> str:
+    """Why a folder may hold no tracks of a kind."""
+    if skipped:
+        first, reason = next(iter(skipped.items()))
+        return f"{len(skipped)} were skipped, {first} because {reason}"
+    if kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
+        return "its files end in .stem.mp4, so set data.kind to musdb18"
+    if kind == "musdb18" and any(root.glob("t*/*/mixture.wav")):
+        return "its files are wav, so set data.kind to musdb18hq"
+    name = TRACK_FILES.get(kind, "<track>/<source>.wav")
+    return f"expected train/{name} and test/{name}"
 
-    Raises FlowsepError: no such folder, or no track in it.
+
+def load_references(folder: str | Path) -> Dataset:
+    """True stems to score against, `<folder>/<track>/<source>.wav`, all of them as test tracks.
+
+    Raises FlowsepError if there is no such folder, or no track in it.
     """
     folder = Path(folder)
-    tracks = [replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), {})]
-    if not any(track.files for track in tracks):
+    tracks = tuple(replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), {}))
+    if not tracks:
         what = "no audio in there" if folder.is_dir() else "no such folder"
         raise FlowsepError(f"{folder}: {what}; expected references <track>/<source>.wav")
-    return Dataset(folder.resolve().name, folder, tuple(track for track in tracks if track.files), 0, 0)
+    return Dataset(folder.resolve().name, folder, tracks, 0, 0)
 
 
 def _root(config: DataConfig, seed: int) -> Path:
@@ -204,44 +202,53 @@ def _root(config: DataConfig, seed: int) -> Path:
     variable, home = HOMES.get(config.kind, ("data.root", "stems"))
     value = config.root or os.environ.get(variable)
     root = Path(os.path.expandvars(value or "")).expanduser()
-    wanted = f"set {variable} to the folder of {home}, which holds train/ and test/"
-    if not value or "$" in str(root):
-        raise FlowsepError(f"{value or variable} is not set; {wanted}")
-    if not root.is_dir():
-        raise FlowsepError(f"{root}: no such folder; {wanted}")
+    unset = not value or "$" in str(root)
+    if unset or not root.is_dir():
+        problem = f"{value or variable} is not set" if unset else f"{root}: no such folder"
+        raise FlowsepError(f"{problem}; set {variable} to the folder of {home}, which holds train/ and test/")
     if config.kind == "musdb18" and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
         raise FlowsepError("MUSDB18 needs ffmpeg and ffprobe to decode it: install them, or use MUSDB18-HQ")
     return root
 
 
 def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> list[Track]:
-    """The tracks in one folder; those of Slakh that lack a source are added to `skipped`."""
-    kind = config.kind
-    visible = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
-    if odd := [path for path in visible if not is_text(path.name)]:
-        raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
-    if kind == "musdb18":
-        packed = [path for path in visible if is_packed(path)]
-        names = [path.name.removesuffix(".stem.mp4") for path in packed]
-        files = [dict.fromkeys(STREAMS, (path,)) for path in packed]
-        return [Track(name, folder.name, its, MUSDB_SOURCES) for name, its in zip(names, files, strict=True)]
+    """The tracks in one folder; `skipped` gets the reason for each subfolder that is no track."""
+    if config.kind == "musdb18":
+        packed = {path.name.removesuffix(".stem.mp4"): path for path in _visible(folder) if is_packed(path)}
+        return [Track(k, folder.name, dict.fromkeys(STREAMS, (path,)), MUSDB_SOURCES) for k, path in packed.items()]
     tracks = []
-    for path in filter(Path.is_dir, visible):
-        if kind == "slakh":
+    for path in filter(Path.is_dir, _visible(folder)):
+        files, reason = {}, "it holds no audio files"
+        if config.kind == "slakh":
             try:
                 files = stem_files(path, config.classes)
-                tracks.append(Track(path.name, folder.name, files, tuple(files)))
             except FlowsepError as error:
-                skipped[f"{folder.name}/{path.name}"] = str(error)
-            continue
-        stems = [p for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-        if odd := [p for p in stems if not is_text(p.name)]:
-            raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
-        parts = tuple(p.stem for p in stems if p.stem != "mixture") if kind == "stems" else MUSDB_SOURCES
-        if set(parts) - {"vocals", "accompaniment"}:  # then an accompaniment would repeat the others
-            parts = tuple(part for part in parts if part != "accompaniment")
-        tracks.append(Track(path.name, folder.name, {p.stem: (p,) for p in stems}, parts))
+                reason = str(error)
+        else:
+            files = {stem.stem: (stem,) for stem in _visible(path) if stem.suffix.lower() in SUFFIXES}
+        if files:
+            tracks.append(Track(path.name, folder.name, files, _parts(files, config.kind)))
+        else:
+            skipped[f"{folder.name}/{path.name}"] = reason
     return tracks
+
+
+def _parts(files: Iterable[str], kind: str) -> tuple[str, ...]:
+    """The sources that sum to the mixture."""
+    if kind == "slakh":
+        return tuple(files)
+    parts = tuple(name for name in files if name != "mixture") if kind == "stems" else MUSDB_SOURCES
+    if set(parts) - {"vocals", "accompaniment"}:  # beside other sources an accompaniment would repeat them
+        parts = tuple(part for part in parts if part != "accompaniment")
+    return parts
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The paths in a folder in order, without hidden ones; FlowsepError for a name that cannot be shown."""
+    paths = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    if odd := [path for path in paths if not is_text(path.name)]:
+        raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
+    return paths
 
 
 def _sum(parts: Iterable[np.ndarray]) -> np.ndarray:
@@ -253,5 +260,5 @@ def _as_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _read_stem(path: Path, source: str) -> np.ndarray:
-    # 16-bit samples of MUSDB18, as in musdb, so that scores compare
+    # MUSDB18 as 16-bit samples, as in musdb, so that scores compare
     return (read_ffmpeg(path, STREAMS.index(source), "<i2") if is_packed(path) else read_sndfile(path))[0]

@@ -9,13 +9,14 @@ from flowsep.files import FlowsepError, printable, safe_name, writable
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command of `python -m companion`; see `flowsep.cli.run_command` for the exit status."""
+    """Run one command of `python -m companion` and return the exit status of `flowsep.cli.run_command`."""
     return run_command(_parser().parse_args(argv))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m companion", description="The experiment behind the book.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    profile = {"default": "demo", "help": "name in configs/, or path of a YAML file"}
 
     command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
     command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
@@ -31,24 +32,24 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("data", help="make or check a profile's data, and list it")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    which.add_argument("--profile", **profile)
     which.add_argument("--musdb-sample", type=Path, metavar="FOLDER", help="download 7 s of each MUSDB18 song")
     command.set_defaults(run=_data)
 
-    command = commands.add_parser("cache", help="decode and resample all that a profile's systems learn from")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command = commands.add_parser("cache", help="decode and resample the training material of all systems of a profile")
+    command.add_argument("--profile", **profile)
     command.set_defaults(run=_cache)
 
     command = commands.add_parser("fit", help="fit one system of a profile, or a part of it")
     command.add_argument("system", metavar="SYSTEM")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.add_argument("--profile", **profile)
     command.add_argument("--part", metavar="P", help="such as 0-vocals of flowsep; default: all parts")
     command.set_defaults(run=_fit)
 
     command = commands.add_parser("shard", help="separate and score one shard of a profile's test songs")
     command.add_argument("system", metavar="SYSTEM")
     command.add_argument("number", type=int, metavar="K", help="from 0 to the profile's `shards`, less one")
-    command.add_argument("--profile", default="demo", help="name in configs/, or path of a YAML file")
+    command.add_argument("--profile", **profile)
     command.set_defaults(run=_shard)
     return parser
 
@@ -137,12 +138,12 @@ def _fit(arguments: argparse.Namespace) -> int:
 def _shard(arguments: argparse.Namespace) -> int:
     from .steps import score_shard
 
-    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number, progress=False))
+    print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number))
     return 0
 
 
 def _musdb_sample(target: Path) -> int:
-    """Seven seconds of each song of MUSDB18, by musdb's own download: enough to try a profile, too little to report."""
+    """Download seven seconds of each MUSDB18 song with musdb: enough to try a profile, too little to report."""
     import zipfile
 
     import musdb

@@ -1,7 +1,7 @@
-"""The steps of the graph: fit one system, score it on the test songs or a shard of them, keep what is worth hearing.
+"""The steps of the Snakefile: fill the cache, fit one system, score it on the test songs or on a shard of them.
 
-Everything goes to the profile's folder: `scores/<system>.csv`, `audio/<system>/<track>/<stem>.flac`, `systems/`,
-`shards/`, `new_sources.csv`, and `museval/<system>/test/<track>.json` where the profile asks for SIR, ISR and SAR.
+All results go to the profile's folder: `scores/<system>.csv`, excerpts in `audio/<system>/<track>/<stem>.flac`,
+`systems/`, `shards/` and, if the profile asks for SIR, ISR and SAR, `museval/<system>/test/<track>.json`.
 """
 
 import json
@@ -25,14 +25,14 @@ from ..scores.museval_json import write_museval
 from ..systems import System, load_system
 
 SCORES = "scores.csv"  # of a shard
-# what the rows of a shard and of the whole must have in common
+# columns in which the rows of all shards must agree
 IDENTITY = ("checkpoint", "config_hash", "data_hash", "seed", "code", "versions")
 
 
 def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
-    """Decode and resample all that anything here learns from into the cache folder, and say so in `cache.json`.
+    """Decode and resample the training material of all systems into the cache folder, and write `cache.json`.
 
-    One job of the graph does it before any training, so that no two jobs write one file.
+    One job does it before any training, so that no two jobs write the same file.
     """
     for source in profile.trained:
         for subset in ("train", "valid", "test"):
@@ -40,31 +40,31 @@ def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
     for name in profile.systems:
         _system(profile, name).material(dataset, profile)
     path = profile.folder / "cache.json"
-    told = {"data": dataset.name, "data_hash": dataset.hash, "sources": profile.trained, "systems": [*profile.systems]}
-    write_text(path, json.dumps(told, indent=1) + "\n")
+    facts = {"data": dataset.name, "data_hash": dataset.hash, "sources": profile.trained, "systems": [*profile.systems]}
+    write_text(path, json.dumps(facts, indent=1) + "\n")
     return path
 
 
 def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None = None) -> System:
-    """Fit a system of the profile, or one of its `parts()`, unless that was done for this profile and data before.
+    """Fit a system of the profile, or one of its `parts()`, unless it is fitted to these settings and data already.
 
-    `systems/<name>/fitted/<part>.json` says of what was fitted which settings and data it is of. The priors of
-    `instglow` are trained by a notebook of their own.
+    `systems/<name>/fitted/<part>.json` holds the hashes of settings and data. A notebook trains the priors of
+    `instglow`.
 
-    Raises FlowsepError: a system that the profile does not list, a part that it has not, and what `System.fit` raises.
+    Raises FlowsepError for an unknown system or part, and as `System.fit` does.
     """
     system, learnt = _system(profile, name), profile.folder / "systems" / name
     names = {safe_name(each): each for each in system.parts()}
     if part is not None and part not in names:
         raise FlowsepError(f"system '{name}': no part '{part}' to fit; its parts: {', '.join(names) or 'none'}")
     if not system.parts() and name != "instglow":
-        system.fit(dataset, profile, learnt)  # nothing, or a download
+        system.fit(dataset, profile, learnt)  # a download, if anything
     for each in names if part is None else (part,):
         marker = learnt / "fitted" / f"{each}.json"
-        told = json.dumps({"config": profile.hash_of(name), "data_hash": dataset.hash}) + "\n"
-        if not marker.is_file() or marker.read_text("utf-8") != told:
+        hashes = json.dumps({"config": profile.hash_of(name), "data_hash": dataset.hash}) + "\n"
+        if not marker.is_file() or marker.read_text("utf-8") != hashes:
             system.fit_part(names[each], dataset, profile, learnt)
-            write_text(marker, told)
+            write_text(marker, hashes)
     return system
 
 
@@ -76,22 +76,24 @@ def score_system(
     checkpoints: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Fit `name` if it learns, separate and score all test songs; returns the rows, which are on disk by then.
+    """Fit a system if it learns, separate and score all test songs, write the rows and return them.
 
-    With `shards` in the profile those that `score_shard` left are taken, if they are of the same code, settings, data
-    and checkpoints. A system whose published weights cannot be had says so in one line, and in its rows, and stops
-    nothing.
+    Shards that `score_shard` wrote are used again if `IDENTITY` is the same. A system whose published weights cannot be
+    downloaded prints one line and gets rows that say so.
 
     Args:
+        profile: the experiment.
+        dataset: its songs.
         name: a system of the profile.
-        checkpoints: a folder of other priors, `<source>.safetensors` each: the rows get its name as `variant`, and
-            lie beside the profile's own under `<system>@<variant>`.
+        checkpoints: a folder of other priors, `<source>.safetensors` each. Its name becomes the `variant` of the rows,
+            which go to `scores/<system>@<variant>.csv`.
+        progress: show a bar.
     Raises:
-        FlowsepError: a system that the profile does not list, missing priors, or that all tracks failed.
+        FlowsepError: an unknown system, missing priors, or all tracks failed.
     """
     system, settings = _fitted(profile, dataset, name, checkpoints)
     label, frames = _label(name, checkpoints), []
-    with locked(profile.folder / "shards" / label):  # a second run would empty the folders that this one fills
+    with locked(profile.folder / "shards" / label):  # a second run would empty these folders
         for number in range(profile.shards):
             place = _shard_folder(profile, label, number)
             done = read_scores(place / SCORES) if profile.shards > 1 and (place / SCORES).is_file() else None
@@ -100,7 +102,7 @@ def score_system(
             frames.append(done)
         for kind, target in (("audio", profile.folder / "audio" / label), ("museval", _museval(profile, label))):
             fresh = profile.folder / "shards" / label / kind
-            shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+            shutil.rmtree(fresh, ignore_errors=True)  # left by a killed run
             with writable(target, "make room and run it again"):
                 for number in range(profile.shards):
                     part = _shard_folder(profile, label, number) / kind
@@ -108,12 +110,12 @@ def score_system(
                         copy = fresh / file.relative_to(part)
                         copy.parent.mkdir(parents=True, exist_ok=True)
                         shutil.copyfile(file, copy)
-                shutil.rmtree(target, ignore_errors=True)  # those of an earlier run, perhaps of other songs
+                shutil.rmtree(target, ignore_errors=True)  # an earlier run, perhaps of other songs
                 if fresh.is_dir():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     fresh.rename(target)
-        (profile.folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # which the graph expects, if only empty
-        filled = [rows for rows in frames if len(rows)]  # with more shards than songs some are empty
+        (profile.folder / "audio" / label).mkdir(parents=True, exist_ok=True)  # the Snakefile expects it, even empty
+        filled = [rows for rows in frames if len(rows)]  # some are empty if there are more shards than songs
         frame = pd.concat(filled, ignore_index=True)
         write_scores(frame, profile.folder / "scores" / f"{label}.csv")
     if system.unavailable:
@@ -124,16 +126,16 @@ def score_system(
     return frame
 
 
-def score_shard(profile: Profile, dataset: Dataset, name: str, number: int, *, progress: bool = True) -> Path:
-    """Separate and score shard `number` of the test songs, from 0: `shards/<system>/<number>of<shards>/`.
+def score_shard(profile: Profile, dataset: Dataset, name: str, number: int) -> Path:
+    """Separate and score shard `number` (from 0) of the test songs, in `shards/<system>/<number>of<shards>/`.
 
-    Raises FlowsepError: no such shard; see `score_system` for the rest.
+    Raises FlowsepError for an unknown shard, and as `score_system` does.
     """
     if not 0 <= number < profile.shards:
         raise FlowsepError(f"profile {profile.name}: no shard {number}; shards: {profile.shards}, counted from 0")
     system, settings = _fitted(profile, dataset, name, None)
     place = _shard_folder(profile, name, number)
-    _score_shard(profile, dataset, system, settings, place, number, progress)
+    _score_shard(profile, dataset, system, settings, place, number, progress=False)
     return place
 
 
@@ -147,7 +149,7 @@ def _system(profile: Profile, name: str, priors: str | Path | None = None) -> Sy
 def _fitted(
     profile: Profile, dataset: Dataset, name: str, checkpoints: str | Path | None
 ) -> tuple[System, dict[str, Any]]:
-    """A fitted system, and what `evaluate_system` is told besides its tracks."""
+    """A fitted system, and the settings of `evaluate_system`."""
     system = _system(profile, name, checkpoints) if checkpoints else fit_system(profile, dataset, name)
     variant = Path(checkpoints).resolve().name if checkpoints else ""
     provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
@@ -164,7 +166,7 @@ def _score_shard(
     number: int,
     progress: bool,
 ) -> pd.DataFrame:
-    """Score the songs of one shard into `place`: excerpts, single frames where asked for, and at last the rows."""
+    """Score the songs of one shard into `place`: excerpts, museval's frames if asked for, and last the rows."""
     with locked(place):
         shutil.rmtree(place, ignore_errors=True)
         tracks = dataset.subset("test")

@@ -158,7 +158,7 @@ class GanPrior(System):
         length = (options.side + 2 * EDGE - 1) * options.feature.hop
         segments = self._segments(dataset, source)
         sampler = CropSampler(
-            segments["train"], length, batch=options.batch, gain_db=training.gain_db, speed=training.speed,
+            segments["train"], length, batch=options.batch, gain_db=training.gain_db,
             silence_db=training.silence_db, seed=profile.seed, source=source,
         )  # fmt: skip
         with locked(folder / "training" / source):

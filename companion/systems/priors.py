@@ -48,7 +48,6 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         batch=training.batch,
         in_turn=training.epochs is not None,
         gain_db=training.gain_db,
-        speed=training.speed,
         silence_db=training.silence_db,
         seed=profile.seed,
         source=source,

@@ -108,7 +108,7 @@ def writers() -> Iterator[tuple[str, str, Callable[[int], object]]]:
     for suffix in ("wav", "flac"):
         path = PLACE / f"stem.{suffix}"
         yield f"sound, {suffix}", path.name, lambda k, path=path: write_audio(path, NOISE / (k + 1), 44_100)
-    yield "embedded band", "cache", lambda k: ensure_band(seed=k, seconds=1, train=1, test=0, progress=False)
+    yield "embedded band", "cache", lambda k: ensure_band(seed=k, seconds=1, train=1, test=0)
     yield (
         "decoded stems",
         "cache",

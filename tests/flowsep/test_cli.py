@@ -1,24 +1,21 @@
 """The command line: whole folders of stems or nothing, one clear line for a wrong input, the right exit status."""
 
-import importlib
 import json
 import subprocess
 from pathlib import Path
-from urllib.error import URLError
 
-import musdb
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from helpers import RATE, make_stems, write_hq_tree, write_packed_tree, write_slakh_track
+from helpers import RATE, make_stems
 
+from flowsep import separator
 from flowsep.checkpoint import load_prior
 from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
 from flowsep.prior import Prior
 
-separate_module = importlib.import_module("flowsep.separator")  # as an attribute of flowsep, that name is the function
 ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'
 
 
@@ -90,7 +87,7 @@ def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
         for block in blocks:
             yield 0, dict.fromkeys(priors, block)
 
-    monkeypatch.setattr(separate_module, "separate_stream", fake)
+    monkeypatch.setattr(separator, "separate_stream", fake)
     options = ["--alpha=0", "--space=z", "--no-wiener", "--device=cpu", "--seed=9"]
     assert separate(song, priors, tmp_path / "a", *options) == 0
     assert separate(song, priors, tmp_path / "b") == 0
@@ -116,7 +113,7 @@ def test_existing_output_needs_force(priors, song, tmp_path, capsys):
 
 
 def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: pytest.fail("work began"))
     out = tmp_path / "out"
     other = tmp_path / "in" / "song.flac"
     sf.write(other, np.zeros(100), RATE)
@@ -164,7 +161,7 @@ def test_long_song_of_many_chunks(priors, tmp_path, capsys):
 
 
 def test_output_folder_that_exists_but_cannot_be_written(priors, song, monkeypatch, capsys):
-    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: pytest.fail("work began"))
     assert separate(song, priors, "/proc") == 1  # it exists, and no one may make a folder in it
     assert "/proc: cannot write there" in capsys.readouterr().err
 
@@ -202,11 +199,11 @@ def test_nothing_is_left_of_a_failed_or_interrupted_separation(priors, song, tmp
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(separate_module, "separate_stream", interrupt)
+    monkeypatch.setattr(separator, "separate_stream", interrupt)
     assert separate(song, priors, out) == 130
     assert "interrupted" in capsys.readouterr().err and list(out.iterdir()) == []
     stems = {source: np.zeros((2, 10), np.float32) for source in ("vocals", "bass")}
-    monkeypatch.setattr(separate_module, "separate_stream", lambda *_, **__: iter([(0, stems), interrupt]))
+    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: iter([(0, stems), interrupt]))
     with pytest.raises(TypeError):
         separate(song, priors, out)
     assert list(out.iterdir()) == []  # the first block was written, but is not there
@@ -250,67 +247,10 @@ def test_convert_refuses_what_is_no_checkpoint(tmp_path, capsys):
     assert "config.json: missing" in capsys.readouterr().err and files_below(tmp_path) == []
 
 
-def test_data_lists_tracks_and_names_unusable_ones(tmp_path, capsys):
-    root = write_hq_tree(tmp_path / "hq", train=3, test=1)
-    profile = tmp_path / "p.yaml"
-    profile.write_text(f"profile: {{name: p, data: {{kind: musdb18hq, root: '{root}', valid_tracks: 1}}}}")
-    assert main(["data", "--profile", str(profile)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6 and lines[0].startswith("musdb18hq ") and lines[-1] == "4 tracks, 0.0 minutes"
-    assert [line.split()[0] for line in lines[1:5]].count("valid") == 1
-    assert "44100 Hz  vocals, bass, drums, other" in lines[1]
-    (root / "train" / "song 1" / "bass.wav").write_bytes(b"")
-    assert main(["data", "--profile", str(profile)]) == 1
-    printed = capsys.readouterr()
-    assert "unusable" in printed.out and "1 of 4 tracks cannot be used: song 1" in printed.err
-
-
-def test_data_without_the_data(tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("MUSDB_PATH", raising=False)
-    profile = tmp_path / "p.yaml"
-    profile.write_text("profile: {name: p, data: {kind: musdb18}}")
-    assert main(["data", "--profile", str(profile)]) == 2
-    assert "MUSDB_PATH is not set" in capsys.readouterr().err
-    profile.write_text("profile: {name: p, data: {knd: musdb18}}")
-    assert main(["data", "--profile", str(profile)]) == 2
-    assert "unknown key 'knd' in DataConfig; did you mean 'kind'?" in capsys.readouterr().err
-
-
-def test_data_counts_what_it_skips(tmp_path, capsys, monkeypatch):
-    write_slakh_track(tmp_path / "train" / "Track00001")
-    write_slakh_track(tmp_path / "train" / "Track00002", unrendered=("Bass",))
-    monkeypatch.setenv("SLAKH_PATH", str(tmp_path))
-    profile = tmp_path / "p.yaml"
-    sources = "[bass, drums, guitar, piano]"
-    profile.write_text(f"profile: {{name: p, sources: {sources}, data: {{kind: slakh, pieces: {{}}}}}}")
-    assert main(["data", "--profile", str(profile)]) == 0
-    printed = capsys.readouterr().out
-    assert "skip   train/Track00002: no stem of bass was rendered\n1 tracks, 0.0 minutes, 1 skipped\n" in printed
-
-
-def test_sample_of_musdb(tmp_path, capsys, monkeypatch):
-    def download(self, **_):
-        if not online:
-            raise URLError("no route to host")
-        write_packed_tree(Path(self.root), seconds=0.1)
-
-    monkeypatch.setattr(musdb.DB, "download", download)
-    online, folder = False, tmp_path / "new" / "sample"
-    assert main(["data", "--musdb-sample", str(folder)]) == 2
-    assert "was not downloaded (<urlopen error no route to host>); it needs the internet" in capsys.readouterr().err
-    assert files_below(tmp_path) == [] and not folder.exists()
-    online = True
-    assert main(["data", "--musdb-sample", str(folder)]) == 0
-    assert capsys.readouterr().out == f"2 songs; use them with MUSDB_PATH={folder}\n"
-    assert files_below(folder) == ["test/song 0.stem.mp4", "train/song 0.stem.mp4"]
-    assert main(["data", "--musdb-sample", str(folder)]) == 2
-    assert "sample/train: is there already" in capsys.readouterr().err
-
-
 def test_help_and_no_command(capsys):
     for arguments, status in ((["--help"], 0), (["separate", "--help"], 0), ([], 2)):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == status
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("separate", "data", "info", "convert", "--no-wiener"))
+    assert all(word in shown for word in ("separate", "info", "convert", "--no-wiener"))

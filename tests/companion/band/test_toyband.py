@@ -19,7 +19,7 @@ from companion.band.toyband import STEMS, ensure_band, find_soundfont
 from flowsep.files import FlowsepError, cache_folder, sha256
 
 VOICES = [Voice(*fields) for fields in BAND.voices]
-TINY = {"seed": 7, "seconds": 4, "train": 1, "test": 1, "progress": False}
+TINY = {"seed": 7, "seconds": 4, "train": 1, "test": 1}
 TINY_HASH = "45dc453db394b864"  # of the tiny band's wav files, with FluidSynth 2.3.1
 
 
@@ -32,7 +32,7 @@ def band(tmp_path_factory):
     """A training song and the four awkward test songs, 5 s each, all five SoundFonts among them, in their own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("cache")))
-        return ensure_band(seed=225, seconds=5, train=1, test=4, progress=False)
+        return ensure_band(seed=225, seconds=5, train=1, test=4)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +130,10 @@ def test_a_taken_phrase_is_drawn_again():
 
 
 def test_same_seed_same_bytes(tmp_path, monkeypatch):
-    """Generated twice in different processes, with one worker and with two; the hash guards against silent change."""
+    """Generated in two processes, with two workers and with one; the hash guards against silent change."""
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "a"))
     root = ensure_band(**TINY)
-    code = f"from companion.band.toyband import ensure_band; print(ensure_band(**{TINY | {'jobs': 1}!r}))"
+    code = f"from companion.band import toyband; toyband.JOBS = 1; print(toyband.ensure_band(**{TINY!r}))"
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "b"))
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     first, second = ((root / "manifest.json").read_bytes(), (tmp_path / "b" / other / "manifest.json").read_bytes())
@@ -179,11 +179,8 @@ def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "flowsep"
 
 
-def test_bad_requests_and_missing_tools_say_what_to_do(tmp_path, monkeypatch):
+def test_missing_tools_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path))
-    for wrong in ({"seconds": 0}, {"train": -1}, {"seed": -1}, {"train": 0, "test": 0}, {"seconds": float("nan")}):
-        with pytest.raises(FlowsepError, match="toyband"):
-            ensure_band(**TINY | wrong)
     monkeypatch.setattr(toyband, "SOUND_FOLDERS", ())
     for font, package in BAND.packages.items():
         with pytest.raises(FlowsepError, match=f"{font}.*{package}.*FLOWSEP_SOUNDFONTS"):

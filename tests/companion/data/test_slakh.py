@@ -1,7 +1,5 @@
 """Slakh2100's folders: the right stems are summed to the right sources, incomplete tracks are named and skipped."""
 
-import logging
-
 import numpy as np
 import pytest
 import soundfile as sf
@@ -43,8 +41,7 @@ def test_sources_are_sums_of_their_class_and_the_mixture_is_the_submix(tmp_path)
     assert np.abs(track.mixture()[0] - mix).max() > 0.01  # the strings are not in the submix
 
 
-def test_incomplete_tracks_are_skipped_named_and_counted(root, caplog):
-    caplog.set_level(logging.INFO)
+def test_incomplete_tracks_are_skipped_and_named(root):
     dataset = load(root)
     assert {f"{track.subset}/{track.name}" for track in dataset.tracks} == {
         *("train/Track00001", "train/Track00002", "validation/Track00005", "test/Track00006")
@@ -53,7 +50,6 @@ def test_incomplete_tracks_are_skipped_named_and_counted(root, caplog):
         "train/Track00003": "no stem of piano was rendered",
         "train/Track00004": "stems/S02.flac (guitar) is missing",
     }
-    assert "2 tracks skipped" in caplog.text and "train/Track00004: stems/S02.flac" in caplog.text
     assert len(load(root, train_tracks=1).subset("train")) == 1  # counted among those that can be used
 
 
@@ -86,14 +82,20 @@ def test_a_stem_that_was_not_rendered_is_no_loss_where_its_class_has_another(roo
     assert [path.name for path in files["drums"]] == ["S05.flac"]
 
 
-@pytest.mark.parametrize("text", ["", "stems:", "stems: [1]", "stems: {S00: 3}", "{", "\x00", "- 1"])
+@pytest.mark.parametrize("text", ["", "stems:", "stems: [1]", "stems: {S00: 3}", "stems: {S00: ab}", "- 1"])
 def test_metadata_that_lists_no_stems(tmp_path, text):
     (tmp_path / "metadata.yaml").write_text(text)
-    with pytest.raises(FlowsepError, match=r"^metadata\.yaml does not list the track's stems"):
+    with pytest.raises(FlowsepError, match=r"metadata\.yaml: does not list the track's stems"):
         stem_files(tmp_path, SLAKH_CLASSES)
-    (tmp_path / "metadata.yaml").unlink()
-    with pytest.raises(FlowsepError, match=r"^metadata\.yaml is missing"):
+
+
+def test_metadata_that_cannot_be_read(tmp_path):
+    with pytest.raises(FlowsepError, match=r"metadata\.yaml: no such file"):
         stem_files(tmp_path, SLAKH_CLASSES)
+    for text in ("{", "\x00"):
+        (tmp_path / "metadata.yaml").write_text(text)
+        with pytest.raises(FlowsepError, match=r"metadata\.yaml: not a readable YAML file"):
+            stem_files(tmp_path, SLAKH_CLASSES)
 
 
 def test_where_it_lies(root, tmp_path, monkeypatch):

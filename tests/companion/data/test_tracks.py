@@ -136,8 +136,6 @@ def test_subsets_are_disjoint_and_drawn_by_the_seed(tmp_path):
     assert len(few.tracks) == 4 and len(few.subset("test")) == 1
     with pytest.raises(FlowsepError, match=r"nothing is left for 'train'.*valid_tracks = 2"):
         load("musdb18hq", tmp_path, train_tracks=2).subset("train")
-    with pytest.raises(FlowsepError, match="unknown subset 'dev'"):
-        few.subset("dev")
 
 
 def test_hash_follows_names_sizes_and_manifest_but_not_the_place(tmp_path, hq):
@@ -212,11 +210,11 @@ def test_broken_stem_is_named_and_the_next_track_still_reads(tmp_path, how):
 def test_missing_stem_and_empty_folder(tmp_path):
     write_track(tmp_path / "test" / "a", {"bass": make_stems()["bass"]})
     (tmp_path / "test" / "b").mkdir()
-    a, b = load("musdb18hq", tmp_path).subset("test")
+    dataset = load("musdb18hq", tmp_path)
+    (a,) = dataset.subset("test")
     with pytest.raises(FlowsepError, match="test/a: no source 'vocals'; found bass, mixture"):
         a.stem("vocals")
-    with pytest.raises(FlowsepError, match="test/b: no audio files"):
-        b.mixture()
+    assert dataset.skipped == {"test/b": "it holds no audio files"}
 
 
 def test_truncated_stem_mp4(packed, tmp_path):
@@ -402,11 +400,3 @@ def test_validation_crops_lie_side_by_side():
     np.testing.assert_array_equal(crops[3:], np.ones((1, 1000)))
     with pytest.raises(FlowsepError, match="no crop"):
         validation_crops([np.zeros(5000, np.float32)], 1000)
-
-
-def test_speed_moves_a_tone_within_its_bounds():
-    tone = np.sin(2 * np.pi * 440 * np.arange(44_100) / 22_050).astype(np.float32)
-    crops = CropSampler([tone], 8192, batch=32, speed=0.25, seed=1, dequantise=False).batch(0)
-    peaks = np.abs(np.fft.rfft(crops * np.hanning(8192), axis=1)).argmax(axis=1) * 22_050 / 8192
-    assert 440 / 1.26 < peaks.min() < 400 and 480 < peaks.max() < 440 * 1.26
-    assert np.std(peaks) > 20

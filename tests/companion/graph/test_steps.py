@@ -11,13 +11,13 @@ from helpers import write_hq_tree
 from companion.data import segments
 from companion.data.excerpts import load_excerpt, load_excerpts
 from companion.data.tracks import load_dataset
+from companion.graph.cli import main
 from companion.graph.steps import fit_system, prepare_cache, score_shard, score_system
 from companion.profile import load_profile
 from companion.scores.evaluate import read_scores
 from companion.systems import SYSTEMS
 from companion.systems.nmf import SourceNMF
 from flowsep.audio import write_audio
-from flowsep.cli import main
 from flowsep.files import FlowsepError, atomic_path, safe_name
 
 NMF = {"components": 2, "frames": 40, "iterations": 2, "activations": 2}
