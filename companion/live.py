@@ -14,7 +14,7 @@ from flowsep.audio import read_audio, write_audio
 from flowsep.checkpoint import find_priors, load_prior
 from flowsep.files import FlowsepError, safe_name
 from flowsep.prior import Prior
-from flowsep.search import usual_config
+from flowsep.search import config_for
 from flowsep.separator import separate
 
 from .data.tracks import Track
@@ -106,7 +106,7 @@ class LiveSeparator:
 
     def _choose_priors(self) -> None:
         flows = self._flows()
-        config = usual_config(flows)
+        config = config_for(flows)
         self.sources.options, self.sources.rows = tuple(flows), min(len(flows), 8)
         self.sources.value = tuple(source for source in flows if source in self.usual) or tuple(flows)
         self.iterations.value, self.alpha.value = config.iterations, config.alpha
@@ -131,7 +131,7 @@ class LiveSeparator:
         self.status.value, self.bar.value = "reading", 0
         name, rate, mixture, truth = self._chosen()
         flows = {source: self._flows()[source] for source in self.sources.value}
-        config = usual_config(flows, iterations=self.iterations.value, alpha=self.alpha.value)
+        config = config_for(flows, iterations=self.iterations.value, alpha=self.alpha.value)
         began = time.monotonic()
 
         def report(state: Mapping[str, Any]) -> None:

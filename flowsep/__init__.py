@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .files import FlowsepError
     from .prior import Prior
     from .search import separate_magnitude
-    from .separator import separate, separate_stream
+    from .separator import Separator, separate
     from .train import fit_prior
 
 __all__ = [
@@ -18,12 +18,12 @@ __all__ = [
     "GlowConfig",
     "Prior",
     "SeparationConfig",
+    "Separator",
     "TrainingConfig",
     "fit_prior",
     "load_prior",
     "separate",
     "separate_magnitude",
-    "separate_stream",
 ]
 
 # Names are imported on first use, so that a command that needs no torch does not wait for it.
@@ -33,12 +33,12 @@ _HOMES = {
     "GlowConfig": "config",
     "Prior": "prior",
     "SeparationConfig": "config",
+    "Separator": "separator",
     "TrainingConfig": "config",
     "fit_prior": "train",
     "load_prior": "checkpoint",
     "separate": "separator",
     "separate_magnitude": "search",
-    "separate_stream": "separator",
 }
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from .files import FlowsepError, brief
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .config import GlowConfig
     from .prior import Prior
 
 
@@ -58,7 +61,9 @@ def _load_file(path: Path) -> "Prior":
     if header.get("format") != FORMAT:
         raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
     try:
-        model = GlowConfig.model_validate(header["model"])
+        sizes = dict(header["model"])
+        grouped = sizes.pop("order", "plain") == "grouped"  # an older file, in the engine's order of channels
+        model = GlowConfig.model_validate(sizes)
         feature = FeatureConfig.model_validate(header["feature"])
         source, provenance = header["source"], header["provenance"]
         noise = ((provenance or {}).get("training") or {}).get("noise", 0.0)
@@ -70,5 +75,29 @@ def _load_file(path: Path) -> "Prior":
         if isinstance(error, FlowsepError) and str(path) in str(error):
             raise
         raise FlowsepError(f"{path}: damaged header ({brief(error)})") from error
-    load_exactly(prior.glow, tensors, path)
+    load_exactly(prior.glow, in_plain_order(tensors, model) if grouped else tensors, path)
     return prior.eval()
+
+
+def in_plain_order(tensors: dict[str, "Tensor"], model: "GlowConfig") -> dict[str, "Tensor"]:
+    """A flow's weights with the channels in the paper's order, from the engine's grouped order.
+
+    ActNorm's channels, the inputs of `start` and the outputs of `end` are permuted; what does not fit stays as it is,
+    and is refused when it is loaded.
+    """
+    import torch
+
+    from .fast.layout import grouped_order
+
+    back = grouped_order(model.bins * model.squeeze, model.groups).argsort()
+    half = back[: len(back) // 2]
+    both = torch.cat([half, half + len(half)])
+    plain = dict(tensors)
+    for name, value in tensors.items():
+        if name.endswith((".logs", "bias")) and ".net." not in name and len(value) == len(back):
+            plain[name] = value[back]
+        elif name.endswith("net.start.weight") and value.ndim == 3 and value.shape[1] == len(half):
+            plain[name] = value[:, half]
+        elif ".net.end." in name and len(value) == len(both):
+            plain[name] = value[both]
+    return plain

@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
-    options = command.add_argument_group("separation", "defaults: flowsep.search.usual_config")
+    options = command.add_argument_group("separation", "defaults: flowsep.search.config_for")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
     options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
@@ -104,11 +104,11 @@ def _separate(arguments: argparse.Namespace) -> int:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
     tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
     from .checkpoint import load_prior
-    from .search import usual_config
+    from .search import config_for
     from .separator import within_memory
 
     priors = {name: load_prior(paths[name]) for name in sources}
-    config = SeparationConfig.paper(**given) if arguments.paper else usual_config(priors, **given)
+    config = SeparationConfig.paper(**given) if arguments.paper else config_for(priors, **given)
     config, batch = within_memory(arguments.memory_limit, priors, config)
     failed = []
     for path, target in targets.items():

@@ -19,7 +19,7 @@ from pydantic import (
 
 from .files import SAMPLE_RATES, FlowsepError, brief
 
-HOW_ONLY = ("devices", "reversible")  # of a training: how it is computed, not what
+HOW_ONLY = ("devices", "recompute")  # of a training: how it is computed, not what
 
 
 class Settings(BaseModel):
@@ -82,7 +82,7 @@ class TrainingConfig(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
     device: str = "auto"
     devices: PositiveInt = 1  # GPUs (or processes of a CPU) that share each batch of a prior, in equal parts
-    reversible: bool = False  # recompute activations on the way back: memory that does not grow with the flow's depth
+    recompute: bool = False  # activations are computed again on the way back: memory does not grow with depth
 
     @model_validator(mode="after")
     def _in_equal_parts(self) -> Self:
@@ -94,9 +94,9 @@ class TrainingConfig(Settings):
 class SeparationConfig(Settings):
     """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
 
-    The defaults were chosen on the demo's validation songs, for priors without noise; `smoothed` has those for priors
-    of noisy sources, and `flowsep.search.usual_config` chooses. What each is worth: `notebooks/11_ablations.ipynb` and
-    `notebooks/14_beyond_the_paper.ipynb`.
+    The defaults were chosen on the demo's validation songs, for priors without noise; `for_noisy_priors` has those
+    for priors trained with noise, and `flowsep.search.config_for` chooses. What each is worth:
+    `notebooks/11_ablations.ipynb` and `notebooks/14_beyond_the_paper.ipynb`.
     """
 
     space: Literal["z", "x"] = "x"
@@ -106,10 +106,10 @@ class SeparationConfig(Settings):
     lr_decay: float = Field(0.97, gt=0, le=1)  # the learning rate is multiplied by it ...
     lr_every: PositiveInt = 1  # ... after each so many iterations
     momentum: float = Field(0.0, ge=0, lt=1)  # Adam's first beta; with 0.9, the paper's, estimates run past the stems
-    # |s|, the magnitude of the sum of the estimates, is sqrt(s^2 + smooth^2), and the gradient's scale is the same for
-    # any length: chunks then agree with the whole song to 60 dB, to 50 at 0.03. 0, the paper's: a kink where s changes
-    # its sign, at which tiny differences grow, and the mean over all elements, beside which Adam's floor is not small
-    smooth: float = Field(0.05, ge=0)
+    # |s|, the magnitude of the sum of the estimates, is sqrt(s^2 + modulus_floor^2), and the gradient's scale is the
+    # same for any length: chunks then agree with the whole song to 60 dB, to 50 at 0.03. 0, the paper's: a kink where s
+    # changes its sign, at which tiny differences grow, and the mean over all elements, so that Adam's floor matters
+    modulus_floor: float = Field(0.05, ge=0)
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
@@ -120,14 +120,13 @@ class SeparationConfig(Settings):
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
-    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
+    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, in the order of the research code
     recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
-    cuda_graph: bool = False  # on CUDA: all kernels of an iteration are launched at once
 
     @classmethod
-    def smoothed(cls, **changes: Any) -> Self:
-        """For priors whose training had noise (`TrainingConfig.noise`): more steps, smoother modulus, sharper masks."""
-        ours = {"iterations": 72, "lr": 0.02, "lr_decay": 0.98, "smooth": 0.2, "mask_power": 1.5}
+    def for_noisy_priors(cls, **changes: Any) -> Self:
+        """For priors whose training had noise (`TrainingConfig.noise`): more steps, a higher floor, sharper masks."""
+        ours = {"iterations": 72, "lr": 0.02, "lr_decay": 0.98, "modulus_floor": 0.2, "mask_power": 1.5}
         return cls(**(ours | changes))
 
     @classmethod
@@ -141,7 +140,7 @@ class SeparationConfig(Settings):
             "lr_decay": 0.2,
             "lr_every": 800,
             "momentum": 0.9,
-            "smooth": 0.0,
+            "modulus_floor": 0.0,
             "sigma": 0.0,
             "wiener": False,
             "nonnegative": False,

@@ -40,8 +40,8 @@ class ActNorm(nn.Module):
 class InvertibleConv(nn.Module):
     """Channels in `groups` groups of C / groups, mixed by one matrix W; log-det = log|det W| * C / groups * frames.
 
-    Channels are read as (2, C / groups, groups / 2), brought to (2, groups / 2, C / groups), so that a group is a block,
-    and brought back.
+    Channels are read as (2, C / groups, groups / 2) and brought to (2, groups / 2, C / groups), where a group is a
+    block, and back.
     """
 
     def __init__(self, channels: int, groups: int = 4):

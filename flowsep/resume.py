@@ -1,36 +1,43 @@
 """The state of a training on disk, and the device and precision that it runs on."""
 
+import csv
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins import MixedPrecision
-from lightning_fabric.plugins.environments import LightningEnvironment
-from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from .config import TrainingConfig
-from .files import FlowsepError
+from .files import FlowsepError, atomic_path
 from .machine import choose_device
 from .weights import load_exactly, read_safetensors, save_safetensors
 
-
-class _InsideOnly(MixedPrecision):
-    """Autocast alone: inputs enter as they are, for a density is not to be fitted to the steps of rounded numbers."""
-
-    def convert_input(self, data: Any) -> Any:
-        return data
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
-def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
+def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
     """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
 
-    Raises FlowsepError where `devices` are more than one, and not as many processes as that were started by torchrun.
+    Raises FlowsepError without Lightning Fabric, or where `devices` are more than one and torchrun did not start as
+    many processes.
     """
+    try:
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins import MixedPrecision
+        from lightning_fabric.plugins.environments import LightningEnvironment
+        from lightning_fabric.strategies import DDPStrategy
+    except ImportError as error:
+        raise FlowsepError(f"training needs Lightning Fabric ({error}); pip install flowsep[train]") from error
+
+    class InsideOnly(MixedPrecision):
+        """Autocast alone: inputs enter as they are, for a density must not fit the steps of rounded numbers."""
+
+        def convert_input(self, data: Any) -> Any:
+            return data
+
     device = choose_device(training.device)
     precision = training.precision
     if precision == "auto":
@@ -38,7 +45,7 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> Fabric:
     how: dict[str, Any] = {"accelerator": device.type, "precision": precision}
     if precision in ("bf16-mixed", "16-mixed"):
         scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
-        how = {"accelerator": device.type, "plugins": [_InsideOnly(precision, device.type, scaler)]}
+        how = {"accelerator": device.type, "plugins": [InsideOnly(precision, device.type, scaler)]}
     if devices == 1:
         # one process, wherever it was started: else Fabric looks for SLURM, and warns or stops where it sees any of it
         how["plugins"] = [*how.get("plugins", []), LightningEnvironment()]
@@ -91,6 +98,20 @@ def resume(
             value = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
             moments.setdefault(int(index), {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    curve = pd.read_csv(work / "loss.csv")
-    rows = curve[curve.step <= header["step"]].to_dict("records")  # a kill between the two writes left a longer curve
-    return header, rows
+    # a kill between the two writes left a longer curve
+    return header, [row for row in read_curve(work) if row["step"] <= header["step"]]
+
+
+def write_curve(work: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `<work>/loss.csv`: the columns step, split, the loss and seconds."""
+    with atomic_path(work / "loss.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_curve(work: Path) -> list[dict[str, Any]]:
+    """The rows that `write_curve` wrote."""
+    with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
+        kinds = {"step": int, "split": str}
+        return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(file)]

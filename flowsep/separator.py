@@ -1,8 +1,6 @@
-"""Stems of audio by masks on its spectrogram: any rate, channels and length around `latent.separate_magnitude`.
+"""Stems of audio by masks on its spectrogram: any rate, channels and length around `search.search`.
 
-A song is a stream here: blocks of samples come in, are brought to the priors' rate and cut into chunks, and blocks of
-stems go out, so that an hour takes no more memory than some minutes. Chunks begin on frames of the whole song's
-spectrogram and overlap; near its borders a chunk lacks the context that the whole has, and there it is thrown away.
+`Separator` holds the priors and the settings; it is called with a song, or fed with its blocks (`stream`).
 Taught in `notebooks/05_separate.ipynb`; knows no data set.
 """
 
@@ -16,14 +14,111 @@ from torch import Tensor
 
 from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
-from .machine import choose_device, held_memory
+from .machine import choose_device, held_memory, keep_freed_memory
 from .prior import Prior
-from .search import Callback, Magnitudes, check_priors, usual_config
-from .stream import BATCH, BLOCK, Cut, Stems, _cut_of, _separate_batch, _stream, _times
+from .search import FLOOR, Callback, Flows, Magnitudes, config_for, masks, ratio_masks, search
+from .stream import Cut, cut_of, oversampling, stream_masks
 
+BLOCK = 2**17  # samples of an array that are taken at once
+BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
 # bytes: factors of `bytes_of_separation`; audio, spectra and masks of a second of 44.1 kHz stereo; and what is held
 # once. Measured on a CPU, see benchmarks/memory.py
 KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
+
+Stems = dict[str, Any]
+
+
+class Separator:
+    """Stems of a mixture: s_i = iSTFT(M_i X), M_i from `search` on the mixture's magnitude.
+
+    The mixture is analysed at a multiple of the priors' sample rate that covers its own (44.1 kHz for 22.05 kHz
+    priors) with as many times longer windows, so that bins and frames fall on the prior's. Channels share one mask,
+    computed from the root mean square of their magnitudes, which keeps the stereo image and costs one separation; for
+    mono input all this is exactly the paper's method. Above the prior's band (11 kHz) each stem gets the share that it
+    has in the top quarter of the band.
+
+    Args:
+        priors: name of the stem -> prior. Their weights are copied and prepared once, here.
+        config: default `flowsep.search.config_for(priors)`.
+        memory_limit: in bytes, see `within_memory`, which may shorten the chunks; whole stems come on top of it.
+    Raises:
+        FlowsepError: priors that do not fit together, a `memory_limit` that is too low, no such device.
+    """
+
+    def __init__(
+        self, priors: Mapping[str, Prior], config: SeparationConfig | None = None, *, memory_limit: int | None = None
+    ):
+        config = config or config_for(priors)
+        self.flows = Flows(priors, config)
+        self.names, self.feature = tuple(priors), next(iter(priors.values())).feature
+        self.config, self.batch = within_memory(memory_limit, priors, config)
+        keep_freed_memory()
+
+    def __call__(
+        self, mixture: np.ndarray | Tensor, sample_rate: int = 44100, callback: Callback | None = None
+    ) -> Stems:
+        """Separate a song that fits into memory; long ones are cut into chunks, see `stream`.
+
+        Args:
+            mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1.
+            sample_rate: of the mixture, Hz.
+            callback: as in `stream`.
+        Returns:
+            {name: stem} of the mixture's shape, sample rate and type; with `config.wiener` and `nonnegative` they sum
+            to the mixture.
+        Raises:
+            FlowsepError: empty input, NaN or infinite samples, more than two axes.
+        """
+        channels = _channels(mixture)
+        blocks = (block.numpy() for block in channels.split(BLOCK, dim=-1))
+        return _collect(self.stream(blocks, sample_rate, callback, samples=channels.shape[-1]), self.names, mixture)
+
+    def stream(
+        self,
+        blocks: Iterable[np.ndarray],
+        sample_rate: int = 44100,
+        callback: Callback | None = None,
+        *,
+        samples: int | None = None,
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Separate a song of any length, block by block, in the memory of a few chunks.
+
+        Chunks of `config.chunk_seconds` share `config.overlap_seconds` with their neighbours: the outer quarters of
+        what two of them share are thrown away, and in its middle half the one is faded into the other. Chunks begin on
+        even frames of the whole song's spectrogram, and the last one ends with it, so that whole and chunks differ by
+        the missing context alone. Without overlap, the paper's setting, they are pieces side by side, each for itself.
+
+        Args:
+            blocks: of the mixture, each (channels, samples), float32, full scale = 1.
+            callback: as in `separate_magnitude`, with `chunk` (from 0, the first of several that are separated at
+                once), `chunks` (None if `samples` is) and `batch` (how many these are) added.
+            samples: how many there will be; for `chunks` alone, so about as many will do.
+        Yields:
+            (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
+        Raises:
+            FlowsepError: a sample rate that is not positive, at once; or a block that is wrong.
+        """
+        if not sample_rate > 0:
+            raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
+        times = oversampling(sample_rate, self.feature)
+        cut = cut_of(self.config, self.feature, self.flows.squeeze, times)
+        samples_there = samples and math.ceil(samples * times * self.feature.sample_rate / sample_rate)
+        chunks = None if samples is None else cut.count(samples_there)
+
+        def masks_of(magnitudes: Tensor, which: tuple[int, ...]) -> Tensor:
+            def report(state: dict[str, Any]) -> None:
+                cut_off = state["estimates"][..., : magnitudes.shape[-2], : magnitudes.shape[-1]]
+                shown = cut_off if len(which) > 1 else cut_off[0]
+                shown = dict(zip(self.names, shown.unbind(-3), strict=True))
+                callback(state | {"estimates": shown, "chunk": which[0], "chunks": chunks, "batch": len(which)})
+
+            mixture = magnitudes.to(self.flows.device, self.flows.dtype)
+            estimates = search(self.flows.pad(mixture), self.flows, self.config, report if callback else None)
+            estimates = estimates[..., : mixture.shape[-2], : mixture.shape[-1]]
+            return masks(estimates, mixture, self.config).to(magnitudes)
+
+        exact = self.config.wiener and self.config.nonnegative
+        return stream_masks(blocks, sample_rate, masks_of, self.feature, cut, self.batch, names=self.names, exact=exact)
 
 
 def separate(
@@ -35,83 +130,8 @@ def separate(
     *,
     memory_limit: int | None = None,
 ) -> Stems:
-    """Stems of a mixture: s_i = iSTFT(M_i X), M_i from `separate_magnitude` of the mixture's magnitude.
-
-    The mixture is analysed at a multiple of the priors' sample rate that covers its own (44.1 kHz for 22.05 kHz
-    priors) with as many times longer windows, so that bins and frames fall on those of the prior. Channels share one
-    mask, found on the root mean square of their magnitudes, which keeps the stereo image and costs one separation;
-    for mono input all this is exactly the paper's method. Above the prior's band (11 kHz) each stem gets the share
-    that it has in the top quarter of the band. Long tracks are cut into chunks, see `separate_stream`.
-
-    Args:
-        mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1.
-        priors: name of the stem -> prior.
-        config: default `flowsep.search.usual_config(priors)`.
-        sample_rate: of the mixture, Hz.
-        callback: as in `separate_stream`.
-        memory_limit: in bytes, see `within_memory`, which may shorten the chunks; the whole stems come on top of it.
-    Returns:
-        {name: stem} of the mixture's shape, sample rate and type; with `config.wiener` and `nonnegative`
-        they sum to the mixture.
-    Raises:
-        FlowsepError: empty input, NaN or infinite samples, more than two axes, priors that do not fit together, a
-            `memory_limit` that is too low.
-    """
-    config, batch = within_memory(memory_limit, priors, config or usual_config(priors)) if priors else (config, 1)
-    channels = _channels(mixture)
-    blocks = (block.numpy() for block in channels.split(BLOCK, dim=-1))
-    stream = separate_stream(blocks, priors, config, sample_rate, callback, samples=channels.shape[-1], batch=batch)
-    return _collect(stream, tuple(priors), mixture)
-
-
-def separate_stream(
-    blocks: Iterable[np.ndarray],
-    priors: Mapping[str, Prior],
-    config: SeparationConfig | None = None,
-    sample_rate: int = 44100,
-    callback: Callback | None = None,
-    *,
-    samples: int | None = None,
-    batch: int | None = None,
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """`separate` of a song of any length, block by block, in the memory of a few chunks.
-
-    Chunks of `config.chunk_seconds` share `config.overlap_seconds` with their neighbours: the outer quarters of what
-    two of them share are thrown away, and in its middle half the one is faded into the other. Chunks begin on even
-    frames of the whole song's spectrogram, and the last one ends with it, so that whole and chunks differ by the
-    missing context alone. Without overlap, the paper's setting, they are pieces side by side, each for itself.
-
-    Args:
-        blocks: of the mixture, each (channels, samples), float32, full scale = 1.
-        priors, config, sample_rate: as in `separate`.
-        callback: as in `separate_magnitude`, with `chunk` (from 0, the first of several that are separated at once),
-            `chunks` (None if `samples` is) and `batch` (how many these are) added.
-        samples: how many there will be; for `chunks` alone, so about as many will do.
-        batch: how many chunks are separated at once at most; by default one, on a GPU what `within_memory` says.
-    Yields:
-        (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
-    Raises:
-        FlowsepError: as `separate`; at once, or where a block is wrong.
-    """
-    check_priors(priors)
-    config = config or usual_config(priors)
-    if sample_rate <= 0:
-        raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
-    feature = next(iter(priors.values())).feature
-    batch = within_memory(None, priors, config)[1] if batch is None else batch
-    squeeze = math.lcm(*(prior.model.squeeze for prior in priors.values()))
-    cut = _cut_of(config, feature, squeeze, _times(sample_rate, feature))
-    rate = _times(sample_rate, feature) * feature.sample_rate
-    chunks = None if samples is None else cut.count(math.ceil(samples * rate / sample_rate))
-
-    def estimate(magnitudes: Tensor, which: tuple[int, ...]) -> Magnitudes:
-        def report(state: dict[str, Any]) -> None:
-            callback(state | {"chunk": which[0], "chunks": chunks, "batch": len(which)})
-
-        return _separate_batch(magnitudes, priors, config, report if callback is not None else None)
-
-    wiener = config.wiener and config.nonnegative
-    return _stream(blocks, sample_rate, estimate, feature, cut, batch, names=tuple(priors), wiener=wiener)
+    """`Separator(priors, config)(mixture, sample_rate, callback)`: for one song; see there."""
+    return Separator(priors, config, memory_limit=memory_limit)(mixture, sample_rate, callback)
 
 
 def separate_with_masks(
@@ -123,7 +143,7 @@ def separate_with_masks(
     feature: FeatureConfig | None = None,
     wiener: bool = True,
 ) -> Stems:
-    """What `separate` does around its core, for any system that maps a magnitude to one magnitude per source.
+    """What `Separator` does around its core, for any system that maps a magnitude to one magnitude per source.
 
     Args:
         mixture, sample_rate: as in `separate`.
@@ -133,15 +153,16 @@ def separate_with_masks(
         feature: default the paper's, 22,050 Hz, 513 bins, hop 256.
         wiener: ratio masks that sum to one; else each estimate's own magnitude with the mixture's phase.
     """
-    if sample_rate <= 0:
-        raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
+    feature = feature or FeatureConfig()
 
-    def estimate(magnitudes: Tensor, _: tuple[int, ...]) -> Magnitudes:
-        return {name: x.unsqueeze(0) for name, x in magnitude_function(magnitudes[0]).items()}
+    def masks_of(magnitudes: Tensor, _: tuple[int, ...]) -> Tensor:
+        by_name = magnitude_function(magnitudes[0])
+        estimates = torch.stack([by_name[name] for name in names]).unsqueeze(0)
+        return ratio_masks(estimates) if wiener else estimates / magnitudes.unsqueeze(1).clamp_min(FLOOR)
 
     whole = Cut(length=math.inf, step=math.inf)
     blocks = [_channels(mixture).numpy()]
-    stream = _stream(blocks, sample_rate, estimate, feature or FeatureConfig(), whole, 1, names=names, wiener=wiener)
+    stream = stream_masks(blocks, sample_rate, masks_of, feature, whole, 1, names=names, exact=wiener)
     return _collect(stream, names, mixture)
 
 

@@ -2,8 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -13,14 +13,11 @@ from torch.nn import functional
 
 from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
-from .prior import Prior
-from .search import FLOOR, Callback, Magnitudes, ratio_masks, separate_magnitude
+from .search import FLOOR
 from .spectrogram import istft, stft
 
-BLOCK = 2**17  # samples of an array that are taken at once
-BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
-Stems = dict[str, Any]
-Estimate = Callable[[Tensor, tuple[int, ...]], Magnitudes]  # magnitudes of some chunks, and which chunks these are
+# magnitudes (batch, bins, frames) of some chunks, and which chunks these are -> masks (batch, sources, bins, frames)
+MasksOf = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 class Chunk(NamedTuple):
@@ -60,7 +57,7 @@ class Cut(NamedTuple):
         return next(k for k in itertools.count() if self.is_last(k * self.step, samples)) + 1
 
 
-def _cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, times: int) -> Cut:
+def cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, times: int) -> Cut:
     second, hop = feature.sample_rate / feature.hop, times * feature.hop
     frames = max(squeeze, _up(round(config.chunk_seconds * second), squeeze))
     shared = min(round(config.overlap_seconds * second), frames // 2) // squeeze * squeeze
@@ -70,27 +67,30 @@ def _cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, time
     return Cut(length=(frames - 1) * hop, step=(frames - shared) * hop, hop=hop, multiple=squeeze)
 
 
-def _separate_batch(
-    magnitudes: Tensor, priors: Mapping[str, Prior], config: SeparationConfig, callback: Callback | None
-) -> Magnitudes:
-    """`separate_magnitude` of (batch, bins, frames), of which a batch of one has no axis."""
-    if len(magnitudes) > 1:
-        return separate_magnitude(magnitudes, priors, config, callback)
-    return {name: x.unsqueeze(0) for name, x in separate_magnitude(magnitudes[0], priors, config, callback).items()}
-
-
-def _stream(
+def stream_masks(
     blocks: Iterable[np.ndarray],
     sample_rate: int,
-    estimate: Estimate,
+    masks_of: MasksOf,
     feature: FeatureConfig,
     cut: Cut,
     batch: int,
     *,
     names: tuple[str, ...],
-    wiener: bool,
+    exact: bool,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    times = _times(sample_rate, feature)
+    """The stems of a song, block by block, by masks on the spectrogram of its chunks.
+
+    Args:
+        blocks: of the mixture, each (channels, samples).
+        masks_of: see `MasksOf`; of all bins of the feature, for chunks that are not silent.
+        batch: how many chunks are handed over at once, at most.
+        exact: the masks sum to one, and the stems shall sum to the mixture.
+    Yields:
+        (first sample, {name: (channels, samples)}).
+    Raises:
+        FlowsepError: no samples, or NaN or infinite ones.
+    """
+    times = oversampling(sample_rate, feature)
     rate = times * feature.sample_rate
     waiting: list[np.ndarray] = []  # the mixture, from where the next stems begin
 
@@ -104,7 +104,7 @@ def _stream(
 
     def pieces() -> Iterator[Chunk]:
         for chunks in _batches(_chunks(_resampled(heard(), sample_rate, rate), cut), batch):
-            yield from _explain(chunks, estimate, feature, times, cut.multiple, names, wiener=wiener)
+            yield from _explain(chunks, masks_of, feature, times, cut.multiple, len(names))
 
     def rest() -> Iterator[np.ndarray]:  # resampling there and back may end a sample early
         missing = sum(block.shape[1] for block in waiting)
@@ -117,10 +117,10 @@ def _stream(
         samples = min(stems.shape[1], mixture.shape[1])
         waiting[:] = [mixture[:, samples:]]
         if samples:
-            found = stems[:, :samples].reshape(len(names), -1, samples)
-            if wiener:  # what resampling and the transform rounded away goes to all stems alike: the sum is exact
-                found = found + (mixture[:, :samples] - found.sum(axis=0)) / len(names)
-            yield start, dict(zip(names, found, strict=True))
+            done = stems[:, :samples].reshape(len(names), -1, samples)
+            if exact:  # all stems get an equal share of what resampling and the transform rounded away
+                done = done + (mixture[:, :samples] - done.sum(axis=0)) / len(names)
+            yield start, dict(zip(names, done, strict=True))
         start += samples
 
 
@@ -145,55 +145,43 @@ def _batches(chunks: Iterable[Chunk], batch: int) -> Iterator[list[Chunk]]:
 
 
 def _explain(
-    chunks: list[Chunk],
-    estimate: Estimate,
-    feature: FeatureConfig,
-    times: int,
-    multiple: int,
-    names: tuple[str, ...],
-    *,
-    wiener: bool,
+    chunks: list[Chunk], masks_of: MasksOf, feature: FeatureConfig, times: int, multiple: int, sources: int
 ) -> Iterator[Chunk]:
-    """The same chunks with audio (sources, channels, samples); those of equally many frames are estimated at once."""
+    """The same chunks with audio (sources, channels, samples); chunks of equally many frames are handed over at once.
+
+    The magnitude that the priors know is the root mean square of the channels; a window `times` as long sums to `times`
+    as much.
+    """
     spectra = {c.number: stft(c.audio, times * feature.n_fft, times * feature.hop) for c in chunks if c.audio.any()}
-    bands = {number: _band(spectrum, feature, times) for number, spectrum in spectra.items()}
-    found: dict[int, Magnitudes] = {}
+    bins = feature.n_fft // 2 + 1
+    bands = {number: x[:, :bins].abs().square().mean(dim=0).sqrt() / times for number, x in spectra.items()}
+    masks: dict[int, Tensor] = {}
     for _, group in itertools.groupby(bands, key=lambda number: _up(bands[number].shape[-1], multiple)):
         which = tuple(group)
         padded = [functional.pad(bands[number], (0, -bands[number].shape[-1] % multiple)) for number in which]
-        estimates = estimate(torch.stack(padded), which)
-        for entry, number in enumerate(which):
-            found[number] = {name: x[entry, :, : bands[number].shape[-1]] for name, x in estimates.items()}
+        masks |= dict(zip(which, masks_of(torch.stack(padded), which), strict=True))
     for chunk in chunks:
-        stems = chunk.audio.new_zeros(len(names), *chunk.audio.shape)
-        if chunk.number in found:
-            masks = _masks(found.pop(chunk.number), bands.pop(chunk.number), wiener=wiener)
+        stems = chunk.audio.new_zeros(sources, *chunk.audio.shape)
+        if chunk.number in masks:
             spectrum = spectra.pop(chunk.number)
-            for stem, name in zip(stems, names, strict=True):
-                above = spectrum.shape[-2] - masks[name][0].shape[0]
-                mask = torch.cat([masks[name][0], masks[name][1].expand(above, -1)])
-                stem[:] = istft(spectrum * mask, stem.shape[-1], times * feature.n_fft, times * feature.hop)
+            mask = _whole_mask(masks.pop(chunk.number), bands.pop(chunk.number), spectrum.shape[-2])
+            for stem, own in zip(stems, mask, strict=True):
+                stem[:] = istft(spectrum * own, stem.shape[-1], times * feature.n_fft, times * feature.hop)
         yield chunk._replace(audio=stems)
 
 
-def _band(spectrum: Tensor, feature: FeatureConfig, times: int) -> Tensor:
-    """The magnitude that the priors know; a window `times` as long sums to `times` as much."""
-    return spectrum[:, : feature.n_fft // 2 + 1].abs().square().mean(dim=0).sqrt() / times
+def _whole_mask(mask: Tensor, band: Tensor, bins: int) -> Tensor:
+    """A mask with rows for the bins above the priors' band: each source's share of the top quarter of the band.
 
-
-def _masks(estimates: Magnitudes, band: Tensor, *, wiener: bool) -> dict[str, tuple[Tensor, Tensor]]:
-    """For each source its mask within the priors' band and its share above, (bins, frames) and (1, frames)."""
-    if wiener:
-        gains = ratio_masks(estimates)
-    else:
-        gains = {name: estimate / band.clamp_min(FLOOR) for name, estimate in estimates.items()}
-    top = {name: x[-band.shape[0] // 4 :].clamp_min(FLOOR).mean(dim=0, keepdim=True) for name, x in estimates.items()}
-    shares = ratio_masks(top)
-    return {name: (gains[name], shares[name]) for name in estimates}
+    Shape: (sources, bins of the band, frames or more), (bins of the band, frames) -> (sources, bins, frames).
+    """
+    mask = mask[..., : band.shape[-1]]
+    top = (mask * band)[:, -band.shape[0] // 4 :].clamp_min(FLOOR).mean(dim=1, keepdim=True)
+    return torch.cat([mask, (top / top.sum(dim=0)).expand(-1, bins - band.shape[0], -1)], dim=1)
 
 
 def _joined(chunks: Iterable[Chunk], quarter: int) -> Iterator[np.ndarray]:
-    """Chunks of stems one after the other, (sources * channels, samples): see `separate_stream` for their borders."""
+    """Chunks of stems one after the other, (sources * channels, samples): see `Separator.stream` for their borders."""
     rise = (torch.arange(2 * quarter) + 0.5) / max(2 * quarter, 1)
     done, tail = 0, None
     for chunk in chunks:
@@ -221,7 +209,7 @@ def _resampled(blocks: Iterable[np.ndarray], rate_in: int, rate_out: int) -> Ite
         yield stream.resample_chunk(np.zeros((0, len(block)), np.float32), last=True).T
 
 
-def _times(sample_rate: int, feature: FeatureConfig) -> int:
+def oversampling(sample_rate: int, feature: FeatureConfig) -> int:
     """How many times the priors' sample rate covers this one."""
     return math.ceil(sample_rate / feature.sample_rate)
 

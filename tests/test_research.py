@@ -6,7 +6,7 @@ import torch
 
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
 from flowsep.prior import Prior
-from flowsep.search import separate_magnitude, usual_config
+from flowsep.search import config_for, separate_magnitude
 from research import searches
 from research.__main__ import TOPICS, main
 from research.priors import SETS
@@ -29,7 +29,9 @@ def priors():
 
 def test_the_plain_search_is_that_of_the_package(priors):
     magnitude = torch.rand(33, 21, generator=torch.Generator().manual_seed(1))
-    config = SeparationConfig.smoothed(alpha=0.0, smooth=searches.SMOOTH, wiener=False, iterations=12, lr=0.03)
+    config = SeparationConfig.for_noisy_priors(
+        alpha=0.0, modulus_floor=searches.SMOOTH, wiener=False, iterations=12, lr=0.03
+    )
     expected = separate_magnitude(magnitude, priors, config)
     found = searches.descend(magnitude, priors, iterations=12)
     for name in priors:
@@ -53,9 +55,9 @@ def test_other_starts_give_estimates_of_all_sources(priors, search):
 
 
 def test_the_default_follows_the_noise_of_the_priors(priors):
-    assert usual_config(priors) == SeparationConfig.smoothed()
+    assert config_for(priors) == SeparationConfig.for_noisy_priors()
     priors["low"].provenance = {}  # as of the research code's checkpoints
-    assert usual_config(priors, iterations=3) == SeparationConfig(iterations=3)
+    assert config_for(priors, iterations=3) == SeparationConfig(iterations=3)
 
 
 def test_every_trial_names_priors_and_a_search_that_there_are():

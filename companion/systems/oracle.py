@@ -25,9 +25,10 @@ class IdealRatioMask(System):
         """See `System.separate`; FlowsepError without a reference of the mixture's shape for every source."""
         check_references(self.name, self.sources, mixture, references)
         spectrum = spectrum_of(mixture)
-        masks = ratio_masks({source: spectrum_of(references[source]).abs() for source in self.sources})
-        samples = mixture.shape[-1]
-        return {source: istft(mask * spectrum, samples, N_FFT, HOP).numpy() for source, mask in masks.items()}
+        # (channels, sources, bins, frames): each channel has masks of its own
+        masks = ratio_masks(torch.stack([spectrum_of(references[source]).abs() for source in self.sources], dim=1))
+        stems = istft(masks * spectrum.unsqueeze(1), mixture.shape[-1], N_FFT, HOP).unbind(1)
+        return {source: stem.numpy() for source, stem in zip(self.sources, stems, strict=True)}
 
 
 def check_references(

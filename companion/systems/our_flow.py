@@ -1,4 +1,4 @@
-"""The paper's method with smooth priors, several of them a source: this project's own variant."""
+"""The paper's method with priors of noisy magnitudes, several per source: this project's own variant."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from flowsep.checkpoint import load_prior
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig, TrainingConfig
 from flowsep.files import FlowsepError
-from flowsep.prior import Prior
-from flowsep.separator import separate
+from flowsep.separator import Separator
 
 from ..profile import Profile
 from . import System
@@ -40,14 +39,14 @@ class MemberOptions(BaseModel):
         return profile.model_copy(update=changed | {"new_sources": None, "seed": seed})
 
 
-class SmoothedOptions(SeparationConfig):
+class OurOptions(SeparationConfig):
     """`SeparationConfig`, and the sets of priors, one or more."""
 
     members: tuple[MemberOptions, ...] = Field((MemberOptions(),), min_length=1)
 
 
 class OurFlow(System):
-    """`s_i = mean_k flowsep.separate(x, priors_k)_i` over K sets of priors; every prior is one of source plus noise.
+    """`s_i = mean_k Separator(priors_k)(x)_i` over K sets of priors; every prior is one of source plus noise.
 
     A density of magnitudes spends most of its nats on bins that nobody hears, and the estimates that it prefers are
     smoother than any source. Noise of the level of what matters, added to the crops in training, lessens both. The sets
@@ -60,10 +59,10 @@ class OurFlow(System):
 
     name = "flowsep"
     supervision = "solo"
-    Options = SmoothedOptions
-    defaults: ClassVar = SeparationConfig.smoothed().model_dump()
+    Options = OurOptions
+    defaults: ClassVar = SeparationConfig.for_noisy_priors().model_dump()
     curve_label = "negative log-likelihood (nats per element)"
-    members: list[dict[str, Prior]] | None = None  # loaded on first use
+    separators: list[Separator] | None = None  # one per set of priors, loaded on first use
 
     def fit(self, dataset, profile, folder, progress=False):
         """Train all priors, one after the other, into `<folder>/<member>/priors`, from solo stems alone.
@@ -84,7 +83,7 @@ class OurFlow(System):
         number, _, source = part.partition("-")
         own = self.options.members[int(number)].profile(profile, source, profile.seed + int(number))
         train_source(dataset, source, own, Path(folder) / number, progress=progress)
-        self.folder, self.members = Path(folder), None
+        self.folder, self.separators = Path(folder), None
 
     def material(self, dataset, profile):
         """The solo recordings of all sources, at each member's rate."""
@@ -99,16 +98,17 @@ class OurFlow(System):
         ]
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
-        """See `System.separate`; `callback` as in `flowsep.separate`, of the first set of priors."""
-        if self.members is None:
+        """See `System.separate`; `callback` as in `Separator.stream`, of the first set of priors."""
+        if self.separators is None:
+            config = SeparationConfig(**self.options.model_dump(include=set(SeparationConfig.model_fields)))
             numbers = range(len(self.options.members))
-            self.members = [{source: load_prior(self._path(k, source)) for source in self.sources} for k in numbers]
-        config = SeparationConfig(**self.options.model_dump(include=set(SeparationConfig.model_fields)))
-        found = [
-            separate(mixture, priors, config, sample_rate, None if number else callback)
-            for number, priors in enumerate(self.members)
+            members = ({source: load_prior(self._path(k, source)) for source in self.sources} for k in numbers)
+            self.separators = [Separator(priors, config) for priors in members]
+        estimates = [
+            separator(mixture, sample_rate, None if number else callback)
+            for number, separator in enumerate(self.separators)
         ]
-        return {source: np.mean([stems[source] for stems in found], axis=0) for source in self.sources}
+        return {source: np.mean([stems[source] for stems in estimates], axis=0) for source in self.sources}
 
     def checkpoints(self):
         """The priors' files, all sources of one set after the other."""

@@ -8,13 +8,13 @@ from flowsep.config import SeparationConfig
 from flowsep.files import FlowsepError
 from flowsep.prior import Prior, parameters
 from flowsep.research_checkpoint import checkpoint_file
-from flowsep.separator import separate
+from flowsep.separator import Separator
 
 from . import System, total_costs
 
 
 class InstGlow(System):
-    """`flowsep.separate` with the priors in a folder; the options are `SeparationConfig`'s, by default the paper's.
+    """`flowsep.Separator` with the priors in a folder; the options are `SeparationConfig`'s, by default the paper's.
 
     The priors are `<source>.safetensors` files or folders `<source>/` of the research code.
     """
@@ -24,6 +24,7 @@ class InstGlow(System):
     Options = SeparationConfig
     defaults = SeparationConfig.paper().model_dump()
     flows: dict[str, Prior] | None = None  # loaded on first use
+    separator: Separator | None = None
 
     def fit(self, dataset, profile, folder):
         """Train the priors one after the other into `<folder>/priors`, each on the solo stems of its source alone."""
@@ -31,15 +32,17 @@ class InstGlow(System):
 
         for source in self.sources:
             train_source(dataset, source, profile, folder)
-        self.priors, self.flows = Path(folder) / "priors", None
+        self.priors, self.flows, self.separator = Path(folder) / "priors", None, None
 
     def parts(self):
         """None: in a profile each prior is trained by a notebook of its own."""
         return ()
 
     def separate(self, mixture, sample_rate, references=None, callback=None):
-        """See `System.separate`; `callback` as in `flowsep.separate`."""
-        return separate(mixture, self._loaded(), self.options, sample_rate, callback)
+        """See `System.separate`; `callback` as in `Separator.stream`."""
+        if self.separator is None:
+            self.separator = Separator(self._loaded(), self.options)
+        return self.separator(mixture, sample_rate, callback)
 
     def checkpoints(self):
         """The priors' files; none for priors that were handed over in memory."""

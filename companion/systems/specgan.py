@@ -3,8 +3,6 @@
 References: Donahue, McAuley, Puckette 2019 (SpecGAN); Gulrajani et al. 2017 (WGAN-GP).
 """
 
-import math
-import time
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, relu
 
-from flowsep.config import FeatureConfig
-from flowsep.files import FlowsepError, atomic_path
-from flowsep.machine import choose_device, peak_memory
+from flowsep.config import FeatureConfig, TrainingConfig
 from flowsep.prior import parameters
+from flowsep.resume import start_fabric
+from flowsep.train import Task, magnitudes, optimise
 from flowsep.weights import save_safetensors
 
 FORMAT = "flowsep-specgan-1"
@@ -139,11 +137,9 @@ def fit_gan(
 ) -> None:
     """min_G max_D E[D(x)] - E[D(G(z))] - penalty (|grad D| - 1)^2 over images x of one source, z uniform in [-1, 1].
 
-    Each `every` steps the state and the curve go to `work`: `state.safetensors`, and `loss.csv` with the columns step,
-    split, value and seconds, where value is E[D(x)] - E[D(G(z))] on training and on held-out songs. A run that
-    was killed goes on from there and ends with the same weights, because everything random depends on (seed, step).
-    The last generator goes to `checkpoint`, with what it cost: the distance of a critic that trains along tells no best
-    one.
+    Each `every` steps the state and the curve go to `work`, see `flowsep.train.optimise`; their value is
+    E[D(x)] - E[D(G(z))] on training and on held-out songs. The last generator goes to `checkpoint`, with what it cost:
+    the distance of a critic that trains along says nothing of which one is best.
 
     Args:
         sampler: `batch(k)` gives the k-th batch of crops (batch, samples) of `options.feature`'s rate.
@@ -151,68 +147,71 @@ def fit_gan(
     Raises:
         FlowsepError: a loss that became NaN or infinite, a state of other settings.
     """
-    import pandas as pd
-
-    from flowsep.resume import resume, save_state
-    from flowsep.train import magnitudes
-
+    training = TrainingConfig(steps=options.steps, lr=options.lr, validate_every=every, device=device)
+    training = training.model_copy(update={"precision": "32-true"})
+    fabric = start_fabric(training)
     torch.manual_seed(seed)
-    place = choose_device(device)
-    network = nn.ModuleDict({"generator": Generator(options), "critic": Critic(options)}).to(place)
-    generator, critic = network["generator"], network["critic"]
-    # one optimiser for both: Adam leaves alone whatever has no gradient, and each step gives one to one of them only
-    optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, betas=(0.5, 0.9))
-
-    def features(crops: np.ndarray) -> Tensor:
-        return magnitudes(torch.from_numpy(crops).to(place), options.feature)[:, : options.side]
-
-    def move(loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
+    task = _GanTask(source, options, sampler, validation, fabric.device)
     settings = {"source": source, "seed": seed, "options": options.model_dump(mode="json")}
-    state, done, rows, memory = work / "state.safetensors", 0, [], math.nan
-    if state.is_file():
-        reached, rows = resume(state, settings, network, optimizer, work)
-        done, memory = reached["step"], reached.get("memory", math.nan)
-    else:
-        generator.measure(torch.cat([features(sampler.batch(k)) for k in range(max(1, 512 // options.batch))]))
-    held_out = generator.image(features(validation))
-    before, began = rows[-1]["seconds"] if rows else 0.0, time.monotonic()
-    distances: list[Tensor] = []
-    for step in range(done, options.steps):
-        rng = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    costs = optimise(task, training, work, settings, fabric, seed=seed, progress=False)
+    origin = {**(provenance or {}), "parameters": parameters(task.generator), **costs}
+    header = {"format": FORMAT, **settings, "provenance": origin}
+    save_safetensors(checkpoint, task.generator.state_dict(), header)
 
-        def draw(count: int, rng: torch.Generator = rng) -> Tensor:
-            return (2 * torch.rand(count, options.latent, generator=rng) - 1).to(place)
 
-        for turn in range(options.critic_steps):
-            real = generator.image(features(sampler.batch(step * options.critic_steps + turn)))
+class _GanTask(Task):
+    """`critic_steps` steps of the critic, then one of the generator; one optimiser for both.
+
+    Adam leaves alone whatever has no gradient, and each step gives one to one of them only.
+    """
+
+    key, betas = "prior.lr", (0.5, 0.9)
+
+    def __init__(
+        self, source: str, options: SpecGANOptions, sampler: Any, validation: np.ndarray, device: torch.device
+    ):
+        network = nn.ModuleDict({"generator": Generator(options), "critic": Critic(options)}).to(device)
+        super().__init__(f"gan_prior: {source}", network)
+        self.generator, self.critic = network["generator"], network["critic"]
+        self.options, self.sampler, self.device = options, sampler, device
+        first = [self._features(sampler.batch(k)) for k in range(max(1, 512 // options.batch))]
+        self.generator.measure(torch.cat(first))
+        self.held_out = self.generator.image(self._features(validation))
+
+    def update(self, fabric, network, optimizer, step, clip):
+        """See `Task.update`; the value is the critic's distance."""
+
+        def move(loss: Tensor) -> None:
+            optimizer.zero_grad()
+            fabric.backward(loss)
+            optimizer.step()
+
+        distances = []
+        for turn in range(self.options.critic_steps):
+            batch = self.sampler.batch(step * self.options.critic_steps + turn)
+            real = self.generator.image(self._features(batch))
             with torch.no_grad():
-                fake = generator(draw(len(real)))
-            distance = critic(real).mean() - critic(fake).mean()
-            share = torch.rand(len(real), 1, 1, generator=rng).to(place)
-            move(options.penalty * gradient_penalty(critic, real, fake, share) - distance)
+                fake = self.generator(self._draw(len(real)))
+            distance = self.critic(real).mean() - self.critic(fake).mean()
+            share = torch.rand(len(real), 1, 1).to(self.device)
+            move(self.options.penalty * gradient_penalty(self.critic, real, fake, share) - distance)
             distances.append(distance.detach())
-        critic.requires_grad_(False)
-        move(-critic(generator(draw(options.batch))).mean())
-        critic.requires_grad_(True)
-        done = step + 1
-        if done % every == 0 or done == options.steps:
-            with torch.no_grad():
-                fakes = torch.cat([critic(generator(part)) for part in draw(len(held_out)).split(options.batch)])
-                reals = torch.cat([critic(part) for part in held_out.split(options.batch)])
-            found = {"train": torch.stack(distances).mean().item(), "valid": (reals.mean() - fakes.mean()).item()}
-            distances.clear()
-            if not all(map(math.isfinite, found.values())):
-                raise FlowsepError(f"gan_prior: {source}: the loss is {found} by step {done}; lower `prior.lr`")
-            seconds = before + time.monotonic() - began
-            rows += [{"step": done, "split": k, "value": value, "seconds": seconds} for k, value in found.items()]
-            with atomic_path(work / "loss.csv") as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
-            memory = float(np.fmax(memory, peak_memory()))
-            save_state(state, settings, network, optimizer, step=done, memory=memory)
-    costs = {"parameters": parameters(generator), "training_seconds": round(rows[-1]["seconds"], 1)}
-    origin = {**(provenance or {}), **costs, "training_memory_mib": memory}
-    save_safetensors(checkpoint, generator.state_dict(), {"format": FORMAT, **settings, "provenance": origin})
+        self.critic.requires_grad_(False)
+        move(-self.critic(self.generator(self._draw(self.options.batch))).mean())
+        self.critic.requires_grad_(True)
+        return torch.stack(distances).mean()
+
+    def validate(self, network):
+        latents = self._draw(len(self.held_out)).split(self.options.batch)
+        fakes = torch.cat([self.critic(self.generator(part)) for part in latents])
+        reals = torch.cat([self.critic(part) for part in self.held_out.split(self.options.batch)])
+        return (reals.mean() - fakes.mean()).item()
+
+    def keep(self, step, value, best):
+        """Nothing: the state holds the last generator."""
+
+    def _draw(self, count: int) -> Tensor:
+        return (2 * torch.rand(count, self.options.latent) - 1).to(self.device)
+
+    def _features(self, crops: np.ndarray) -> Tensor:
+        return magnitudes(torch.from_numpy(crops).to(self.device), self.options.feature)[:, : self.options.side]

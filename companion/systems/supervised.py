@@ -5,7 +5,7 @@ A network learns f(x) = (s_1, ..., s_n) from pairs of a mixture x = sum_i s_i an
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from flowsep.config import HOW_ONLY
 from flowsep.files import SAMPLE_RATES, FlowsepError
 from flowsep.machine import choose_device
 from flowsep.prior import parameters
+from flowsep.resume import start_fabric
+from flowsep.train import Task, alone, optimise
 from flowsep.weights import check_weights, load_exactly, read_safetensors, save_safetensors
 
 from . import System
@@ -102,8 +104,6 @@ class Supervised(System):
 
         Raises FlowsepError: a missing library, no such source, NaN, or the work of other options.
         """
-        from flowsep.resume import start_fabric
-        from flowsep.train import alone, optimise
 
         options, work = self.options, Path(folder) / "training"
         own = {name: getattr(options, name) for name in ("steps", "batch", "crop_seconds", "lr", "device")}
@@ -121,55 +121,19 @@ class Supervised(System):
         torch.manual_seed(profile.seed)
         network = self.build()
         self.prepare(network, sampler)
-        network.to(fabric.device)
-
-        def scaled_loss(network: nn.Module, batch: np.ndarray) -> Tensor:
-            stems = torch.from_numpy(batch).to(fabric.device)
-            return self.loss(network, stems * self.gain(stems.sum(dim=1)).unsqueeze(1))
-
-        def loss(network: nn.Module, step: int) -> Tensor:
-            return scaled_loss(network, sampler.batch(step))
-
-        def validate(network: nn.Module) -> float:
-            total, items = 0.0, 0
-            for batch in validation_batches(stems["valid"], self.crop, options.batch, options.mixes, profile.seed):
-                total += scaled_loss(network, batch).item() * len(batch)
-                items += len(batch)
-            return total / items
-
-        def keep(step: int, value: float, best: bool) -> None:
-            if best:
-                save_safetensors(work / "best.safetensors", network.state_dict(), {"step": step, "valid_loss": value})
-
+        task = _NetworkTask(self, network.to(fabric.device), sampler, stems["valid"], work, profile.seed)
         settings = {"system": self.name, "sources": list(self.sources), "seed": profile.seed, "data": dataset.hash}
-        unused = {"epochs", "gain_db", "speed", "silence_db", *HOW_ONLY}  # of the priors' crops
+        unused = {"epochs", "gain_db", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
         with alone(fabric, work):
-            costs = optimise(
-                fabric,
-                network,
-                training,
-                loss=loss,
-                validate=validate,
-                keep=keep,
-                settings=settings,
-                work=work,
-                name=self.name,
-                seed=profile.seed,
-                key=f"systems.{self.name}.lr",
-                progress=progress,
-            )
+            costs = optimise(task, training, work, settings, fabric, seed=profile.seed, progress=progress)
             if not (work / "best.safetensors").is_file():
                 raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
             best, tensors = read_safetensors(work / "best.safetensors")
-            provenance = {
-                "data": dataset.name,
-                "data_hash": dataset.hash,
-                "profile": profile.name,
-                "config": profile.hash,
-            }
-            provenance |= {**best, "parameters": parameters(network), **costs, "device": fabric.device.type}
+            provenance = {"data": dataset.name, "data_hash": dataset.hash}
+            provenance |= {"profile": profile.name, "config": profile.hash, **best}
+            provenance |= {"parameters": parameters(network), **costs, "device": fabric.device.type}
             save_safetensors(self._path(folder), tensors, {"format": FORMAT, **settings, "provenance": provenance})
         self.folder, self.network = Path(folder), None
 
@@ -240,3 +204,35 @@ class Supervised(System):
         if folder is None:
             raise FlowsepError(f"{self.name}: not fitted, and no folder of a fitted one given")
         return Path(folder) / f"{self.name}.safetensors"
+
+
+class _NetworkTask(Task):
+    """The loss of a `Supervised` system on mixtures that are scaled to one level."""
+
+    def __init__(
+        self, system: Supervised, network: nn.Module, sampler: MixtureSampler, held_out: Any, work: Path, seed: int
+    ):
+        super().__init__(system.name, network)
+        self.system, self.sampler, self.held_out, self.work, self.seed = system, sampler, held_out, work, seed
+        self.key = f"systems.{system.name}.lr"
+        self.device = next(network.parameters()).device
+
+    def loss(self, network, step):
+        return self._scaled_loss(network, self.sampler.batch(step))
+
+    def validate(self, network):
+        total, items, options = 0.0, 0, self.system.options
+        batches = validation_batches(self.held_out, self.system.crop, options.batch, options.mixes, self.seed)
+        for batch in batches:
+            total += self._scaled_loss(network, batch).item() * len(batch)
+            items += len(batch)
+        return total / items
+
+    def keep(self, step, value, best):
+        if best:
+            header = {"step": step, "valid_loss": value}
+            save_safetensors(self.work / "best.safetensors", self.network.state_dict(), header)
+
+    def _scaled_loss(self, network: nn.Module, batch: np.ndarray) -> Tensor:
+        stems = torch.from_numpy(batch).to(self.device)
+        return self.system.loss(network, stems * self.system.gain(stems.sum(dim=1)).unsqueeze(1))

@@ -54,6 +54,9 @@ class Likelihood(nn.Module):
         self.bias = nn.Parameter(torch.stack([norm.bias.detach() for norm in norms])[:, self.order])
         self.mixing = nn.Parameter(torch.stack([mixing.weight.detach() for mixing in mixes]))
         for name, weight in nets.gather(couplings, self.half)._asdict().items():
+            if not weight.numel():  # a net of one layer has no residual
+                self.register_buffer(name, weight, persistent=False)
+                continue
             self.register_parameter(name, nn.Parameter(weight))
             if axes := NORMALISED.get(name):
                 length = weight.flatten(-axes).norm(dim=-1, keepdim=True)
@@ -96,7 +99,7 @@ class Likelihood(nn.Module):
         """The weights themselves: g v / |v| where they are normalised."""
         weights = {name: getattr(self, name) for name in nets.Net._fields}
         for name, axes in NORMALISED.items():
-            if not weights[name].numel():  # a net of one layer has no residual, and torch would divide by zero
+            if not weights[name].numel():
                 continue
             rows = weights[name].flatten(-axes)
             flat = torch._weight_norm(rows.flatten(0, -2), getattr(self, f"{name}_norm").flatten(0, -2), 0)
