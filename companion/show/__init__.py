@@ -1,20 +1,8 @@
 """Pictures, players and sliders for the book: arrays and frames in, figures and HTML out."""
 
+from .cost_plots import loss_curve, loss_curves, pareto, pareto_front, ranges, roofline, scaling
 from .player import StemPlayer
-from .score_plots import (
-    loss_curve,
-    loss_curves,
-    paired_differences,
-    paired_scatter,
-    pareto,
-    pareto_front,
-    ranges,
-    ranked_boxes,
-    roofline,
-    scaling,
-    score_boxes,
-    score_matrix,
-)
+from .score_plots import paired_differences, paired_scatter, ranked_boxes, score_boxes, score_matrix
 from .slider import PictureSlider
 from .sound_plots import (
     average_spectra,
