@@ -29,7 +29,7 @@ from companion.scores.evaluate import COLUMNS, read_scores, write_scores
 from companion.scores.museval_json import read_museval
 from companion.show.player import StemPlayer
 from companion.show.slider import PictureSlider
-from companion.tables.results import plain, table_html, table_markdown
+from companion.tables import plain, table_html, table_markdown
 from flowsep import FlowsepError
 from flowsep.cli import main
 from flowsep.files import MAX_NAME, atomic_path, safe_name, write_text

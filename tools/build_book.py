@@ -27,7 +27,7 @@ import pandas as pd
 from finish import dead_links, finish
 
 from companion.profile import find_root
-from companion.tables.results import costs, labels, load_scores, made_of, plain
+from companion.tables import costs, labels, load_scores, made_of, plain
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
 
 PICTURES, DATA = "_media", "_data"  # folders of the site

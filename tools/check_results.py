@@ -24,8 +24,7 @@ from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.scores.evaluate import read_scores
 from companion.systems import code_of
-from companion.tables.published import load_published, same_data
-from companion.tables.results import load_scores, made_of, tables
+from companion.tables import load_published, load_scores, made_of, same_data, table_files
 from flowsep.files import FlowsepError, atomic_path, read_json
 
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
@@ -109,7 +108,7 @@ def problems(folder: Path, profile: Profile) -> Iterator[str]:
                     yield f"{where}: {system}: {column} is {', '.join(map(str, sorted(wrong)))}, expected {value}"
     published = same_data(load_published(folder.parent / "published.csv"), profile.data.kind)
     settings = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
-    for name, text in tables(scores, published, **settings).items():
+    for name, text in table_files(scores, published, **settings).items():
         if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
             yield f"{name}: is not what the scores make; run notebooks/06_results.ipynb"
     if read_json(folder / "tables.json").get("made_of") != made_of(folder):

@@ -1,6 +1,7 @@
 """Pictures, players and sliders for the book: arrays and frames in, figures and HTML out."""
 
 from .cost_plots import loss_curve, loss_curves, pareto, pareto_front, ranges, roofline, scaling
+from .options import changed_options, facts_table
 from .player import StemPlayer
 from .score_plots import paired_differences, paired_scatter, ranked_boxes, score_boxes, score_matrix
 from .slider import PictureSlider
@@ -13,17 +14,22 @@ from .sound_plots import (
     spectrograms,
     waveforms,
 )
+from .sounds import invert, magnitude
 from .style import describe, source_color, use_style
 
 __all__ = [
     "PictureSlider",
     "StemPlayer",
     "average_spectra",
+    "changed_options",
     "describe",
+    "facts_table",
+    "invert",
     "latents",
     "likelihoods",
     "loss_curve",
     "loss_curves",
+    "magnitude",
     "paired_differences",
     "paired_scatter",
     "pareto",

@@ -12,7 +12,7 @@ from companion.profile import DataConfig, EvaluationConfig
 from companion.scores.estimates import KIND, find_systems, score_estimates
 from companion.scores.evaluate import COLUMNS, write_scores
 from companion.scores.score import score_track
-from companion.tables.results import load_scores, table
+from companion.tables import load_scores, table
 from flowsep.cli import main
 from flowsep.files import FlowsepError, safe_name
 

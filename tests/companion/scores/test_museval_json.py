@@ -14,7 +14,7 @@ from companion.graph.steps import score_system
 from companion.profile import DataConfig, load_profile
 from companion.scores.evaluate import COLUMNS, METRICS, score_track
 from companion.scores.museval_json import FRAMES, digest, read_museval, write_museval
-from companion.tables.results import load_scores
+from companion.tables import load_scores
 from flowsep.files import FlowsepError, sha256
 
 

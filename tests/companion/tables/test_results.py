@@ -13,19 +13,25 @@ from scipy.stats import wilcoxon
 
 from companion.scores.evaluate import COLUMNS, NUMBERS, write_scores
 from companion.scores.museval_json import KIND
-from companion.tables.published import SUBMISSIONS, load_campaign, load_published, same_data, same_songs
-from companion.tables.results import (
+from companion.tables import (
     ALL,
     aggregate,
     costs,
+    differences,
+    load_campaign,
+    load_published,
     load_scores,
+    paired,
     plain,
+    same_data,
+    same_songs,
     table,
     table_html,
     table_markdown,
     write_tables,
 )
-from companion.tables.statistics import differences, holm, paired
+from companion.tables.published import SUBMISSIONS
+from companion.tables.statistics import holm
 from flowsep.files import FlowsepError, sha256
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published.csv"
@@ -588,7 +594,7 @@ def test_nothing_between_two_systems_is_no_significance():
 
 
 def test_paired_names_a_system_that_is_not_there():
-    with pytest.raises(FlowsepError, match="no scores of 'glow'; there are those of flow, good, odd, o"):
+    with pytest.raises(FlowsepError, match="no scores of 'glow'; the files hold flow, good, odd, o"):
         paired(duel(), "glow", convention="paper")
     with pytest.raises(FlowsepError, match="no scores of SDR by convention 'sisec18'"):
         differences(duel(), "flow", convention="sisec18")
