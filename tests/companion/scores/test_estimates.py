@@ -8,12 +8,12 @@ from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_h
 
 from companion.data import tracks
 from companion.data.tracks import load_dataset, load_references
+from companion.graph.cli import main
 from companion.profile import DataConfig, EvaluationConfig
 from companion.scores.estimates import KIND, find_systems, score_estimates
 from companion.scores.evaluate import COLUMNS, write_scores
 from companion.scores.score import score_track
 from companion.tables import load_scores, table
-from flowsep.cli import main
 from flowsep.files import FlowsepError, safe_name
 
 SONGS = ("song 0", ODD_NAME)

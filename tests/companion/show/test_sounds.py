@@ -46,7 +46,7 @@ class _Options(BaseModel):
 def test_options_that_differ_stand_beside_their_defaults():
     mine = _Options(members=[_Training(), _Training(noise=0.3)])
     shown = show.changed_options(mine, _Options()).data
-    assert shown.to_numpy().tolist() == [["members.1.steps", "100", "–"], ["members.1.noise", "0.3", "–"]]
+    assert shown.to_numpy().tolist() == [["members.1.noise", "0.3", "–"], ["members.1.steps", "100", "–"]]
     assert show.changed_options(_Options(), _Options()) == "all options have their default values"
 
 
