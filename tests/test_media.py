@@ -106,8 +106,8 @@ def test_kept_chapters_hold_each_sound_once_and_know_their_scores(results):
     kept.keep(results, {"01_old": one}, stored)
     kept.keep(results, dict(zip(names, (one, two), strict=True)) | {"06_results": one}, stored)
     # what tables make is made again with each build, and what was there before is gone
-    found = {path.stem: nbformat.read(path, as_version=4) for path in (results / "book").glob("*.ipynb")}
-    assert sorted(found) == names and all(media.names(notebook) == set(stored) for notebook in found.values())
+    chapters = {path.stem: nbformat.read(path, as_version=4) for path in (results / "book").glob("*.ipynb")}
+    assert sorted(chapters) == names and all(media.names(notebook) == set(stored) for notebook in chapters.values())
     assert {path.name: path.read_bytes() for path in (results / "book" / "media").iterdir()} == stored
     assert json.loads((results / "book" / "kept.json").read_text())["scores"] == kept.hash_of_scores(results)
     (results / "scores" / "nmf.csv").write_text("a,b\n1,3\n")

@@ -1,6 +1,6 @@
 """Pictures, players and sliders for the book: arrays and frames in, figures and HTML out."""
 
-from .cost_plots import loss_curve, loss_curves, pareto, pareto_front, ranges, roofline, scaling
+from .cost_plots import loss_curves, pareto, pareto_front, ranges, roofline, scaling
 from .options import changed_options, facts_table
 from .player import StemPlayer
 from .score_plots import paired_differences, paired_scatter, ranked_boxes, score_boxes, score_matrix
@@ -9,7 +9,6 @@ from .sound_plots import (
     average_spectra,
     latents,
     likelihoods,
-    spectrogram,
     spectrogram_table,
     spectrograms,
     waveforms,
@@ -27,7 +26,6 @@ __all__ = [
     "invert",
     "latents",
     "likelihoods",
-    "loss_curve",
     "loss_curves",
     "magnitude",
     "paired_differences",
@@ -41,7 +39,6 @@ __all__ = [
     "score_boxes",
     "score_matrix",
     "source_color",
-    "spectrogram",
     "spectrogram_table",
     "spectrograms",
     "use_style",

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def loss_curve(frame: "pandas.DataFrame", *, label: str = "NLL (nats per element)", title: str = "") -> "Figure":
-    """A loss over training steps. frame: columns `step`, `split` ('train' or 'valid') and `value`, named by `label`."""
-    return loss_curves({title: frame}, label=label)
+def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str = "NLL (nats per element)") -> "Figure":
+    """Losses over training steps, one panel per name, each with axes of its own.
 
-
-def loss_curves(frames: "Mapping[str, pandas.DataFrame]", *, label: str) -> "Figure":
-    """Small multiples, one `loss_curve` per name, each with axes of its own. frames: name -> as in `loss_curve`."""
+    frames: title -> columns `step`, `split` ('train' or 'valid') and `value`, which `label` names.
+    """
     import seaborn
 
     figure, axes = _grid(1, 1, 6.4, 3.0) if len(frames) == 1 else _grid(len(frames), 2, 3.6, 2.4)

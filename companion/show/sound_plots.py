@@ -17,24 +17,17 @@ if TYPE_CHECKING:
 from .style import Arrays, _grid, _share_labels, _text, _texts, source_color
 
 
-def spectrogram(
-    magnitude: np.ndarray, sample_rate: int, hop: int, *, title: str = "", db_range: float = 80.0
-) -> "Figure":
-    """20 log10(magnitude / its largest value) dB over time and frequency, on a logarithmic frequency axis.
+def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int) -> "Figure":
+    """20 log10(magnitude / largest value of all) dB over time and logarithmic frequency, one panel per name.
 
-    magnitude: (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between frames.
-    Levels below -db_range dB get the darkest colour.
+    magnitudes: title -> (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between
+    frames. Levels below -80 dB get the darkest colour.
     """
-    return spectrograms({title: magnitude}, sample_rate, hop, db_range=db_range)
-
-
-def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: float = 80.0) -> "Figure":
-    """Small multiples, one `spectrogram` per name, with one colour scale: 0 dB is the largest value of all."""
     reference = max(float(values.max()) for values in magnitudes.values()) or 1.0
     count = len(magnitudes)
     figure, grid = _grid(count, 1, 6.8, 2.8) if count == 1 else _grid(count, 2, 3.6, 1.9)
     for ax, (name, values) in zip(grid, magnitudes.items(), strict=True):
-        image = _draw_spectrogram(ax, values, reference, sample_rate, hop, db_range)
+        image = _draw_spectrogram(ax, values, reference, sample_rate, hop, -80)
         ax.set(title=_text(name), xlabel="Time (s)", ylabel="Frequency (Hz)")
     _share_labels(grid, 2)
     figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.02, aspect=10 + 5 * len(grid))
@@ -80,12 +73,11 @@ def latents(z: np.ndarray, *, title: str = "") -> "Figure":
     return figure
 
 
-def spectrogram_table(
-    rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, db_range: float = 60.0, top: float | None = None
-) -> "Figure":
+def spectrogram_table(rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, top: float | None = None) -> "Figure":
     """Rows of small spectrograms rows[row][column] on common axes, under one colour scale.
 
-    top: the magnitude of 0 dB; None: the largest of all. Everything else as in `spectrogram`.
+    top: the magnitude of 0 dB; None: the largest of all. Levels below -60 dB get the darkest colour. All else as in
+    `spectrograms`.
     """
     titles = list(dict.fromkeys(title for row in rows.values() for title in row))
     reference = top or max(float(values.max()) for row in rows.values() for values in row.values()) or 1.0
@@ -94,7 +86,7 @@ def spectrogram_table(
     for ax, (row, title) in zip(grid, itertools.product(rows, titles), strict=True):
         ax.set_visible(title in rows[row])
         if title in rows[row]:
-            image = _draw_spectrogram(ax, rows[row][title], reference, sample_rate, hop, db_range)
+            image = _draw_spectrogram(ax, rows[row][title], reference, sample_rate, hop, -60)
             ax.set(title=_text(title) if row == next(iter(rows)) else "", xlabel="Time (s)")
             ax.set_ylabel(f"{_text(row)}\nFrequency (Hz)", fontsize="small")
             ax.label_outer()
@@ -148,15 +140,15 @@ def likelihoods(frame: "pandas.DataFrame") -> "Figure":
 
 
 def _draw_spectrogram(
-    ax: "Axes", magnitude: np.ndarray, reference: float, sample_rate: int, hop: int, db_range: float
+    ax: "Axes", magnitude: np.ndarray, reference: float, sample_rate: int, hop: int, bottom: float
 ) -> "QuadMesh":
-    """20 log10(magnitude / reference) on `ax`, with ticks at those of 100 Hz, 1 kHz and 10 kHz that exist."""
+    """20 log10(magnitude / reference) dB on `ax`, colours from `bottom` to 0 dB, ticks at 100 Hz, 1 kHz and 10 kHz."""
     import librosa
     import librosa.display
 
     levels = librosa.amplitude_to_db(magnitude, ref=reference, amin=1e-10 * reference, top_db=None)
     rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
-    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
+    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": bottom, "vmax": 0}
     image = librosa.display.specshow(levels, **rates, **look, ax=ax)
     names = {100: "100", 1000: "1 k", 10000: "10 k"}
     ticks = [hertz for hertz in names if hertz <= sample_rate / 2]

@@ -1,12 +1,10 @@
 """The look of all pictures: theme, colours of the sources, grids, and a description for readers who cannot see them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-import yaml
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +22,18 @@ SUPERVISION = {  # what a system learnt from -> its colour, of seaborn's colour-
     "none": ("#949494", "X"),
     ORACLE: ("#333333", "^"),
 }
-SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
+# All stand out from a white and from a black page (contrast 3 or more), and from each other for eyes that lack one kind
+# of cone, too; tests/companion/show/test_plots.py computes both.
+SOURCE_COLORS = {
+    "vocals": "#dd5a86",
+    "bass": "#3d5cf0",
+    "drums": "#b58b25",
+    "other": "#277434",
+    "guitar": "#d95ce8",
+    "piano": "#4b9cbf",
+    "accompaniment": "#884faf",
+    "mixture": "#686a60",
+}
 
 
 def source_color(name: str) -> str:

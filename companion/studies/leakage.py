@@ -9,11 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 
 REST = "none of them"  # the part of an error that no other stem explains
+SECONDS = 0.25  # of a block
 OCTAVES = (0, 150, 300, 600, 1200, 2400, 4800, 9600)  # Hz, where bands begin
 
 
 def leakage(
-    references: Mapping[str, np.ndarray], estimate: np.ndarray, source: str, sample_rate: int, *, seconds: float = 0.25
+    references: Mapping[str, np.ndarray], estimate: np.ndarray, source: str, sample_rate: int
 ) -> dict[str, float]:
     """Shares of `||E||^2`, E = estimate - reference, that the other stems explain: `E ~ sum_j g_j S_j`.
 
@@ -24,7 +25,6 @@ def leakage(
 
     Args:
         references: the true stems, each (channels, samples); estimate: like the stem of `source`; sample_rate: in Hz.
-        seconds: the length of a block.
     Returns:
         {name of each other stem that sounds, and REST: share}, with sum one; {} for an estimate without error.
     """
@@ -36,7 +36,7 @@ def leakage(
     others = [name for name, audio in references.items() if name != source and audio.any()]
     error = transform.stft(np.asarray(estimate, float) - references[source])  # (channels, bins, frames)
     stems = [transform.stft(np.asarray(references[name], float)) for name in others]
-    whole, frames = np.square(np.abs(error)).sum(), max(1, round(seconds * sample_rate / hop))
+    whole, frames = np.square(np.abs(error)).sum(), max(1, round(SECONDS * sample_rate / hop))
     if not whole:
         return {}
     energies = np.zeros(len(others))

@@ -13,8 +13,10 @@ from .aggregate import ORACLE, labels, select
 ALL = "all"  # the sources of a song together
 
 
-def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
-    """`system` - rival in dB, song by song: columns rival, stem, track, value (NaN where either has no value).
+def differences(frame: pd.DataFrame, system: str, *, convention: str) -> pd.DataFrame:
+    """SDR of `system` - SDR of each rival in dB, song by song.
+
+    Columns: rival, stem, track, value (NaN without an SDR of both).
 
     The rivals that lie furthest below come first. A song's value is the median over its pieces. The stem 'all' is the
     mean over the sources of a song. Their values depend on each other, so a test may count songs, not stems. Oracles,
@@ -23,7 +25,7 @@ def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: st
     Raises:
         FlowsepError: as `aggregate`, or no row of `system`.
     """
-    rows = select(frame, convention, metric)
+    rows = select(frame, convention, "SDR")
     rows = rows.assign(system=labels(rows))
     if system not in set(rows["system"]):
         raise FlowsepError(f"no scores of '{system}'; the files hold {', '.join(rows['system'].unique())}")
@@ -36,13 +38,13 @@ def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: st
     return tidy.reset_index()[["rival", "stem", "track", "value"]]
 
 
-def paired(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
+def paired(frame: pd.DataFrame, system: str, *, convention: str) -> pd.DataFrame:
     """`differences` summed up: a row per rival and stem.
 
     Columns: rival, stem ('all' or a source), median, q25, q75 (dB), better (songs on which `system` is above), n
     (songs), p (Wilcoxon's signed-rank test, two-sided), p_holm (p after `holm` for the number of rivals on that stem).
     """
-    groups = differences(frame, system, convention=convention, metric=metric).groupby(["rival", "stem"], sort=False)
+    groups = differences(frame, system, convention=convention).groupby(["rival", "stem"], sort=False)
     values = groups["value"]
     summary = values.agg(median="median", n="count", p=_signed_rank)
     summary["q25"], summary["q75"] = values.quantile(0.25), values.quantile(0.75)

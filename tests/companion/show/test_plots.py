@@ -40,14 +40,14 @@ def _magnitude(frequency, frames=40):
     return magnitude
 
 
-def test_spectrogram_puts_a_tone_at_its_frequency_and_the_range_at_db_range():
-    figure = show.spectrogram(_magnitude(1000), RATE, HOP, title="tone", db_range=50)
+def test_spectrograms_put_a_tone_at_its_frequency_and_levels_below_the_highest():
+    figure = show.spectrograms({"tone": _magnitude(1000)}, RATE, HOP)
     mesh = figure.axes[0].collections[0]
     levels = np.asarray(mesh.get_array()).reshape(513, 40)
     frequency = mesh.get_coordinates()[:-1, 0, 1][levels[:, 0].argmax()]
     assert abs(frequency - 1000) < RATE / 1024
     np.testing.assert_allclose([levels.max(), levels.min()], [0, -60], atol=1e-4)
-    assert mesh.get_clim() == (-50, 0)
+    assert mesh.get_clim() == (-80, 0)
     assert _labels(figure.axes[0]) == ("tone", "Time (s)", "Frequency (Hz)")
     assert mesh.get_coordinates()[0, -1, 0] == pytest.approx(40 * HOP / RATE, rel=0.03)
 
@@ -74,7 +74,7 @@ def test_spectrograms_share_one_scale():
 
 
 def test_a_silent_spectrogram_is_drawn_at_the_bottom():
-    assert show.spectrogram(np.zeros((513, 4)), RATE, HOP).axes[0].collections[0].get_array().max() <= -80
+    assert show.spectrograms({"": np.zeros((513, 4))}, RATE, HOP).axes[0].collections[0].get_array().max() <= -80
 
 
 def test_waveforms_use_the_sources_colours_and_common_axes():
@@ -97,7 +97,7 @@ def _losses(sign):
 
 
 def test_loss_curve_draws_each_split():
-    ax = show.loss_curve(_losses(-1), title="bass").axes[0]
+    ax = show.loss_curves({"bass": _losses(-1)}).axes[0]
     assert _labels(ax) == ("bass", "Step", "NLL (nats per element)")
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["train", "valid"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), -np.arange(5))
@@ -107,9 +107,9 @@ def test_loss_curves_are_small_multiples_with_the_label_of_their_loss():
     figure = show.loss_curves({"critic": _losses(-1), "generator": _losses(2), "other": _losses(1)}, label="Loss (1)")
     assert [_labels(ax) for ax in figure.axes] == [(n, "Step", "Loss (1)") for n in ("critic", "generator", "other")]
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), 2 * np.arange(5))
-    assert _labels(show.loss_curve(_losses(1), label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
+    assert _labels(show.loss_curves({"": _losses(1)}, label="L1 (1)").axes[0]) == ("", "Step", "L1 (1)")
     long = "mean absolute error (standard deviations of the mixture)"
-    lines = show.loss_curve(_losses(1), label=long).axes[0].get_ylabel().split("\n")
+    lines = show.loss_curves({"": _losses(1)}, label=long).axes[0].get_ylabel().split("\n")
     assert " ".join(lines) == long and len(lines) == 2
 
 
@@ -288,7 +288,7 @@ def test_latents_show_the_values_and_the_normal_density():
 
 def test_spectrogram_table_has_a_row_and_a_column_a_name_and_one_scale():
     rows = {"truth": {"x": _magnitude(500), "y": 0.1 * _magnitude(500)}, "estimate": {"x": 0.01 * _magnitude(500)}}
-    figure = show.spectrogram_table(rows, RATE, HOP, db_range=50)
+    figure = show.spectrogram_table(rows, RATE, HOP)
     cells = figure.axes[:4]
     assert [ax.get_visible() for ax in cells] == [True, True, True, False]
     top = [np.max(ax.collections[0].get_array()) for ax in cells[:3]]
