@@ -60,10 +60,10 @@ def test_what_is_taken_is_small_and_put_back_whole():
     nbformat.validate(made)
     whole = nbformat.from_dict(made)
     media.whole(whole, taken)
-    found = media.DATA.findall("".join(pages(whole)))
-    assert [kind for kind, _ in found] == ["image/webp", "audio/mpeg", "audio/mpeg"]
-    assert base64.b64decode(found[1][1]) == SOUND
-    with Image.open(io.BytesIO(base64.b64decode(found[0][1]))) as shown:
+    actual = media.DATA.findall("".join(pages(whole)))
+    assert [kind for kind, _ in actual] == ["image/webp", "audio/mpeg", "audio/mpeg"]
+    assert base64.b64decode(actual[1][1]) == SOUND
+    with Image.open(io.BytesIO(base64.b64decode(actual[0][1]))) as shown:
         assert shown.convert("RGB").tobytes() == DRAWN.tobytes()  # a small picture: nothing is lost
     assert media.take(whole) == taken  # and once more, to the byte
 

@@ -126,16 +126,12 @@ def table_files(
     return texts
 
 
-def write_tables(
-    folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
-) -> pd.DataFrame:
-    """Write the `table_files` of all rows in `folder/scores`, and `tables.json` with `made_of`; returns the rows."""
+def write_tables(folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]) -> None:
+    """Write the `table_files` of all rows in `folder/scores`, and `tables.json` with `made_of`."""
     folder = Path(folder)
-    frame = load_scores(folder)
-    for name, text in table_files(frame, published, conventions=conventions, sources=sources).items():
+    for name, text in table_files(load_scores(folder), published, conventions=conventions, sources=sources).items():
         write_text(folder / name, text)
     write_text(folder / "tables.json", json.dumps({"made_of": made_of(folder)}, indent=1) + "\n")
-    return frame
 
 
 def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:

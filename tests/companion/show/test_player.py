@@ -39,17 +39,17 @@ class Audios(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.found, self.tags = [], []
+        self.attributes, self.tags = [], []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "audio":
-            self.found.append(dict(attrs))
+            self.attributes.append(dict(attrs))
 
 
 def audios(player):
-    return Audios(player._repr_html_()).found
+    return Audios(player._repr_html_()).attributes
 
 
 def decoded(audio):
@@ -166,8 +166,8 @@ def test_names_are_never_markup():
     parsed = Audios(player._repr_html_())
     assert sorted(set(parsed.tags)) == ["audio", "figcaption", "figure", "flowsep-player", "p", "script", "strong"]
     assert parsed.tags.count("script") == 1
-    assert [audio["data-stem"] for audio in parsed.found] == [NASTY, NASTY]
-    assert parsed.found[0]["data-system"] == NASTY
+    assert [audio["data-stem"] for audio in parsed.attributes] == [NASTY, NASTY]
+    assert parsed.attributes[0]["data-system"] == NASTY
 
 
 def test_the_page_is_light_and_asks_for_nothing():
@@ -551,7 +551,7 @@ def test_mp3_decodes_sample_aligned_in_the_browser(page_with):
     noise = 0.01 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
     stems = {"a": clicks(), "b": clicks(level=0.4) + noise, "c": clicks(level=0.6)}
     with page_with(StemPlayer({"x": stems, "y": stems}, RATE)) as page:
-        found = page.evaluate(
+        lanes = page.evaluate(
             """async () => Promise.all([...document.querySelectorAll("audio")].map(async (audio) => {
               const bytes = Uint8Array.from(atob(audio.src.split(",")[1]), (c) => c.charCodeAt(0));
               const buffer = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes.buffer);
@@ -561,10 +561,10 @@ def test_mp3_decodes_sample_aligned_in_the_browser(page_with):
               return { at, length: buffer.length };
             }))"""
         )
-    offsets = [stem["at"] - int(CLICK * RATE) for stem in found]
-    print("decoded offsets of the clicks, in frames:", offsets, "lengths:", [stem["length"] for stem in found])
+    offsets = [stem["at"] - int(CLICK * RATE) for stem in lanes]
+    print("decoded offsets of the clicks, in frames:", offsets, "lengths:", [stem["length"] for stem in lanes])
     assert offsets == [0] * 6
-    assert max(stem["length"] for stem in found) - min(stem["length"] for stem in found) == 0
+    assert max(stem["length"] for stem in lanes) - min(stem["length"] for stem in lanes) == 0
 
 
 @pytest.mark.browser

@@ -33,14 +33,14 @@ class Tags(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.found = []
+        self.tags = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def named(self, tag):
-        return [attributes for name, attributes in self.found if name == tag]
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
 def test_figures_become_small_pictures_of_what_they_show():
@@ -69,9 +69,9 @@ def test_only_the_first_and_the_last_are_not_hidden():
 
 def test_no_text_becomes_markup():
     tags = Tags(slider(2, NASTY, NASTY)._repr_html_())
-    assert [tag for tag, _ in tags.found].count("script") == 1 and len(tags.named("img")) == 2
+    assert [tag for tag, _ in tags.tags].count("script") == 1 and len(tags.named("img")) == 2
     assert tags.named("figure")[1]["data-label"] == f"{NASTY} 1"
-    assert not any(key.startswith("on") for _, attributes in tags.found for key in attributes)
+    assert not any(key.startswith("on") for _, attributes in tags.tags for key in attributes)
 
 
 @pytest.fixture(scope="module")
