@@ -22,22 +22,22 @@ NOTES = {
 }
 HEAD = """# Licences of the packages
 
-flowsep is under the MIT licence (LICENSE) and holds no code of these packages, which pip installs beside it. What each
-says of its own licence is below, as found in its metadata: the licence that it names, and the classifier, where it has
-one; where the two differ, both stand as they are. Made by `python tools/licences.py` from requirements.lock.
+flowsep is under the MIT licence (LICENSE) and holds no code of these packages, which pip installs beside it. The table
+below has each package's licence by its metadata: the named licence and, if any, the classifier; where the two differ,
+both stand as they are. Made by `python tools/licences.py` from requirements.lock.
 
 ## Copyleft
 
-None of these is changed here. Whoever hands one on, in an image of a container for instance, owes what its licence asks
-for.
+None of these is changed here. Whoever redistributes one, for instance in a container image, must meet the terms of its
+licence.
 
 {copyleft}
 
-Wheels carry libraries whose licences are not in these lines but in files of their own: that of soundfile holds
-libsndfile (LGPL 2.1), those of numpy and scipy GCC's runtime for Fortran, those of torch and scikit-learn its runtime
-for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs the CUDA packages that torch asks for,
-which are not in the lock and are under NVIDIA's own terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
-browser) come from the system, with its licences.
+Some wheels carry libraries with licence files of their own, which are not in these lines: the wheel of soundfile holds
+libsndfile (LGPL 2.1), the wheels of numpy and scipy GCC's runtime for Fortran, the wheels of torch and scikit-learn
+GCC's runtime for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs CUDA packages for torch,
+which are not in the lock and are under NVIDIA's terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
+browser) come from the system, under their own licences.
 
 ## All
 

@@ -129,7 +129,7 @@ def paired_scatter(frame: "pandas.DataFrame", x: str, y: str) -> "Figure":
 def score_matrix(frame: "pandas.DataFrame", *, label: str, rows: str = "clips of", columns: str = "prior") -> "Figure":
     """A table of numbers as an annotated heat map, with a frame around the highest value of each row.
 
-    label: what the values are, with their unit; rows, columns: what the names of each are.
+    label: of the values, with their unit; rows, columns: of the two axes.
     """
     import seaborn
     from matplotlib.patches import Rectangle

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 def magnitude(audio: np.ndarray, sample_rate: int, feature: "FeatureConfig") -> np.ndarray:
-    """|STFT| of the mean of the channels, (bins, frames), with windows as long in seconds as those of `feature`.
+    """|STFT| of the mean of the channels, (bins, frames), with windows as long in seconds as in `feature`.
 
-    audio: (channels, samples) at `sample_rate` Hz, which is not changed. The bins are those of `feature`: frequencies
-    above half of `feature.sample_rate` are cut off, and levels are as at that rate.
+    audio: (channels, samples) at `sample_rate` Hz, which is not resampled: bins above half of `feature.sample_rate` are
+    cut off, and levels are scaled to that rate.
     """
     import torch
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, np.ndarray]
 ORACLE = "oracle"
-SUPERVISION = {  # what a system learnt from -> its colour, of seaborn's colour-blind-safe ones, and its marker
+SUPERVISION = {  # training material -> colour, from seaborn's colour-blind-safe palette, and marker
     "mixtures": ("#0173b2", "o"),
     "random mixes": ("#56b4e9", "s"),
     "solo": ("#d55e00", "D"),

@@ -27,7 +27,7 @@ def load_scores(folder: str | Path) -> pd.DataFrame:
 
     Raises FlowsepError for a folder without score files, a wrong file, or two rows that score the same thing.
     """
-    paths = sorted((Path(folder) / "scores").glob("[!.]*.csv"))  # a dot marks what a killed run left half-written
+    paths = sorted((Path(folder) / "scores").glob("[!.]*.csv"))  # a dot marks an unfinished file of a killed run
     if not paths:
         raise FlowsepError(f"{Path(folder) / 'scores'}: no score files (*.csv); run the evaluation of a system first")
     frame = read_scores(paths)
