@@ -33,7 +33,7 @@ from companion.provenance import git_state
 from companion.systems import load_system
 from companion.systems.gan_prior import GanPrior
 from companion.systems.supervised import Supervised
-from companion.tables.results import costs, load_scores
+from companion.tables import costs, load_scores
 from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError, atomic_path
 

@@ -1,4 +1,4 @@
-"""What made a score: the code, its state in git, the packages, the data and the checkpoints."""
+"""The provenance of a score: code and state of git, packages, data, checkpoints."""
 
 import importlib.metadata
 import platform
@@ -15,15 +15,14 @@ from .systems import code_of
 def run_provenance(
     profile: Any, system: Any, dataset: Any, *, name: str | None = None, variant: str = ""
 ) -> dict[str, Any]:
-    """The columns that say what made a score, and what the system cost to make; each track adds `SPENT` and time.
+    """The columns of a score row with the origin and the costs of a system; each track adds `SPENT` and time.
 
     Args:
-        profile: a `config.Profile`.
-        system: of `flowsep.load_system`; the rows have its `kind`, and list its checkpoints as `file:first 12 digits of
-            the SHA-256`.
-        dataset: a `data.Dataset`: its `name` and `hash`.
-        name: of the row in the table; default `system.name`.
-        variant: which set of checkpoints, when one table shows several; the profile's own is ''.
+        profile: a `Profile`.
+        system: of `load_system`; its checkpoints are listed as `<file>:<first 12 digits of the SHA-256>`.
+        dataset: a `Dataset`, for `name` and `hash`.
+        name: of the system in the table; default `system.name`.
+        variant: name of another set of checkpoints; '' for the profile's own.
     """
     checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
     origin = {"profile": profile.name, "system": name or system.name, "variant": variant}
@@ -53,6 +52,6 @@ def git_state() -> dict[str, str]:
 
 
 def package_versions() -> str:
-    """The versions that a number may hang on, in one line."""
+    """The versions of Python and of the packages that can change a number, in one line."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "soxr", "flowsep")}
     return ", ".join(f"{name} {version}" for name, version in {"python": platform.python_version(), **versions}.items())

@@ -27,7 +27,7 @@ from .songs import Excerpt, excerpts
 
 @dataclass(frozen=True)
 class Research:
-    """What the topics share."""
+    """The common input of all topics."""
 
     profile: Profile
     dataset: Dataset
@@ -35,27 +35,24 @@ class Research:
     folder: Path
 
     def priors(self, name: str) -> dict[str, Prior]:
-        """A set of `priors.SETS`, trained where that has not been done yet."""
+        """A set of `priors.SETS`, trained now if it is not on disk."""
         return fitted(name, self.profile, self.dataset, self.folder / "priors")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m research", description=__doc__)
     parser.add_argument("--profile", default="demo", help="whose data and priors; its book must have been made")
-    parser.add_argument("--only", metavar="TOPIC,...", default=",".join(TOPICS), help=f"of {', '.join(TOPICS)}")
+    parser.add_argument("--only", metavar="TOPIC", nargs="+", choices=TOPICS, default=list(TOPICS), help="default: all")
     parser.add_argument("--songs", type=int, default=4, metavar="N", help="validation songs (default 4)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each song, where it sounds most (default 10)")
     given = parser.parse_args(arguments)
-    names = given.only.split(",")
-    if unknown := [name for name in names if name not in TOPICS]:
-        parser.error(f"--only: unknown topic '{unknown[0]}'; there are {', '.join(TOPICS)}")
     torch.set_flush_denormal(True)
     try:
         profile = companion.load_profile(given.profile)
         dataset = companion.load_dataset(profile.data, profile.seed)
         folder = find_root() / "results" / "research"
         research = Research(profile, dataset, excerpts(profile, dataset, given.seconds, given.songs), folder)
-        for name in names:
+        for name in given.only:
             print(f"{name}: {TOPICS[name](research)}", file=sys.stderr)
     except FlowsepError as error:
         print(f"research: {error}", file=sys.stderr)
@@ -64,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(research: Research) -> Path:
-    """Every trial on every song; those that the file holds already, on the same songs, are not repeated."""
+    """Every trial on every song; trials on the same songs that the file already holds are not repeated."""
     path, first = research.folder / "trials.csv", research.songs[0]
     songs = f"{research.dataset.hash} {len(research.songs)} {first.name} {first.mixture.shape}"
     frame = pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame({"key": []})
@@ -86,7 +83,7 @@ def compare(research: Research) -> Path:
 
 
 def once(name: str, measure: Callable[[Research], list[dict[str, Any]]]) -> Callable[[Research], Path]:
-    """A topic whose rows `measure` gives at one go."""
+    """A topic of which `measure` gives all rows at once."""
 
     def topic(research: Research) -> Path:
         path = research.folder / f"{name}.csv"
@@ -97,12 +94,12 @@ def once(name: str, measure: Callable[[Research], list[dict[str, Any]]]) -> Call
 
 
 def origin() -> dict[str, str]:
-    """Columns that tell where a row comes from."""
+    """The columns with the origin of a row."""
     return git_state() | {"device": device_name(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
-    """The whole file or none of it."""
+    """Write the whole file or nothing."""
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 

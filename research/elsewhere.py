@@ -1,4 +1,4 @@
-"""Songs of another kind than those that the systems were trained on: other sounds, tempi and ranges."""
+"""Songs unlike the training songs: other sounds, tempi and ranges."""
 
 import tempfile
 from pathlib import Path
@@ -21,9 +21,9 @@ SPEEDS = {"unseen SoundFont": 1.0, "and a fourth lower and slower": 0.75, "and a
 
 
 def elsewhere(research: Any) -> list[dict[str, Any]]:
-    """SDR of the book's fitted systems on songs that another seed composed and a SoundFont that no training song has.
+    """SDR of the book's fitted systems on songs of another seed, played with a SoundFont that no training song has.
 
-    Played slower or faster like a tape, tempi and ranges leave those of the training songs as well.
+    The songs are also played slower and faster, like a tape, which takes tempi and ranges beyond the training songs.
     """
     profile = research.profile
     systems = {name: _fitted(profile, name) for name in SYSTEMS if name in profile.systems}
@@ -35,7 +35,7 @@ def elsewhere(research: Any) -> list[dict[str, Any]]:
         for track in load_references(folder).tracks:
             stems = track.stems(profile.sources)
             for kind, speed in SPEEDS.items():
-                # as many samples as at `speed` times the speed, said to be of the old rate
+                # resampled as if to play at `speed`, but played at the old rate
                 tape = {
                     name: soxr.resample(x.T, speed * track.sample_rate, track.sample_rate).T.astype(np.float32)
                     for name, x in stems.items()
@@ -44,8 +44,8 @@ def elsewhere(research: Any) -> list[dict[str, Any]]:
                 for name, system in systems.items():
                     references = song.references if system.needs_references else None
                     estimates = system.separate(song.mixture, song.sample_rate, references)
-                    told = {"kind": kind, "track": song.name, "system": name, "supervision": system.supervision}
-                    rows += [told | {"stem": stem, "sdr": round(v, 4)} for stem, v in song.score(estimates).items()]
+                    origin = {"kind": kind, "track": song.name, "system": name, "supervision": system.supervision}
+                    rows += [origin | {"stem": stem, "sdr": round(v, 4)} for stem, v in song.score(estimates).items()]
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What limits the separation: likelihoods, masks, silent sources; and how far its own doubt tells its errors."""
+"""The limits of the separation: likelihoods, masks, silent sources; and its doubt as a predictor of its errors."""
 
 import itertools
 from typing import Any
@@ -20,9 +20,9 @@ WINDOWS = ((1024, 256), (2048, 512), (4096, 1024), (8192, 2048))  # samples at 4
 
 
 def likelihood(research: Any) -> list[dict[str, Any]]:
-    """Nats per element of the true stems, with the noise that the priors know, and of the estimates.
+    """Nats per element of the true stems, with the noise of the priors' training, and of the estimates.
 
-    Estimates that are much likelier than the truth accuse the model, estimates that are less likely the search.
+    Estimates much likelier than the truth point to a fault of the model, less likely estimates to one of the search.
     """
     rows = []
     for name in ("paper", SHORT, LONG):
@@ -30,10 +30,10 @@ def likelihood(research: Any) -> list[dict[str, Any]]:
         config = SeparationConfig.smoothed(wiener=False) if priors["bass"].noise else SeparationConfig(wiener=False)
         for song in research.songs:
             truth, mixture = _magnitudes(song, priors)
-            found = separate_magnitude(mixture, priors, config)
+            estimates = separate_magnitude(mixture, priors, config)
             for source, prior in priors.items():
                 noise = prior.noise * torch.randn(truth[source].shape, generator=torch.Generator().manual_seed(0))
-                for what, x in (("truth", truth[source] + noise), ("estimate", found[source])):
+                for what, x in (("truth", truth[source] + noise), ("estimate", estimates[source])):
                     with torch.no_grad():
                         nll = prior.nll(x.unsqueeze(0)).item()
                     rows.append({"set": name, "track": song.name, "stem": source, "of": what, "nll": round(nll, 4)})
@@ -41,7 +41,7 @@ def likelihood(research: Any) -> list[dict[str, Any]]:
 
 
 def _magnitudes(song: Excerpt, priors: dict[str, Prior]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Of the references and the mixture, mono at the priors' rate, of an even number of frames."""
+    """Magnitudes of the references and of the mixture, mono at the priors' rate, with an even number of frames."""
     feature = next(iter(priors.values())).feature
     audio = {
         name: torch.from_numpy(soxr.resample(stem.mean(axis=0), song.sample_rate, feature.sample_rate))
@@ -57,14 +57,14 @@ def ceiling(research: Any) -> list[dict[str, Any]]:
     """SDR of the references' own masks, for windows of several lengths."""
     rows = []
     for song, (n_fft, hop), power in itertools.product(research.songs, WINDOWS, (1, 2)):
-        told = {"window_ms": round(1000 * n_fft / song.sample_rate), "power": power, "track": song.name}
-        found = song.score(ideal_masks(song, n_fft, hop, power))
-        rows += [told | {"stem": stem, "sdr": round(value, 4)} for stem, value in found.items()]
+        setting = {"window_ms": round(1000 * n_fft / song.sample_rate), "power": power, "track": song.name}
+        scores = song.score(ideal_masks(song, n_fft, hop, power))
+        rows += [setting | {"stem": stem, "sdr": round(value, 4)} for stem, value in scores.items()]
     return rows
 
 
 def silence(research: Any) -> list[dict[str, Any]]:
-    """Level of the estimate of a source that is not there, in dB of the mixture's, source by source left out."""
+    """Level of the estimate of an absent source in dB of the mixture's level, for each source left out in turn."""
     systems = {
         "the paper's": (("paper",), SeparationConfig.paper()),
         "the paper's with masks": (("paper",), SeparationConfig.paper(wiener=True, nonnegative=True)),
@@ -85,10 +85,10 @@ def silence(research: Any) -> list[dict[str, Any]]:
 
 
 def uncertainty(research: Any) -> list[dict[str, Any]]:
-    """Second by second: how far two sets of priors lie apart, and how far their mean lies from the truth.
+    """Second by second: the distance of the estimates of two sets of priors, and of their mean from the truth.
 
-    `spread` is the energy of half the difference of the two estimates, `error` that of the error of their mean, both in
-    dB of the energy of the mean: what the listener has, and what only who knows the stems has.
+    `spread`: the energy of half the difference of the two estimates, which any listener can compute. `error`: the
+    energy of the error of their mean, which takes the true stems. Both are in dB of the energy of the mean.
     """
     sets, config, rows = [research.priors(name) for name in (LONG, OTHER)], SeparationConfig.smoothed(), []
     for song in research.songs:

@@ -1,4 +1,4 @@
-"""The sets of priors that are compared: what each changes in the profile's training, or in its songs."""
+"""The compared sets of priors: the changes of each in the profile's training or songs."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from flowsep.prior import Prior
 class PriorSet:
     """One prior for each source of the profile.
 
-    `oracle` priors are trained on the validation songs themselves. They tell how far the search could come with priors
-    that know the songs by heart, and are no result.
+    `oracle` priors are trained on the validation songs themselves. They bound the search with priors that know the
+    songs by heart, and are no result.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
@@ -51,7 +51,7 @@ SETS = {
 
 
 def fitted(name: str, profile: Profile, dataset: Dataset, folder: Path, progress: bool = True) -> dict[str, Prior]:
-    """The set `name`, source -> prior, trained into `folder`/<name> as far as it is not there yet."""
+    """The set `name`, source -> prior; priors that `folder`/<name> lacks are trained."""
     chosen, place = SETS[name], folder / name.replace(", ", "_").replace(" ", "-")
     if chosen.oracle:
         songs = dataset.subset("valid")

@@ -1,7 +1,7 @@
-"""Searches in latent space that the package does without, because they did not separate better.
+"""Searches in latent space that did not separate better than the package's.
 
-All start at z = 0 where nothing else is said, take Adam's steps without momentum and without a prior's term, and return
-G_i(z_i), like `flowsep.search.separate_magnitude`, whose numbers the plain one reproduces (`tests/test_research.py`).
+All start at z = 0 by default, take steps of Adam without momentum and without a prior's term, and return G_i(z_i), like
+`flowsep.search.separate_magnitude`; the plain one reproduces its numbers (`tests/test_research.py`).
 """
 
 from collections.abc import Callable, Mapping
@@ -47,12 +47,12 @@ def phases(x: Tensor, estimates: Tensor) -> Tensor:
 
 
 def positive(estimates: Tensor) -> Tensor:
-    """max(G, 0) without its kink."""
+    """max(G, 0) without the kink."""
     return 0.5 * (estimates + (estimates.square() + 1e-4).sqrt())
 
 
 class Search:
-    """Steps of Adam (no momentum) in the latents of priors of one shape; `estimates` are those of the last look."""
+    """Steps of Adam (no momentum) in the latents of priors of one shape; `estimates`: of the last look."""
 
     def __init__(self, magnitude: Tensor, priors: Mapping[str, Prior], loss: Loss = kl):
         first = next(iter(priors.values()))
@@ -100,8 +100,8 @@ def descend(
 ) -> Magnitudes:
     """G_i(z_i) after `iterations` - 1 steps, from `start` (1, sources, bins, frames).
 
-    `averaged`: the mean of the estimates over the second half of the steps. `noise`: Langevin's, `noise` times the
-    root of the step size times normal noise is added to the latents at every step but the last third.
+    averaged: take the mean of the estimates over the second half of the steps. noise: of Langevin's kind; each of the
+    first two thirds of the steps adds `noise` times the root of the step size times normal noise to the latents.
     """
     search, total = Search(magnitude, priors, loss), 0.0
     if start is not None:
@@ -121,15 +121,15 @@ def restarts(magnitude: Tensor, priors: Mapping[str, Prior], *, count: int = 3, 
     """The mean of `descend` from `count` starts z = sigma * noise."""
     first = next(iter(priors.values()))
     shape = (1, len(priors), *pad_features(magnitude, first.model.bins, first.model.squeeze).shape)
-    found = []
+    estimates = []
     for seed in range(count):
         start = sigma * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-        found.append(descend(magnitude, priors, start=start))
-    return {name: sum(one[name].clamp_min(0) for one in found) for name in priors}
+        estimates.append(descend(magnitude, priors, start=start))
+    return {name: sum(one[name].clamp_min(0) for one in estimates) for name in priors}
 
 
 def from_shares(magnitude: Tensor, priors: Mapping[str, Prior]) -> Magnitudes:
-    """`descend` from the latents of the shares that a first search gives each source."""
+    """`descend` from the latents of each source's share of the mixture in a first search."""
     first = next(iter(priors.values()))
     masks = ratio_masks(descend(magnitude, priors))
     shares = {

@@ -1,4 +1,4 @@
-"""What is measured on: the sounding seconds of the validation songs, stereo, scored by SiSEC 2018's convention."""
+"""The songs of all trials: loud excerpts of the validation songs, stereo, scored by SiSEC 2018's convention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from companion.scores.metrics import frame_sdr
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some seconds of a song: the references (channels, samples) by source, and their sum."""
+    """Some seconds of a song: references by source, (channels, samples) each, and their sum."""
 
     name: str
     references: dict[str, np.ndarray]
@@ -31,7 +31,7 @@ class Excerpt:
 
 
 def excerpts(profile: Profile, dataset: Dataset, seconds: float, songs: int) -> list[Excerpt]:
-    """The `seconds` of the first `songs` validation songs in which all sources sound most. No test song is touched."""
+    """The loudest `seconds` of the first `songs` validation songs. No test song is touched."""
     return [_cut(profile, track, seconds) for track in dataset.subset("valid")[:songs]]
 
 

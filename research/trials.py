@@ -1,4 +1,4 @@
-"""The separations that are compared, study by study: which priors, which search."""
+"""The compared separations, study by study: priors and search of each."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ from . import searches
 from .songs import Excerpt
 
 PAPER, PLAIN = SeparationConfig.paper, SeparationConfig
-SMOOTHED = partial(SeparationConfig.smoothed, **{"iterations": 48, "lr": 0.03})  # before 72 of 0.02 were found better
+SMOOTHED = partial(SeparationConfig.smoothed, **{"iterations": 48, "lr": 0.03})  # until 72 of 0.02 proved better
 MASKS = {"wiener": True, "nonnegative": True}
 STEPS = {"iterations": 36, "lr": 0.03, "lr_decay": 0.98, "lr_every": 1, "momentum": 0}
 SHORT, LONG, OTHER = "short, noise 0.1", "long, noise 0.3", "long, noise 0.3, other seed"
-BEFORE = {"smooth": 0.05}  # the modulus of `SeparationConfig`, before 0.2 was found to be better
+BEFORE = {"smooth": 0.05}  # the modulus of `SeparationConfig` until 0.2 proved better
 
 Sets = Mapping[str, Mapping[str, Prior]]
 Search = Callable[..., searches.Magnitudes]
@@ -43,15 +43,15 @@ class Trial:
 
     @property
     def settings(self) -> str:
-        """All that decides the result, as JSON."""
+        """Everything that determines the result, as JSON."""
         config = self.config.model_dump(mode="json", exclude={"device"}) if self.config else {}
-        told = {"sets": self.sets, "search": self.search, "options": self.options, "config": config}
-        return json.dumps(told, sort_keys=True)
+        settings = {"sets": self.sets, "search": self.search, "options": self.options, "config": config}
+        return json.dumps(settings, sort_keys=True)
 
     def estimates(self, song: Excerpt, sets: Sets) -> dict[str, np.ndarray]:
         """Stems of the song's mixture: the mean over the sets of priors."""
-        found = [self._by_one(song, sets[name]) for name in self.sets]
-        return {source: np.mean([stems[source] for stems in found], axis=0) for source in song.references}
+        estimates = [self._by_one(song, sets[name]) for name in self.sets]
+        return {source: np.mean([stems[source] for stems in estimates], axis=0) for source in song.references}
 
     def _by_one(self, song: Excerpt, priors: Mapping[str, Prior]) -> dict[str, np.ndarray]:
         if self.config:
@@ -67,7 +67,7 @@ class Trial:
 
 
 def studies() -> Iterator[Trial]:
-    """All trials, the ladder from the paper's separator to ours first."""
+    """All trials, first the ladder from the paper's separator to ours."""
     yield from _ladder()
     for noise, name in ((0, "short, noise 0"), (0.1, SHORT), (0.3, "short, noise 0.3")):
         yield Trial("noise", f"46 ms, noise {noise:g}", (name,), SMOOTHED(**BEFORE))
@@ -144,7 +144,7 @@ def _other_searches() -> Iterator[Trial]:
 
 
 def ideal_masks(song: Excerpt, n_fft: int, hop: int, power: float) -> dict[str, np.ndarray]:
-    """Stems by the references' own ratio masks |s_i|^p / sum_j |s_j|^p, the ceiling of what masks can do."""
+    """Stems by the references' own ratio masks |s_i|^p / sum_j |s_j|^p, the ceiling of all masks."""
     stems = torch.from_numpy(np.stack(list(song.references.values())))
     spectra = stft(stems, n_fft, hop)
     sizes = spectra.abs().square().mean(dim=1, keepdim=True).clamp_min(1e-16) ** (power / 2)
@@ -153,14 +153,14 @@ def ideal_masks(song: Excerpt, n_fft: int, hop: int, power: float) -> dict[str, 
 
 
 def run(trial: Trial, song: Excerpt, sets: Sets) -> list[dict[str, Any]]:
-    """Rows: the song's SDR by stem, and the seconds that its separation took."""
+    """Rows: the song's SDR by stem, and the seconds of separation."""
     began = time.perf_counter()
     estimates = trial.estimates(song, sets)
     seconds = time.perf_counter() - began
-    told = {"study": trial.study, "trial": trial.label, "track": song.name, "seconds": round(seconds, 2)}
-    return [told | {"stem": stem, "sdr": round(value, 4)} for stem, value in song.score(estimates).items()]
+    row = {"study": trial.study, "trial": trial.label, "track": song.name, "seconds": round(seconds, 2)}
+    return [row | {"stem": stem, "sdr": round(value, 4)} for stem, value in song.score(estimates).items()]
 
 
 def key(trial: Trial, songs: str) -> str:
-    """Of a finished trial: what it was and on which songs."""
+    """The identity of a finished trial: its settings and songs."""
     return hashlib.sha256(f"{trial.study}|{trial.label}|{trial.settings}|{songs}".encode()).hexdigest()[:12]

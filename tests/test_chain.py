@@ -17,7 +17,7 @@ from helpers import copy_project
 from pypdf import PdfReader
 
 from companion import load_profile
-from companion.tables.results import aggregate, load_scores
+from companion.tables import aggregate, load_scores
 from flowsep import load_prior
 
 ENVIRONMENT = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}

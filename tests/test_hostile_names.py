@@ -17,6 +17,7 @@ from helpers import RATE, make_stems, write_track
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook
 
@@ -29,7 +30,7 @@ from companion.scores.evaluate import COLUMNS, read_scores, write_scores
 from companion.scores.museval_json import read_museval
 from companion.show.player import StemPlayer
 from companion.show.slider import PictureSlider
-from companion.tables.results import plain, table_html, table_markdown
+from companion.tables import plain, table_html, table_markdown
 from flowsep import FlowsepError
 from flowsep.cli import main
 from flowsep.files import MAX_NAME, atomic_path, safe_name, write_text
@@ -228,9 +229,7 @@ SOUND = np.sin(np.arange(800, dtype=np.float32) / 5)[None] / 4
 def test_the_player_shows_names_as_text(system, stem, title):
     def page(system, stem, title):
         stems = {stem: SOUND, f"{stem}2": SOUND}
-        return StemPlayer(
-            {system: stems, f"{system}2": stems}, 8000, title=title, presets={stem: [stem]}, format="flac"
-        )._repr_html_()
+        return StemPlayer({system: stems, f"{system}2": stems}, 8000, title=title, format="flac")._repr_html_()
 
     assert tags(page(system or "a", stem, title or "a")) == tags(page("a", "b", "c"))
 
@@ -238,28 +237,12 @@ def test_the_player_shows_names_as_text(system, stem, title):
 @FUZZ
 @given(label=TOLD, title=TOLD, system=TOLD)
 def test_the_slider_shows_names_as_text(label, title, system):
-    picture = (ROOT / "book" / "_static" / "player.png").read_bytes()
+    picture = Figure(figsize=(1, 1), dpi=20)
 
     def page(label, title, system):
         return PictureSlider([picture] * 2, [label, "b"], title, systems=[system, "b"])._repr_html_()
 
     assert tags(page(label, title or "a", system)) == tags(page("a", "b", "c"))
-
-
-def test_a_picture_that_fills_the_memory_is_refused():
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", b"")
-    )
-    with pytest.raises(ValueError, match="picture 'a' is too large"):
-        PictureSlider([bomb, bomb], ["a", "b"])
 
 
 FIRST = sorted((ROOT / "results" / "demo" / "scores").glob("*.csv"))[0]

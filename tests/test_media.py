@@ -60,10 +60,10 @@ def test_what_is_taken_is_small_and_put_back_whole():
     nbformat.validate(made)
     whole = nbformat.from_dict(made)
     media.whole(whole, taken)
-    found = media.DATA.findall("".join(pages(whole)))
-    assert [kind for kind, _ in found] == ["image/webp", "audio/mpeg", "audio/mpeg"]
-    assert base64.b64decode(found[1][1]) == SOUND
-    with Image.open(io.BytesIO(base64.b64decode(found[0][1]))) as shown:
+    actual = media.DATA.findall("".join(pages(whole)))
+    assert [kind for kind, _ in actual] == ["image/webp", "audio/mpeg", "audio/mpeg"]
+    assert base64.b64decode(actual[1][1]) == SOUND
+    with Image.open(io.BytesIO(base64.b64decode(actual[0][1]))) as shown:
         assert shown.convert("RGB").tobytes() == DRAWN.tobytes()  # a small picture: nothing is lost
     assert media.take(whole) == taken  # and once more, to the byte
 
@@ -106,8 +106,8 @@ def test_kept_chapters_hold_each_sound_once_and_know_their_scores(results):
     kept.keep(results, {"01_old": one}, stored)
     kept.keep(results, dict(zip(names, (one, two), strict=True)) | {"06_results": one}, stored)
     # what tables make is made again with each build, and what was there before is gone
-    found = {path.stem: nbformat.read(path, as_version=4) for path in (results / "book").glob("*.ipynb")}
-    assert sorted(found) == names and all(media.names(notebook) == set(stored) for notebook in found.values())
+    chapters = {path.stem: nbformat.read(path, as_version=4) for path in (results / "book").glob("*.ipynb")}
+    assert sorted(chapters) == names and all(media.names(notebook) == set(stored) for notebook in chapters.values())
     assert {path.name: path.read_bytes() for path in (results / "book" / "media").iterdir()} == stored
     assert json.loads((results / "book" / "kept.json").read_text())["scores"] == kept.hash_of_scores(results)
     (results / "scores" / "nmf.csv").write_text("a,b\n1,3\n")

@@ -33,9 +33,9 @@ def test_the_plain_search_is_that_of_the_package(priors):
         alpha=0.0, modulus_floor=searches.SMOOTH, wiener=False, iterations=12, lr=0.03
     )
     expected = separate_magnitude(magnitude, priors, config)
-    found = searches.descend(magnitude, priors, iterations=12)
+    estimates = searches.descend(magnitude, priors, iterations=12)
     for name in priors:
-        torch.testing.assert_close(found[name], expected[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(estimates[name], expected[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", [searches.kl, searches.squares, searches.powers, searches.phases])
@@ -50,8 +50,9 @@ def test_every_loss_falls(priors, loss):
 
 @pytest.mark.parametrize("search", [searches.restarts, searches.from_shares])
 def test_other_starts_give_estimates_of_all_sources(priors, search):
-    found = search(torch.rand(33, 20), priors)
-    assert set(found) == set(priors) and all(x.shape == (33, 20) and x.isfinite().all() for x in found.values())
+    estimates = search(torch.rand(33, 20), priors)
+    assert set(estimates) == set(priors)
+    assert all(x.shape == (33, 20) and x.isfinite().all() for x in estimates.values())
 
 
 def test_the_default_follows_the_noise_of_the_priors(priors):
@@ -73,13 +74,13 @@ def test_the_references_own_masks_sum_to_the_mixture_and_separate_tones():
     time = np.arange(44100) / 44100
     stems = {name: np.tile(0.3 * np.sin(2 * np.pi * pitch * time), (2, 1)) for name, pitch in (("a", 300), ("b", 3000))}
     song = Excerpt("tones", {name: stem.astype(np.float32) for name, stem in stems.items()}, 44100)
-    found = ideal_masks(song, 2048, 512, 1)
-    np.testing.assert_allclose(sum(found.values()), song.mixture, atol=1e-5)
-    assert min(song.score(found).values()) > 25
+    stems = ideal_masks(song, 2048, 512, 1)
+    np.testing.assert_allclose(sum(stems.values()), song.mixture, atol=1e-5)
+    assert min(song.score(stems).values()) > 25
 
 
-def test_an_unknown_topic_is_told(capsys):
+def test_an_unknown_topic_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["--only", "trails"])
     error = capsys.readouterr().err
-    assert "unknown topic 'trails'" in error and all(name in error for name in TOPICS)
+    assert "invalid choice: 'trails'" in error and all(name in error for name in TOPICS)

@@ -1,7 +1,7 @@
 """Render the book of one profile: `python tools/build_book.py results/demo [--keep | --kept]`.
 
-Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status page is written from what they and the
-score files say, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
+Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status page is written from their records and
+the score files, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
 
 --keep also leaves the executed notebooks in `<results>/book/`, their pictures and sounds made small beside them, to be
 committed. --kept builds the book from these, without data, models or training: only the chapters that are made from
@@ -27,11 +27,11 @@ import pandas as pd
 from finish import dead_links, finish
 
 from companion.profile import find_root
-from companion.tables.results import costs, labels, load_scores, made_of, plain
+from companion.tables import costs, labels, load_scores, made_of, plain
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
-# chapter -> the files of numbers behind it; "./" is the profile's folder, else that of all results
+# chapter -> the files with its numbers; "./" is the profile's folder, all else lies in results/
 BEHIND = {
     "01_data": ["./data.json"],
     "04_train_prior": ["./training/{name}/loss.csv"],
@@ -83,7 +83,7 @@ def main(results: Path, mode: str = "") -> None:
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
     build, old = root / "book" / "_build", root / "book" / "_build" / "before"
-    for folder in (build / "next", old):  # of a build that was killed
+    for folder in (build / "next", old):  # left by a killed build
         shutil.rmtree(folder, ignore_errors=True)
     site = build / "next" / "_build" / "html"
     command = ["jupyter-book", "build", "book", "--path-output", "book/_build/next", "--config", "_config.yml"]
@@ -91,7 +91,7 @@ def main(results: Path, mode: str = "") -> None:
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
         (site / PICTURES / name).write_bytes(data)
-    for name, notebook in notebooks.items():  # for download: as it was run, with all it shows inside
+    for name, notebook in notebooks.items():  # for download: as it ran, with all pictures and sounds inside
         whole = nbformat.from_dict(notebook)
         media.whole(whole, stored)
         nbformat.write(whole, site / "_sources" / "chapters" / f"{name}.ipynb")
@@ -103,8 +103,8 @@ def main(results: Path, mode: str = "") -> None:
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
     if (build / "html").exists():
         (build / "html").rename(old)
-    site.rename(build / "html")  # whole: until here the book of before was there
-    (build / "book.pdf").unlink(missing_ok=True)  # of the book before
+    site.rename(build / "html")  # until here the previous book was in place
+    (build / "book.pdf").unlink(missing_ok=True)  # of the previous book
     for folder in (build / "next", old):
         shutil.rmtree(folder, ignore_errors=True)
     if mode == "keep":
@@ -120,30 +120,30 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
 
 
 def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
-    """A copy with a title of its own, without the cells of its parameters, and with how to run it at the end."""
+    """A copy with the chapter's own title, without the parameter cells, and with `how_to_run` at the end."""
     page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
     page.cells[0].source = "\n".join([f"# {title_of(page, name)}", *page.cells[0].source.split("\n")[1:]])
-    given = {"parameters", "injected-parameters"}  # what papermill injected is the profile's file, word for word
+    given = {"parameters", "injected-parameters"}  # papermill injects the whole file of the profile
     page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
     page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
     return page
 
 
 def data_of(chapter: str, results: Path) -> list[str]:
-    """The files of numbers behind a chapter, as they lie below the site's data folder."""
-    found = []
+    """The files with the numbers of a chapter, as paths below the site's data folder."""
+    files = []
     for start, patterns in BEHIND.items():
         if chapter.startswith(start):
             name = chapter.removeprefix(start).removeprefix("_")
             for pattern in patterns:
                 place = results if pattern.startswith("./") else results.parent
                 here = sorted(place.glob(pattern.removeprefix("./").format(name=name)))
-                found += [path.relative_to(results.parent).as_posix() for path in here]
-    return found
+                files += [path.relative_to(results.parent).as_posix() for path in here]
+    return files
 
 
 def find_error(notebook: nbformat.NotebookNode) -> str:
-    """Why an executed notebook may not be published, or ''. Jupyter Book itself renders a traceback without a word."""
+    """The reason not to publish an executed notebook, or ''. Jupyter Book renders a traceback without a warning."""
     for cell in notebook.cells:
         if cell.cell_type != "code" or not cell.source.strip():
             continue
@@ -160,7 +160,7 @@ def find_error(notebook: nbformat.NotebookNode) -> str:
 
 
 def title_of(notebook: nbformat.NotebookNode, name: str) -> str:
-    """A chapter's title in Markdown: `# Training a prior` is `Training a prior: vocals`, as its cell cannot know."""
+    """A chapter's title in Markdown: `# Training a prior` becomes `Training a prior: vocals`."""
     title = notebook.cells[0].source.split("\n")[0].removeprefix("# ")
     for stem, parameter in NAMED.items():
         if name.startswith(stem):
@@ -196,7 +196,7 @@ def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) ->
 
 
 def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -> str:
-    """Which commit, machine and duration produced these pages: from the score rows and papermill's own record."""
+    """Commit, machine and duration of these pages, from the score rows and papermill's records."""
     scores = load_scores(results)
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
     lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
@@ -225,7 +225,7 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
 
 
 def sources_of(results: Path) -> list[str]:
-    """The hashes of the files that the tables are made of, and the code that was said to move no number."""
+    """The hashes of the files behind the tables, and the accepted changes of code."""
     made = read_json(results / "tables.json")["made_of"]
     lines = ["", "## What the tables are made of", "", "| SHA-256 | file |", "|---|---|"]
     lines += [f"| {code(digest[:16])} | {plain(name)} |" for name, digest in made.items()]
@@ -240,7 +240,7 @@ def sources_of(results: Path) -> list[str]:
 
 
 def trials(results: Path) -> list[str]:
-    """What `make test-faults` and `make test-cluster` found, where they were run."""
+    """The results of `make test-faults` and `make test-cluster`, if any."""
     lines = []
     for name, title in (("faults", "Faults injected"), ("cluster", "On a cluster")):
         path = results / f"{name}.json"
@@ -261,7 +261,7 @@ def trials(results: Path) -> list[str]:
 
 
 def code(text: str) -> str:
-    """Text in the letters of code, unless some of it could end that, or the cell of a table."""
+    """Text as code, or as plain text if a character could end the code or the cell of a table."""
     return f"`{text}`" if re.fullmatch(r"[\w .,:;@/+()=#%-]+", text) else plain(text)
 
 
@@ -273,7 +273,7 @@ if __name__ == "__main__":
     which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
     given = parser.parse_args()
     try:
-        with locked(find_root() / "book" / "_build"):  # of whatever profile
+        with locked(find_root() / "book" / "_build"):  # one build at a time, of any profile
             main(given.results, given.mode or "")
     except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")

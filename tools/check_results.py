@@ -1,11 +1,11 @@
 """Do the committed results come from the committed code, configs and seeds? `python tools/check_results.py [PROFILE]`.
 
-Every number of a profile that has kept chapters is held against what it was made of: score rows against the code
-(`companion.codehash`), profile, the seed and the data; tables and chapters against their hashes; the tables are made
-again. What is stale is named, and the exit status is 1.
+For every profile with kept chapters: are the score rows of this code (`companion.codehash`), profile, seed and data, do
+tables and chapters have their hashes, and do the scores give these very tables? The tool names all that is stale; the
+exit status is then 1.
 
---accept REASON says that the code of now gives the numbers of then, in `results/accepted.csv`, which the book shows:
-for a change that moved no number, as a run of a smaller profile before and after it can show.
+--accept REASON records in `results/accepted.csv`, which the book shows, that this code gives the same numbers: for a
+change that moved none, as runs of a smaller profile before and after it can show.
 """
 
 import argparse
@@ -24,25 +24,24 @@ from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.scores.evaluate import read_scores
 from companion.systems import code_of
-from companion.tables.published import load_published, same_data
-from companion.tables.results import load_scores, made_of, tables
+from companion.tables import load_published, load_scores, made_of, same_data, table_files
 from flowsep.files import FlowsepError, atomic_path, read_json
 
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
 MEASURED = re.compile(r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)?(?:e[-−]\d+)?\s(?:dB|nats)\b")
 MARKED = re.compile(r"<!-- table: .*?<!-- end of table -->", re.DOTALL)  # a test holds these against their files
-# numbers of texts that are no results: file -> what may stand there, and what it is
+# numbers in texts that are no results: file -> number -> its meaning
 QUOTED = {
     "README.md": {
         "1e-9 dB": "the tolerance of a test of companion.scores",
         "0.1 dB": "a promise",
         **dict.fromkeys(
             ("0.07 dB", "0.26 dB", "0.001 dB", "0.20 dB", "0.51 dB"),
-            "results/demo/scores at 13baa46 (data_hash 4be2669db140) against those of now (e685f80095bd)",
+            "results/demo/scores at 13baa46 (data_hash 4be2669db140) against the present ones (e685f80095bd)",
         ),
     },
     "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
-    "notebooks/13_speed.ipynb": {"60 dB": "what a test of flowsep.separate_stream holds"},
+    "notebooks/13_speed.ipynb": {"60 dB": "the bound of a test of flowsep.separate_stream"},
     "notebooks/14_beyond_the_paper.ipynb": {"20 dB": "an aim"},
 }
 
@@ -54,22 +53,22 @@ def main(names: list[str], accept: str = "") -> int:
     if accept:
         append(results / "accepted.csv", [pair for pairs in stale.values() for pair in pairs], accept)
         stale = {}
-    found = [
+    faults = [
         f"results/{name}: {system} was scored by other code ({was}, now {now}); run it again, or see --accept"
         for name, systems in stale.items()
         for system, was, now in systems
     ]
     for name in names:
-        found += [f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name))]
-    found += [f"{file}: '{number}' is a number that no file gives" for file, number in typed_numbers(find_root())]
-    print("\n".join(found) or f"the results of {', '.join(names) or 'no profile'} are of this code, and whole")
-    return 1 if found else 0
+        faults += [f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name))]
+    faults += [f"{file}: '{number}' is a number that no file gives" for file, number in typed_numbers(find_root())]
+    print("\n".join(faults) or f"the results of {', '.join(names) or 'no profile'} are of this code, and whole")
+    return 1 if faults else 0
 
 
 def stale_systems(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
-    """(system, code of its rows, code of now) of all systems whose rows other code made, and nobody accepted."""
+    """(system, code of its rows, code of now) of all systems with rows of other code that nobody accepted."""
     scores = load_scores(folder)
-    path, found = folder.parent / "accepted.csv", []
+    path, stale = folder.parent / "accepted.csv", []
     accepted = pd.read_csv(path, dtype=str).to_dict("records") if path.is_file() else []
     for (system, code), _ in scores[scores.variant == ""].groupby(["system", "code"]):
         now, reached = code_of(system, profile.systems.get(system)), {code}
@@ -77,47 +76,45 @@ def stale_systems(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
             if row["system"] == system and row["was"] in reached:
                 reached.add(row["now"])
         if now not in reached:
-            found.append((system, code, now))
-    return found
+            stale.append((system, code, now))
+    return stale
 
 
 def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
-    """Add one row a stale system to `accepted.csv`."""
+    """Add one row per stale system to `accepted.csv`."""
     before = pd.read_csv(path, dtype=str) if path.is_file() else None
-    told = {"reason": reason, "git_commit": git_state()["git_commit"], "date": datetime.now(UTC).date().isoformat()}
-    new = pd.DataFrame([dict(zip(ACCEPTED, pair, strict=False)) | told for pair in pairs], columns=list(ACCEPTED))
+    facts = {"reason": reason, "git_commit": git_state()["git_commit"], "date": datetime.now(UTC).date().isoformat()}
+    new = pd.DataFrame([dict(zip(ACCEPTED, pair, strict=False)) | facts for pair in pairs], columns=list(ACCEPTED))
     with atomic_path(path) as temporary:
         pd.concat([before, new]).to_csv(temporary, index=False, lineterminator="\n")
 
 
 def problems(folder: Path, profile: Profile) -> Iterator[str]:
-    """What besides the code is not as the files say that it was."""
+    """Everything besides the code that differs from the records."""
     scores, manifest = load_scores(folder), read_json(folder / "data.json")
     own = scores[scores.variant == ""]
     if other := sorted(set(profile.systems) ^ set(own.system)):
         yield f"scores of {', '.join(sorted(set(own.system)))}, but the profile's systems differ by {', '.join(other)}"
-    sets = {"scores": own, "new_sources.csv": None}
+    sets = {"scores": own}
     if (folder / "new_sources.csv").is_file():
         sets["new_sources.csv"] = read_scores(folder / "new_sources.csv")
     for where, rows in sets.items():
-        if rows is None:
-            continue
-        for system, its in rows.groupby("system"):
+        for system, part in rows.groupby("system"):
             expected = {"config_hash": profile.hash_of(system), "seed": profile.seed, "data_hash": manifest["hash"]}
             for column, value in (expected | {"git_dirty": "no", "profile": profile.name}).items():
-                if wrong := set(its[column]) - {value}:
+                if wrong := set(part[column]) - {value}:
                     yield f"{where}: {system}: {column} is {', '.join(map(str, sorted(wrong)))}, expected {value}"
     published = same_data(load_published(folder.parent / "published.csv"), profile.data.kind)
     settings = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
-    for name, text in tables(scores, published, **settings).items():
+    for name, text in table_files(scores, published, **settings).items():
         if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
-            yield f"{name}: is not what the scores make; run notebooks/06_results.ipynb"
+            yield f"{name}: is not the table of these scores; run notebooks/06_results.ipynb"
     if read_json(folder / "tables.json").get("made_of") != made_of(folder):
         yield "tables.json: the tables are of other scores; run notebooks/06_results.ipynb"
-    told = read_json(folder / "book" / "kept.json")
+    records = read_json(folder / "book" / "kept.json")
     for where, then, now in (
-        ("book", told["chapters"], kept.hashes(folder / "book", "*.ipynb")),
-        (".", told["numbers"], kept.numbers(folder)),
+        ("book", records["chapters"], kept.hashes(folder / "book", "*.ipynb")),
+        (".", records["numbers"], kept.numbers(folder)),
     ):
         for name in sorted(set(then) | set(now)):
             if then.get(name) != now.get(name):
@@ -128,7 +125,7 @@ def problems(folder: Path, profile: Profile) -> Iterator[str]:
 
 
 def typed_numbers(root: Path) -> Iterator[tuple[str, str]]:
-    """(file, number) of what looks measured in a text that no run wrote, and is not `QUOTED`."""
+    """(file, number) of each number with dB or nats in a text that no run wrote, unless it is `QUOTED`."""
     texts = {path: path.read_text("utf-8") for path in [root / "README.md", *sorted((root / "book").glob("*.md"))]}
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
@@ -143,7 +140,7 @@ def typed_numbers(root: Path) -> Iterator[tuple[str, str]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="check_results", description=__doc__.split("`")[0])
     parser.add_argument("profile", nargs="*", help="default: all with kept chapters")
-    parser.add_argument("--accept", default="", metavar="REASON", help="the code of now gives the same numbers")
+    parser.add_argument("--accept", default="", metavar="REASON", help="this code gives the same numbers")
     given = parser.parse_args()
     try:
         sys.exit(main(given.profile, given.accept))

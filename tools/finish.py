@@ -1,4 +1,4 @@
-"""What a built site still lacks: MathJax beside the pages, no script that asks other hosts, and no dead link."""
+"""Finish a built site: MathJax beside the pages, no script that asks other hosts, no dead link."""
 
 import re
 import shutil
@@ -8,18 +8,18 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
-# the theme has its icons as fonts and once more as a script of 1.5 MB; without it the fonts are taken
+# the theme has icons as fonts and again as a script of 1.5 MB; without the script it uses the fonts
 ICONS = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
 MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
-# tables scroll sideways where they are wide, which the keyboard can do where it can go
+# wide tables scroll sideways; with a tabindex the keyboard can scroll them, too
 WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
-# names that hide what the button or fold shows, so that nobody can ask for it by what they see
+# names that differ from the visible text of a button or fold, so that voice control cannot reach it by that text
 HIDING = "Toggle hidden content|Search|Color mode"
 NAMES = re.compile(rf'(<(?:summary|button)\b[^>]*?) aria-label="(?:{HIDING})"([^>]*>)')
 
 
 def finish(html: Path) -> None:
-    """What the builder leaves undone: MathJax beside the pages, which ask no other host; no live kernels; plain names.
+    """Put MathJax beside the pages, so that they ask no other host; remove live kernels and hidden names.
 
     Jupyter Book loads sphinx-thebe whether it is wanted or not, twice on each page, which the browser reports as error.
     """
@@ -34,13 +34,13 @@ def finish(html: Path) -> None:
         if 'class="math ' not in text:
             text = MATHJAX.sub("", text)
         text = WIDE.sub(r'<table tabindex="0"', text)
-        # its children are no items of a list
+        # the children of that list are no items
         page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
     (html / ".nojekyll").touch()
 
 
 class _Anchors(HTMLParser):
-    """The addresses that a page leads to, and the places on it that can be led to."""
+    """The addresses and the anchors of a page."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -54,12 +54,10 @@ class _Anchors(HTMLParser):
 
 
 def dead_links(html: Path) -> list[str]:
-    """ "page: link" of every link of the site to a file or an anchor of its own that is not there."""
+    """ "page: link" of every link within the site without a target."""
     html, dead = html.resolve(), []
-    found = [
-        page for page in sorted(html.rglob("*.html")) if "_static" not in page.relative_to(html).parts
-    ]  # templates
-    pages = {page: _Anchors(page.read_text(encoding="utf-8")) for page in found}
+    paths = (path for path in sorted(html.rglob("*.html")) if "_static" not in path.relative_to(html).parts)
+    pages = {path: _Anchors(path.read_text(encoding="utf-8")) for path in paths}
     for page, anchors in pages.items():
         for link in sorted(anchors.links):
             parts = urlsplit(link)

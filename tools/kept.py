@@ -1,7 +1,7 @@
 """Executed notebooks that are committed, so that the book can be built without data, models or training.
 
 `<results>/book/` holds each notebook as papermill left it, its pictures and sounds under `media/` by the hash of their
-bytes, and `kept.json`, which says of which scores they tell.
+bytes, and `kept.json` with the hashes of the scores and numbers behind them.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_pa
 def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:
     """Write `<results>/book/` anew, all or nothing. notebooks: by chapter, as `media.take` left them."""
     target, fresh, old = results / "book", results / ".book", results / ".book-before"
-    for folder in (fresh, old):  # of a run that was killed
+    for folder in (fresh, old):  # left by a killed run
         shutil.rmtree(folder, ignore_errors=True)
     (fresh / "media").mkdir(parents=True)
     for name, notebook in notebooks.items():
@@ -34,8 +34,8 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
         nbformat.write(notebook, fresh / f"{name}.ipynb")
         for part in media.names(notebook):
             (fresh / "media" / part).write_bytes(stored[part])
-    told = {"scores": hash_of_scores(results), "chapters": hashes(fresh, "*.ipynb"), "numbers": numbers(results)}
-    (fresh / "kept.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+    records = {"scores": hash_of_scores(results), "chapters": hashes(fresh, "*.ipynb"), "numbers": numbers(results)}
+    (fresh / "kept.json").write_text(json.dumps(records, indent=1) + "\n", "utf-8")
     if target.exists():
         target.rename(old)
     fresh.rename(target)
@@ -43,9 +43,9 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
 
 
 def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
-    """The kept notebooks and, executed into `folder`, those made `FROM_TABLES`; and what media the former have.
+    """The kept notebooks and, executed into `folder`, those made `FROM_TABLES`; and the media of the kept ones.
 
-    Raises FlowsepError where nothing was kept, or the scores are no longer those of the kept notebooks.
+    Raises FlowsepError if nothing was kept, or the scores have changed since.
     """
     place = results / "book"
     again = f"make the book and keep it: make book && python tools/build_book.py {results} --keep"
@@ -65,10 +65,10 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
 
 def numbers(results: Path) -> dict[str, str]:
     """{file: SHA-256} of all committed numbers of a profile: its scores, tables, curves and manifests."""
-    found = {}
+    digests = {}
     for pattern in ("data.json", "tables.json", "[!.]*.csv", "table-*.md", "scores/[!.]*.csv", "training/*/loss.csv"):
-        found |= hashes(results, pattern)
-    return found
+        digests |= hashes(results, pattern)
+    return digests
 
 
 def hashes(folder: Path, pattern: str) -> dict[str, str]:

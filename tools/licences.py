@@ -1,4 +1,4 @@
-"""Write LICENCES.md, what the packages of requirements.lock say of their licences: `python tools/licences.py`.
+"""Write LICENCES.md, the licences of the packages of requirements.lock: `python tools/licences.py`.
 
 From the metadata of the installed packages; a test holds the file against them.
 """
@@ -11,7 +11,7 @@ from flowsep.files import FlowsepError, write_text
 
 ROOT = Path(__file__).parent.parent
 COPYLEFT = re.compile(r"GPL|GNU|MPL|Mozilla|EUPL|CDDL|Eclipse|CeCILL|CC.BY.SA", re.IGNORECASE)
-# what each package with a word of COPYLEFT is here for; one that is not listed stops the tool, until someone has looked
+# the use of each package with a word of COPYLEFT; an unlisted one stops the tool until someone has looked at it
 NOTES = {
     "certifi": "MPL 2.0: the certificates of authorities, for downloads",
     "docutils": "GPL 3 for its Emacs mode alone, which pip does not install; the rest is public domain, PSF, BSD",
@@ -22,22 +22,22 @@ NOTES = {
 }
 HEAD = """# Licences of the packages
 
-flowsep is under the MIT licence (LICENSE) and holds no code of these packages, which pip installs beside it. What each
-says of its own licence is below, as found in its metadata: the licence that it names, and the classifier, where it has
-one; where the two differ, both stand as they are. Made by `python tools/licences.py` from requirements.lock.
+flowsep is under the MIT licence (LICENSE) and holds no code of these packages, which pip installs beside it. The table
+below has each package's licence by its metadata: the named licence and, if any, the classifier; where the two differ,
+both stand as they are. Made by `python tools/licences.py` from requirements.lock.
 
 ## Copyleft
 
-None of these is changed here. Whoever hands one on, in an image of a container for instance, owes what its licence asks
-for.
+None of these is changed here. Whoever redistributes one, for instance in a container image, must meet the terms of its
+licence.
 
 {copyleft}
 
-Wheels carry libraries whose licences are not in these lines but in files of their own: that of soundfile holds
-libsndfile (LGPL 2.1), those of numpy and scipy GCC's runtime for Fortran, those of torch and scikit-learn its runtime
-for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs the CUDA packages that torch asks for,
-which are not in the lock and are under NVIDIA's own terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
-browser) come from the system, with its licences.
+Some wheels carry libraries with licence files of their own, which are not in these lines: the wheel of soundfile holds
+libsndfile (LGPL 2.1), the wheels of numpy and scipy GCC's runtime for Fortran, the wheels of torch and scikit-learn
+GCC's runtime for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip also installs CUDA packages for torch,
+which are not in the lock and are under NVIDIA's terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
+browser) come from the system, under their own licences.
 
 ## All
 
@@ -57,17 +57,18 @@ def licence_of(name: str, version: str) -> tuple[str, str]:
     """(licence, classifiers) of an installed package, either of them '' if it names none.
 
     The licence is the metadata's License-Expression or one line of its License, or else, where there is no classifier
-    either, the title of the package's licence file. FlowsepError where none of them tells, or the version is another.
+    either, the title of the package's licence file. FlowsepError if no licence is
+    named, or another version is installed.
     """
     try:
         package = metadata.distribution(name)
     except metadata.PackageNotFoundError as error:
         raise FlowsepError(f"{name}: not installed; run make env") from error
-    if package.version.split("+")[0] != version:  # torch says after a + what it was built for
+    if package.version.split("+")[0] != version:  # torch appends + and the kind of build
         raise FlowsepError(f"{name}: {package.version} is installed, requirements.lock has {version}; run make env")
     about = package.metadata
-    told = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", []) if line.startswith("License ::")]
-    classifiers = ", ".join(line for line in told if line != "OSI Approved")
+    names = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", []) if line.startswith("License ::")]
+    classifiers = ", ".join(line for line in names if line != "OSI Approved")
     licence = about.get("License-Expression") or about.get("License") or ""
     if "\n" in licence or licence == "UNKNOWN" or licence.startswith("Copyright"):  # a whole text, or no name of one
         licence = ""
@@ -81,13 +82,13 @@ def licence_of(name: str, version: str) -> tuple[str, str]:
 
 
 def page() -> str:
-    """LICENCES.md. FlowsepError as from `licence_of`, and for copyleft that `NOTES` does not list, or lists in vain."""
-    found = {name: (version, *licence_of(name, version)) for name, version in pinned().items()}
-    copyleft = {name for name, (_, *told) in found.items() if COPYLEFT.search(" ".join(told))}
+    """LICENCES.md. FlowsepError as from `licence_of`, and if `NOTES` lists other packages than those with copyleft."""
+    licences = {name: (version, *licence_of(name, version)) for name, version in pinned().items()}
+    copyleft = {name for name, (_, *words) in licences.items() if COPYLEFT.search(" ".join(words))}
     if wrong := copyleft ^ set(NOTES):
         raise FlowsepError(f"{', '.join(sorted(wrong))}: copyleft by the metadata or by NOTES here, not by both")
     notes = "\n".join(f"- {name}: {NOTES[name]}" for name in sorted(NOTES))
-    rows = "\n".join(f"| {' | '.join((name, *told))} |" for name, told in found.items())
+    rows = "\n".join(f"| {' | '.join((name, *words))} |" for name, words in licences.items())
     return HEAD.format(copyleft=notes, rows=rows)
 
 

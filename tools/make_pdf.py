@@ -93,7 +93,7 @@ def join(prints: dict[Path, tuple[str, PdfReader]]) -> PdfWriter:
             annotation = reference.get_object()
             address = urlsplit(str(annotation.get("/A", {}).get("/URI", "")))
             number = first.get(Path(unquote(address.path))) if address.scheme == "file" else None
-            if number is not None:  # else a link to the world, or to a file for download, which a print has not
+            if number is not None:  # all others lead to the web or to a download
                 destination = [writer.pages[number].indirect_reference, NameObject("/Fit")]
                 annotation[NameObject("/Dest")] = ArrayObject(destination)
                 del annotation["/A"]

@@ -1,8 +1,8 @@
 """Pictures and sounds of executed notebooks, apart from their text.
 
-A notebook that ran holds them as base64: a chapter takes megabytes, most of it PNG pictures of spectrograms, and the
-same few seconds of music stand in a dozen chapters. `take` lifts them out under the hash of their bytes, pictures as
-WebP, and leaves `media:<name>` in their places; `place` and `whole` put them back, for a page and for a file to run on.
+An executed notebook holds them as base64: megabytes per chapter, most of them PNG pictures of spectrograms, and the
+same few seconds of music in a dozen chapters. `take` replaces them by `media:<name>`, named by the hash of their bytes,
+pictures as WebP; `place` puts them back for a page, `whole` for a notebook to download.
 """
 
 import base64
@@ -20,8 +20,8 @@ KINDS = {"audio/mpeg": "mp3", "audio/flac": "flac", "image/png": "png", "image/w
 MEDIA = {suffix: kind for kind, suffix in KINDS.items()}
 DATA = re.compile(rf"data:({'|'.join(KINDS)});base64,([A-Za-z0-9+/=]{{64,}})")
 NAME = re.compile(r"media:([0-9a-f]{16})\.(mp3|flac|png|webp)")
-QUALITY = 85  # of pictures with noise in them, spectrograms; lines and letters are kept without loss
-NOISY = 120_000  # bytes of a PNG from which on it counts as one
+QUALITY = 85  # of spectrograms, which are noisy; pictures of lines and letters are stored without loss
+NOISY = 120_000  # bytes of a PNG from which on it counts as noisy
 
 
 def take(notebook: NotebookNode) -> dict[str, bytes]:
@@ -37,11 +37,11 @@ def take(notebook: NotebookNode) -> dict[str, bytes]:
         media[name] = data
         return f"media:{name}"
 
-    def inline(found: re.Match) -> str:
+    def inline(match: re.Match) -> str:
         try:
-            return keep(base64.b64decode(found[2], validate=True), KINDS[found[1]])
-        except binascii.Error:  # some text that only looks like it
-            return found[0]
+            return keep(base64.b64decode(match[2], validate=True), KINDS[match[1]])
+        except binascii.Error:  # other text of that form
+            return match[0]
 
     section = ""
     for cell in notebook.cells:
@@ -70,9 +70,9 @@ def place(notebook: NotebookNode, media: Mapping[str, bytes], folder: str) -> di
     """
     files: dict[str, bytes] = {}
 
-    def put(found: re.Match) -> str:
-        name = f"{found[1]}.{found[2]}"
-        if not MEDIA[found[2]].startswith("image/"):
+    def put(match: re.Match) -> str:
+        name = f"{match[1]}.{match[2]}"
+        if not MEDIA[match[2]].startswith("image/"):
             return _data(name, media[name])
         files[name] = media[name]
         return f"{folder}/{name}"
@@ -82,20 +82,15 @@ def place(notebook: NotebookNode, media: Mapping[str, bytes], folder: str) -> di
 
 
 def whole(notebook: NotebookNode, media: Mapping[str, bytes]) -> None:
-    """Everything inline again, so that the notebook shows all of it wherever it is opened."""
-    _each_page(notebook, lambda found: _data(f"{found[1]}.{found[2]}", media[f"{found[1]}.{found[2]}"]))
+    """Put everything back inline, so that the notebook is complete wherever it is opened."""
+    _each_page(notebook, lambda match: _data(f"{match[1]}.{match[2]}", media[f"{match[1]}.{match[2]}"]))
 
 
 def names(notebook: NotebookNode) -> set[str]:
-    """The names that the notebook's outputs ask for."""
-    found: set[str] = set()
-
-    def note(match: re.Match) -> str:
-        found.add(f"{match[1]}.{match[2]}")
-        return match[0]
-
-    _each_page(notebook, note)
-    return found
+    """The names of the media in the notebook's outputs."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    pages = [output.get("data", {}).get("text/html", "") for output in outputs]
+    return {f"{name}.{suffix}" for page in pages for name, suffix in NAME.findall(page)}
 
 
 def _each_page(notebook: NotebookNode, change) -> None:

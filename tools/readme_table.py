@@ -9,7 +9,7 @@ from companion.profile import find_root
 from flowsep.files import write_text
 
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-QUARTILES = re.compile(r" \((quartiles|-?\d+\.\d(–| to )-?\d+\.\d)\)")  # as companion.tables.results writes them
+QUARTILES = re.compile(r" \((quartiles|-?\d+\.\d(–| to )-?\d+\.\d)\)")  # as companion.tables.render writes them
 
 
 def renewed(readme: str) -> str:
@@ -18,7 +18,7 @@ def renewed(readme: str) -> str:
 
 
 def compact(table: str) -> str:
-    """A table of `companion.tables.results.table_markdown` without the quartiles beside its medians."""
+    """A table of `companion.tables.table_markdown` without the quartiles beside its medians."""
     return QUARTILES.sub("", table)
 
 

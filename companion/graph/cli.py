@@ -63,7 +63,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from ..profile import load_profile
     from ..scores.estimates import find_systems, score_estimates
     from ..scores.evaluate import write_scores
-    from ..tables.results import table_markdown
+    from ..tables import table_markdown
 
     profile = load_profile(arguments.profile or {"name": "references"})
     if arguments.metrics:

@@ -1,7 +1,7 @@
-"""Estimates on disk, of any systems -> score rows, hardly slower than the files can be read.
+"""Estimates on disk, of any systems -> score rows, hardly slower than reading the files.
 
-One system: `<folder>/<track>/<stem>.wav`; several: `<folder>/<system>/<track>/<stem>.wav`. A folder `test` may come
-before the tracks, as musdb and museval have it; other formats than wav are found by their suffix.
+One system: `<folder>/<track>/<stem>.wav`; several: `<folder>/<system>/<track>/<stem>.wav`. As in musdb and museval, a
+folder `test` may hold the tracks. Other suffixes than .wav, of the formats in `SUFFIXES`, do as well.
 """
 
 import math
@@ -32,16 +32,16 @@ KIND = "measured, estimates on disk"  # of the rows
 
 
 def find_systems(folder: str | Path, dataset: Dataset) -> dict[str, Path]:
-    """{system: its folder}: `folder` itself, or those right below it, that hold a folder of any test song.
+    """{system: folder}: `folder` itself, or the folders right below it, that hold a folder of any test song.
 
-    Raises FlowsepError where there is none.
+    Raises FlowsepError if no folder does.
     """
     folder, tracks = Path(folder), dataset.subset("test")
     candidates = [folder, *sorted(path for path in folder.glob("[!.]*") if is_text(path.name))]
-    found = {path.resolve().name: path for path in candidates if any(_track_folder(path, track) for track in tracks)}
-    if folder in found.values():
+    holders = {path.resolve().name: path for path in candidates if any(_track_folder(path, track) for track in tracks)}
+    if folder in holders.values():
         return {folder.resolve().name: folder}
-    systems = {name: path for name, path in found.items() if path.resolve() != dataset.root.resolve()}
+    systems = {name: path for name, path in holders.items() if path.resolve() != dataset.root.resolve()}
     if not systems:
         expected = f"<system>/<track>/<stem>.wav, where a track is one of {len(tracks)}, such as '{tracks[0].name}'"
         raise FlowsepError(f"{folder}: no estimates there; expected {expected}")
@@ -58,19 +58,19 @@ def score_estimates(
     jobs: int | None = None,
     progress: bool = True,
 ) -> dict[str, pd.DataFrame]:
-    """Score what all systems made of the test songs: {system: a frame with the columns `evaluate.COLUMNS`}.
+    """Score the estimates of all systems for the test songs: {system: a frame with the columns `evaluate.COLUMNS`}.
 
     The references of a song are read, mixed down and resampled once for all systems. An estimate that is missing,
-    unreadable, or of another shape or rate than its reference gives rows with status 'failed'; a reference that cannot
-    be read fails its song. `checkpoint` is a digest of all files of the system; its costs are not known, and NaN.
+    unreadable, or of another shape or rate than the reference gives rows with status 'failed'; an unreadable reference
+    fails the whole song. `checkpoint` is a digest of all files of the system. Costs are unknown: NaN.
 
     Args:
         systems: of `find_systems`.
-        sources: stems to score; default: those that each song has.
+        sources: stems to score; default: all stems of each song.
         evaluation: conventions and metrics; default: `EvaluationConfig()`.
         profile: name of the profile in the rows.
-        jobs: songs at once, each in a thread (numpy, soxr and libsndfile let others run) that holds the references and
-            the estimates of one system: 1 GB for four sources of 5 minutes. Default: one a processor, at most 4.
+        jobs: songs at once, one thread each (numpy, soxr and libsndfile release the lock), which holds the references
+            and the estimates of one system: 1 GB for four sources of 5 minutes. Default: one per processor, at most 4.
     """
     from tqdm.auto import tqdm
 
@@ -98,9 +98,9 @@ def score_estimates(
 def _score(
     track: Track, systems: Mapping[str, Path], sources: Sequence[str], evaluation: EvaluationConfig
 ) -> dict[str, tuple[list[dict[str, Any]], list[str]]]:
-    """{system: (the rows of one song, what tells the files that were read)}."""
+    """{system: (the rows of one song, an entry per file for `digest`)}."""
     rules = (evaluation.conventions, evaluation.metrics)
-    found, score, length = {}, None, math.nan
+    scored, score, length = {}, None, math.nan
     try:
         references = {source: track.stem(source) for source in sources}
         length = round(track.duration, 3)
@@ -118,12 +118,12 @@ def _score(
                 reasons[source] = str(error)
         rows = score(estimates, reasons) if score else lost
         when = {"track": track.name, "audio_seconds": length, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        found[name] = ([row | when for row in rows], files)
-    return found
+        scored[name] = ([row | when for row in rows], files)
+    return scored
 
 
 def _track_folder(folder: Path, track: Track) -> Path | None:
-    """Where a system's estimates of a song lie, if they are there."""
+    """The folder of a system's estimates of a song, or None."""
     places = (folder / subset / name for subset in ("", "test") for name in (track.name, safe_name(track.name)))
     return next((place for place in places if place.is_dir()), None)
 
@@ -133,10 +133,9 @@ def _find(folder: Path, track: Track, source: str) -> Path:
     if place is None:
         raise FlowsepError(f"{folder / track.name}: no such folder")
     files = (place / f"{name}{suffix}" for name in (source, safe_name(source)) for suffix in SUFFIXES)
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        raise FlowsepError(f"{place / source}.wav: no such file")
-    return found
+    if file := next((file for file in files if file.is_file()), None):
+        return file
+    raise FlowsepError(f"{place / source}.wav: no such file")
 
 
 def _read(path: Path, sample_rate: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""(system, track) -> tidy score rows that say where they come from; a track that fails is a row too."""
+"""(system, track) -> tidy score rows with their provenance; a failed track has rows, too."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ from ..systems import COSTS
 from .score import CONVENTIONS, METRICS, failed_rows, score_track
 
 STATUS = ("ok", "silent", "failed")
-FAILURES = (ValueError, OSError, RuntimeError)  # what a bad track raises (soundfile's errors included); bugs still stop
+FAILURES = (ValueError, OSError, RuntimeError)  # of a bad track, soundfile's errors included; a bug stops the run
 _ROW = "profile system variant supervision kind track stem metric convention piece sample_rate value n_frames nan_count"
 _ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty code versions device"
 SPENT = ("seconds", "audio_seconds", "peak_memory_mib")  # on the separation of a track
@@ -40,17 +40,17 @@ def evaluate_system(
     on_scores: Callable[[Any, list[dict[str, Any]]], None] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Separate and score every track; one that cannot be read, separated or scored becomes rows with status 'failed'.
+    """Separate and score every track; a track that fails in reading, separation or scoring gives rows 'failed'.
 
     Args:
-        system: of `load_system`; only one with `needs_references` is shown the references.
+        system: of `load_system`; only a system with `needs_references` gets the references.
         tracks: objects with `name`, `sample_rate`, `mixture()` and `stem(source)`, both (channels, samples).
         provenance: of `run_provenance`.
-        on_estimates: called with (track, estimates) after each track, to keep what is worth hearing.
+        on_estimates: called with (track, estimates) after each track, to keep excerpts.
         on_scores: called with (track, rows of `score_track`) after each track, to keep the single frames.
     Returns:
-        a frame with the columns `COLUMNS`; ValueError, OSError and RuntimeError fail a track, anything else is a bug
-        and is raised. The log says at the end which tracks failed.
+        a frame with the columns `COLUMNS`. ValueError, OSError and RuntimeError fail a track; any other exception is a
+        bug and is raised. The log names the failed tracks at the end.
     """
     from tqdm.auto import tqdm
 
@@ -62,8 +62,8 @@ def evaluate_system(
             length = mixture.shape[-1] / track.sample_rate
             references = {source: track.stem(source) for source in sources}
             start = time.perf_counter()
-            shown = references if system.needs_references else None
-            estimates = system.separate(mixture, track.sample_rate, references=shown)
+            truth = references if system.needs_references else None
+            estimates = system.separate(mixture, track.sample_rate, references=truth)
             seconds = time.perf_counter() - start
             scores = score_track(references, estimates, track.sample_rate, conventions, metrics)
         except FAILURES as error:
@@ -92,7 +92,7 @@ def unavailable_rows(
     conventions: Sequence[str] = tuple(CONVENTIONS),
     metrics: Sequence[str] = METRICS[:2],
 ) -> pd.DataFrame:
-    """The rows of a system that cannot run here: every track failed, for one reason. See `evaluate_system`."""
+    """The rows of a system that cannot run here: every track failed for this reason. See `evaluate_system`."""
     when = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "peak_memory_mib": peak_memory()}
     empty = failed_rows(dict.fromkeys(sources, reason), conventions, metrics)
     rows = [
@@ -104,20 +104,17 @@ def unavailable_rows(
 def write_scores(frame: pd.DataFrame, path: str | Path) -> None:
     """Write score rows as CSV, columns in the order of `COLUMNS`, whole or not at all.
 
-    Control characters in text, such as the reasons that programs give, become spaces: a lone carriage return would end
-    a row. Raises FlowsepError naming a column that is missing or surplus.
+    Control characters in text, such as the error messages of programs, become spaces: a lone carriage return would end
+    a row.
     """
-    _check_columns(frame, COLUMNS, path)
     frame = frame.replace({name: r"[\x00-\x1f\x7f-\x9f]+" for name in COLUMNS if name not in NUMBERS}, " ", regex=True)
     with atomic_path(path) as temporary:
         frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.6g", lineterminator="\n")
 
 
 def read_scores(paths: str | Path | Iterable[str | Path]) -> pd.DataFrame:
-    """The rows of one or several files of `write_scores`; FlowsepError names the file and column of what is wrong."""
-    paths = [paths] if isinstance(paths, str | Path) else list(paths)
-    if not paths:
-        raise FlowsepError("no score files were given")
+    """The rows of one or several files of `write_scores`. FlowsepError names the file and the wrong column."""
+    paths = [paths] if isinstance(paths, str | Path) else paths
     valid = {"status": STATUS, "convention": tuple(CONVENTIONS), "metric": METRICS}
     return pd.concat([read_table(path, COLUMNS, NUMBERS, valid) for path in paths], ignore_index=True)
 
@@ -127,18 +124,20 @@ def read_table(
 ) -> pd.DataFrame:
     """A CSV file of text with exactly these `columns`, the last of which is never empty.
 
-    numbers: column -> its type, int or float; valid: column -> all that it may hold. FlowsepError names the file and
-    the column of what is wrong.
+    numbers: column -> int or float; valid: column -> the allowed values. FlowsepError names the file and the wrong
+    column.
     """
     path = Path(path)
     check_size(path, MAX_TABLE)
-    try:  # a track may be called "NA"; an archive is not unpacked, whatever it is called
+    try:  # a track may be called "NA"; no suffix makes pandas unpack an archive
         frame = pd.read_csv(path, dtype=str, keep_default_na=False, compression=None)
     except (OSError, ValueError) as error:
         raise FlowsepError(f"{path}: not a readable CSV file ({brief(error)})") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first cells for names of rows then
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first cells as names of the rows
         raise FlowsepError(f"{path}: its rows have more cells than its header; complete the header or make it anew")
-    _check_columns(frame, columns, path)
+    for what, names in (("lacks", set(columns) - set(frame)), ("has the unknown", set(frame) - set(columns))):
+        if names:
+            raise FlowsepError(f"{path}: {what} column {brief(min(names))}; expected {', '.join(columns)}")
     if cut := int((frame[columns[-1]] == "").sum()):
         last = f"{cut} row(s) end before column '{columns[-1]}', or column '{columns[-1]}' is empty"
         raise FlowsepError(f"{path}: {last}; no row counts without it, so complete the file or make it anew")
@@ -146,15 +145,9 @@ def read_table(
         try:
             frame[column] = pd.to_numeric(frame[column]).astype(kind)
         except (ValueError, TypeError, OverflowError) as error:
-            found = brief(error)
-            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({found})") from error
+            reason = brief(error)
+            raise FlowsepError(f"{path}: column '{column}' holds something that is no number ({reason})") from error
     for column, allowed in valid.items():
-        for found in set(frame[column]) - set(allowed):
-            raise FlowsepError(f"{path}: column '{column}' holds {brief(found)}; valid: {', '.join(allowed)}")
+        if unknown := set(frame[column]) - set(allowed):
+            raise FlowsepError(f"{path}: column '{column}' holds {brief(min(unknown))}; valid: {', '.join(allowed)}")
     return frame[list(columns)]
-
-
-def _check_columns(frame: pd.DataFrame, columns: Iterable[str], path: str | Path) -> None:
-    for what, names in (("lacks", set(columns) - set(frame)), ("has the unknown", set(frame) - set(columns))):
-        if names:
-            raise FlowsepError(f"{path}: {what} column {brief(min(names))}; expected {', '.join(columns)}")

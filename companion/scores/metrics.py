@@ -1,7 +1,7 @@
-"""SDR of BSS Eval version 4 and SI-SDR, in numpy alone; the parts of its error by museval.
+"""SDR of BSS Eval version 4 and SI-SDR, in numpy alone; ISR, SIR and SAR by museval.
 
-Since version 4 the SDR of BSS Eval is nothing but a signal-to-noise ratio a frame: the distortion filters only divide
-the error into its kinds (ISR, SIR, SAR) and leave its sum alone. So one line does the work of a large linear system.
+Since version 4 the SDR of BSS Eval is a plain signal-to-noise ratio per frame: the distortion filters only divide the
+error into kinds (ISR, SIR, SAR) and do not change the sum. So one line replaces a large linear system.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 BLOCK = 2**13  # samples of each channel that are summed at once
-PEEK = 2**10  # and that are looked at for sound
+PEEK = 2**10  # samples that are searched for sound at once
 
 
 def sdr(
@@ -24,7 +24,7 @@ def sdr(
 
     Two conventions share this formula; their numbers are not comparable:
 
-    - *paper* (Zhu et al. 2022): mono at 22,050 Hz, pieces of 60 s, one frame a piece (`window=None`); pieces with
+    - *paper* (Zhu et al. 2022): mono at 22,050 Hz, pieces of 60 s, one frame per piece (`window=None`); pieces with
       `sum r^2 <= 20` left out; median over all pieces of all songs.
     - *sisec18* (Stöter, Liutkus, Ito 2018): stereo at 44,100 Hz, frames of 1 s without overlap (`window=44100`), a
       frame counts only if all sources sound in it (`frame_sdr`); median over frames, then over songs.
@@ -41,9 +41,9 @@ def frame_sdr(
 ) -> np.ndarray:
     """SDR of several sources of one song, (sources, frames), with the frames and NaN rules of museval 4.
 
-    `references` and `estimates`: one (channels, samples) a source, all of one shape. As in museval, a last frame that
-    is not full is dropped (audio shorter than `window` is one frame), and where any reference or estimate is silent in
-    a frame, that is where the sum of its channels is zero throughout, the frame is NaN for every source.
+    `references` and `estimates`: one (channels, samples) per source, all of one shape. As in museval, an incomplete
+    last frame is dropped (audio shorter than `window` is one frame), and a frame is NaN for every source if any
+    reference or estimate is silent in it, which means that the sum of the channels is zero throughout.
 
     Raises ValueError as `sdr` does.
     """
@@ -56,15 +56,15 @@ def frame_sdr(
 def silent_frames(
     references: Sequence[np.ndarray], estimates: Sequence[np.ndarray], window: int | None = None
 ) -> np.ndarray:
-    """The frames that `frame_sdr` takes for silent, where any of these audios is: bool, (frames,)."""
+    """Mask of the frames that are NaN in `frame_sdr` because a reference or an estimate is silent: bool, (frames,)."""
     pairs = list(zip(references, estimates, strict=True))
     return np.array(_silent(pairs, _frames(pairs[0][0].shape[-1], window, None)))
 
 
 def both_sdr(reference: np.ndarray, estimate: np.ndarray, window: int | None = None) -> tuple[np.ndarray, float]:
-    """`sdr` of each frame, (frames,), and `si_sdr` of the whole, for the price of one of them.
+    """`sdr` of each frame, (frames,), and `si_sdr` of the whole, in the time of one of them.
 
-    Arguments as in `sdr`, but known to be finite and of one shape: that is not looked at again.
+    Arguments as in `sdr`; that they are finite and of one shape is not checked.
     """
     samples = reference.shape[-1]
     frames = _frames(samples, window, None)
@@ -94,16 +94,16 @@ def bss_eval(
     `SDR` as in `sdr`. `r + e_spat` is the estimate projected on its own reference delayed by 0 to 511 samples,
     `r + e_spat + e_interf` on all references so delayed: one set of filters for the whole piece, energies per frame.
 
-    Arguments, frames and NaN rules as in `frame_sdr`. All is NaN where museval refuses, because a source is silent from
-    end to end, and so is the SIR of a source alone, which nothing interferes with. Four stereo sources at 44.1 kHz
-    take 1.6 times their length on one CPU core (50 s for 30 s, 195 s for 120 s) and 25 MB of memory a second (3.7 GB).
+    Arguments, frames and NaN rules as in `frame_sdr`. All values are NaN if a source is silent from end to end, which
+    museval refuses; the SIR of a single source is NaN, since nothing interferes with it. Four stereo sources at
+    44.1 kHz take 1.6 times their length on one CPU core (50 s for 30 s, 195 s for 120 s) and 25 MB per second.
 
     Raises ValueError as `sdr` does. References: Vincent, Gribonval, Févotte 2006; Stöter, Liutkus, Ito 2018.
     """
     import museval
 
     pairs = _pairs(references, estimates)
-    audio = np.stack([[x.T.astype(np.float64) for x in pair] for pair in pairs], axis=1)  # as museval has its axes
+    audio = np.stack([[x.T.astype(np.float64) for x in pair] for pair in pairs], axis=1)  # museval's order of axes
     samples = audio.shape[2]
     frames = len(_frames(samples, window, None))
     if audio.sum(axis=3).any(axis=2).all():
@@ -111,10 +111,10 @@ def bss_eval(
         values = museval.evaluate(*audio, win=size, hop=size)
     else:
         values = np.full((4, len(pairs), frames), np.nan)
-    found = dict(zip(("SDR", "ISR", "SIR", "SAR"), values, strict=True))
+    metrics = dict(zip(("SDR", "ISR", "SIR", "SAR"), values, strict=True))
     if len(pairs) == 1:
-        found["SIR"] = np.full((1, frames), np.nan)  # museval would divide by a rounding error
-    return found
+        metrics["SIR"] = np.full((1, frames), np.nan)  # museval would divide by a rounding error
+    return metrics
 
 
 def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,7 +131,7 @@ def _pair(reference: np.ndarray, estimate: np.ndarray) -> tuple[np.ndarray, np.n
 
 def _pairs(references: Sequence[np.ndarray], estimates: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
     if len(references) != len(estimates):
-        raise ValueError(f"found {len(references)} references and {len(estimates)} estimates")
+        raise ValueError(f"{len(references)} references and {len(estimates)} estimates; they must be equally many")
     pairs = [_pair(*pair) for pair in zip(references, estimates, strict=True)]
     shapes = {reference.shape for reference, _ in pairs}
     if len(shapes) != 1 or len(min(shapes)) != 2:
@@ -154,7 +154,7 @@ def _sdr(sums: np.ndarray) -> np.ndarray:
 
 
 def _si_sdr(sums: np.ndarray, reference: np.ndarray, estimate: np.ndarray) -> float:
-    """`a r - e = d - b r` with b = <d, r> / <r, r> = 1 - a, so that its energy is <d, d> - b <d, r>."""
+    """`a r - e = d - b r` with b = <d, r> / <r, r> = 1 - a, of energy <d, d> - b <d, r>."""
     signal, error, product = sums
     if signal == 0:
         return math.nan
@@ -176,10 +176,10 @@ def _sums(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) 
 
 
 def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """A frame in float64, piece by piece: no copy is larger than the cache, however long the song."""
+    """A frame in float64, block by block: no copy is larger than the cache, however long the song."""
     for start in range(frame.start, min(frame.stop, reference.shape[-1]), BLOCK):
-        piece = slice(start, min(start + BLOCK, frame.stop))
-        yield tuple(np.ascontiguousarray(audio[..., piece], np.float64) for audio in (reference, estimate))
+        block = slice(start, min(start + BLOCK, frame.stop))
+        yield tuple(np.ascontiguousarray(audio[..., block], np.float64) for audio in (reference, estimate))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
@@ -187,10 +187,10 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _silent(pairs: Sequence[tuple[np.ndarray, np.ndarray]], frames: Sequence[slice]) -> list[bool]:
-    """For each frame: is anything in it silent, so that the sum of its channels is zero throughout?"""
+    """For each frame: is the sum of the channels of any reference or estimate zero throughout?"""
 
     def sounds(audio: np.ndarray, frame: slice) -> bool:
-        starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)  # a few samples tell of most frames
+        starts = range(frame.start, min(frame.stop, audio.shape[-1]), PEEK)  # mostly the first samples suffice
         return any(audio[:, start : min(start + PEEK, frame.stop)].sum(axis=0).any() for start in starts)
 
     return [not all(sounds(audio, frame) for pair in pairs for audio in pair) for frame in frames]

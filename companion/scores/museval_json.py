@@ -1,6 +1,6 @@
-"""Scores in museval's own files, `<system>/test/<track>.json`: written of our estimates, read of those of others.
+"""Scores in museval's own files, `<system>/test/<track>.json`: written for our estimates, read for other systems.
 
-They hold BSS Eval 4 in frames of 1 s, the convention of SiSEC 2018 and no other; the sample rate is not in them.
+They hold BSS Eval 4 in frames of 1 s, the convention of SiSEC 2018 and no other, and no sample rate.
 """
 
 import hashlib
@@ -21,13 +21,10 @@ FRAMES = ("SDR", "SIR", "ISR", "SAR")  # metrics that museval needs in every fra
 
 
 def write_museval(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the frames of one song, as museval's `TrackStore` does, to `path`, by custom `<system>/test/<track>.json`.
+    """Write the frames of one song, as museval's `TrackStore` does, to `path`, usually `<system>/test/<track>.json`.
 
-    Infinite values become NaN there. A stem without SDR, SIR, ISR and SAR by convention sisec18 is left out, and
-    without any such stem nothing is written.
-
-    Args:
-        rows: of `evaluate.score_track`.
+    rows: of `score_track`. Infinite values become NaN. A stem without SDR, SIR, ISR and SAR by convention sisec18 is
+    left out; if no stem has them, no file is written.
     """
     from museval import TrackStore
 
@@ -44,14 +41,14 @@ def write_museval(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_museval(folder: str | Path) -> pd.DataFrame:
-    """Score rows (`evaluate.COLUMNS`) of all `<folder>/<system>/test/<track>.json`, for a table beside one's own.
+    """Score rows (`evaluate.COLUMNS`) of all `<folder>/<system>/test/<track>.json`, to stand beside measured rows.
 
-    A value is the median over the frames that are numbers. Rows have kind 'museval JSON', the folder's name as `data`
-    and the JSON file with the first 12 digits of its SHA-256 as `checkpoint`; supervision is not in the files.
+    A value is the median over the frames that are numbers. Rows have kind 'museval JSON', the folder's name as `data`,
+    and `<file>:<first 12 digits of the SHA-256>` as `checkpoint`; the files name no supervision.
 
     Raises:
-        FlowsepError: no such file, one that is not museval's, or frames other than 1 s long and 1 s apart, whose
-            numbers do not compare with those of convention sisec18.
+        FlowsepError: no such file, a file of another kind, or frames other than 1 s long and 1 s apart: such numbers do
+            not compare with convention sisec18.
     """
     paths = sorted(Path(folder).glob("*/test/*.json"))
     if not paths:
@@ -84,16 +81,16 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         if not flat or any(x.ndim != 1 for x in scores.values()) or not all(isinstance(name, str) for name in targets):
             raise ValueError("targets are not named by text, or their frames hold more than single numbers")
         if not all(map(is_text, (*path.parts[-3:], *targets))):
-            raise ValueError("its name, or that of a target, is not UTF-8 or holds control characters")
+            raise ValueError("the name of the file or of a target is not UTF-8 or holds control characters")
     except (OverflowError, ValueError, KeyError, TypeError, AttributeError) as error:
-        found = f"{type(error).__name__}: {brief(error)}"
-        raise FlowsepError(f"{path}: not a score file of museval 4 ({found}); write it with museval anew") from error
+        reason = f"{type(error).__name__}: {brief(error)}"
+        raise FlowsepError(f"{path}: not a score file of museval 4 ({reason}); write it with museval anew") from error
     if len(targets) < len(content["targets"]):
         raise FlowsepError(f"{path}: two targets of one name; remove one of them")
     for name, grid in grids.items():
         if len(grid) and not np.allclose(grid, [(time, 1) for time in range(len(grid))]):
-            found = f"frames of {brief(name)} start at {grid[:3, 0].tolist()} s, and the first lasts {grid[0, 1]} s"
-            raise FlowsepError(f"{path}: {found}; convention sisec18 has frames of 1 s every second: score with those")
+            frames = f"frames of {brief(name)} start at {grid[:3, 0].tolist()} s, and the first lasts {grid[0, 1]} s"
+            raise FlowsepError(f"{path}: {frames}; convention sisec18 has frames of 1 s every second: score with those")
     origin = {"system": path.parts[-3], "track": path.stem, "checkpoint": f"{path.name}:{sha256(path)[:12]}"}
     version = content.get("museval_version", "")
     origin["versions"] = f"museval {version if isinstance(version, str) else ''}".strip()

@@ -1,5 +1,9 @@
-"""Pictures of sound: spectrograms, waveforms, latents, spectra."""
+"""Pictures of sound: spectrograms, waveforms, latents, mean spectra, likelihoods of clips.
 
+The drawing libraries are imported inside the functions, so that importing this module costs nothing.
+"""
+
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -8,51 +12,33 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
-from .style import Arrays, _array, _columns, _grid, _named, _share_labels, _text, source_color
+from .style import Arrays, _grid, _share_labels, _text, _texts, source_color
 
 
-def spectrogram(
-    magnitude: np.ndarray, sample_rate: int, hop: int, *, title: str = "", db_range: float = 80.0
-) -> "Figure":
-    """20 log10(magnitude / its largest value) dB over time and frequency, on a logarithmic frequency axis.
+def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int) -> "Figure":
+    """20 log10(magnitude / largest value of all) dB over time and logarithmic frequency, one panel per name.
 
-    magnitude: (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between frames.
-    Levels below -db_range dB get the darkest colour.
-    Raises ValueError for another shape, negative or non-finite values.
+    magnitudes: title -> (bins, frames), linear and >= 0, bins from 0 Hz to sample_rate / 2. hop: samples between
+    frames. Levels below -80 dB get the darkest colour.
     """
-    return spectrograms({title: _array(magnitude, "magnitude", 2)}, sample_rate, hop, db_range=db_range)
-
-
-def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int, *, db_range: float = 80.0) -> "Figure":
-    """Small multiples, one `spectrogram` a name, under one colour scale: 0 dB is the largest value of all."""
-    import librosa
-    import librosa.display
-
-    arrays = {name: _array(values, name, 2) for name, values in _named(magnitudes).items()}
-    reference = max(float(values.max()) for values in arrays.values()) or 1.0
-    figure, grid = _grid(len(arrays), 1, 6.8, 2.8) if len(arrays) == 1 else _grid(len(arrays), 2, 3.6, 1.9)
-    for ax, (name, values) in zip(grid, arrays.items(), strict=True):
-        if values.min() < 0:
-            raise ValueError(f"{name}: expected magnitudes >= 0, found {values.min():.3g}")
-        levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
-        rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
-        look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
-        image = librosa.display.specshow(levels, **rates, **look, ax=ax)
+    reference = max(float(values.max()) for values in magnitudes.values()) or 1.0
+    count = len(magnitudes)
+    figure, grid = _grid(count, 1, 6.8, 2.8) if count == 1 else _grid(count, 2, 3.6, 1.9)
+    for ax, (name, values) in zip(grid, magnitudes.items(), strict=True):
+        image = _draw_spectrogram(ax, values, reference, sample_rate, hop, -80)
         ax.set(title=_text(name), xlabel="Time (s)", ylabel="Frequency (Hz)")
-        _plain_frequencies(ax, sample_rate)
-        ax.grid(False)
     _share_labels(grid, 2)
     figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.02, aspect=10 + 5 * len(grid))
     return figure
 
 
 def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
-    """Envelopes of named signals, (samples,) or (channels, samples), below each other on common axes."""
+    """Envelopes of signals, (samples,) or (channels, samples), one below the other on common axes."""
     import librosa.display
 
-    arrays = {name: np.atleast_2d(np.asarray(audio)) for name, audio in _named(stems).items()}
-    arrays = {name: _array(audio.mean(axis=0, dtype=np.float32), name, 1) for name, audio in arrays.items()}
+    arrays = {name: np.atleast_2d(audio).mean(axis=0, dtype=np.float32) for name, audio in stems.items()}
     figure, axes = _grid(len(arrays), 1, 6.8, 1.0)
     for ax, (name, audio) in zip(axes, arrays.items(), strict=True):
         librosa.display.waveshow(audio, sr=sample_rate, ax=ax, color=source_color(name), axis="time")
@@ -71,10 +57,9 @@ def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
 
 
 def latents(z: np.ndarray, *, title: str = "") -> "Figure":
-    """A latent (bins, frames) as picture, and its histogram against N(0, 1), which the prior assumes."""
+    """A latent (bins, frames) as a picture, and the histogram of its elements against the prior's N(0, 1)."""
     import seaborn
 
-    z = _array(z, "z", 2)
     figure, (left, right) = _grid(2, 2, 3.6, 2.8)
     image = left.imshow(z, aspect="auto", origin="lower", cmap="vlag", vmin=-3, vmax=3, interpolation="nearest")
     left.set(title=_text(title), xlabel="Frame", ylabel="Latent channel")
@@ -88,34 +73,23 @@ def latents(z: np.ndarray, *, title: str = "") -> "Figure":
     return figure
 
 
-def spectrogram_table(
-    rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, db_range: float = 60.0, top: float | None = None
-) -> "Figure":
+def spectrogram_table(rows: Mapping[str, Arrays], sample_rate: int, hop: int, *, top: float | None = None) -> "Figure":
     """Rows of small spectrograms rows[row][column] on common axes, under one colour scale.
 
-    top: the magnitude of 0 dB; None: the largest of all. Everything else as in `spectrogram`.
+    top: the magnitude of 0 dB; None: the largest of all. Levels below -60 dB get the darkest colour. All else as in
+    `spectrograms`.
     """
-    import librosa
-    import librosa.display
-
-    titles = list(dict.fromkeys(title for row in _named(rows).values() for title in _named(row)))
-    arrays = {(row, title): _array(values, title, 2) for row, its in rows.items() for title, values in its.items()}
-    reference = top or max(float(values.max()) for values in arrays.values()) or 1.0
+    titles = list(dict.fromkeys(title for row in rows.values() for title in row))
+    reference = top or max(float(values.max()) for row in rows.values() for values in row.values()) or 1.0
     figure, grid = _grid(len(rows) * len(titles), len(titles), max(1.6, 7.2 / len(titles)), 1.45)
-    figure.set_dpi(90)  # noise hardly compresses, and there are many pictures of it here
-    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": -db_range, "vmax": 0}
-    for ax, (row, title) in zip(grid, ((row, title) for row in rows for title in titles), strict=True):
-        ax.set_visible((row, title) in arrays)
-        if (row, title) in arrays:
-            values = arrays[row, title]
-            levels = librosa.amplitude_to_db(values, ref=reference, amin=1e-10 * reference, top_db=None)
-            rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(values) - 1)}
-            image = librosa.display.specshow(levels, ax=ax, **rates, **look)
+    figure.set_dpi(90)  # noise hardly compresses, and a slider holds many of these pictures
+    for ax, (row, title) in zip(grid, itertools.product(rows, titles), strict=True):
+        ax.set_visible(title in rows[row])
+        if title in rows[row]:
+            image = _draw_spectrogram(ax, rows[row][title], reference, sample_rate, hop, -60)
             ax.set(title=_text(title) if row == next(iter(rows)) else "", xlabel="Time (s)")
             ax.set_ylabel(f"{_text(row)}\nFrequency (Hz)", fontsize="small")
-            _plain_frequencies(ax, sample_rate)
             ax.label_outer()
-            ax.grid(False)
     figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.01, aspect=40)
     return figure
 
@@ -126,9 +100,9 @@ def average_spectra(panels: Mapping[str, Arrays], sample_rate: int) -> "Figure":
     0 dB is the highest value of all lines. Bins run from 0 Hz to sample_rate / 2.
     """
     power = {
-        (panel, line): np.square(_array(values, line, 2), dtype=np.float64).mean(axis=1)
-        for panel, lines in _named(panels).items()
-        for line, values in _named(lines).items()
+        (panel, line): np.square(values, dtype=np.float64).mean(axis=1)
+        for panel, lines in panels.items()
+        for line, values in lines.items()
     }
     top = max(float(values.max()) for values in power.values()) or 1.0
     figure, grid = _grid(len(panels), min(2, len(panels)), 6.8 if len(panels) == 1 else 3.6, 2.4)
@@ -143,13 +117,14 @@ def average_spectra(panels: Mapping[str, Arrays], sample_rate: int) -> "Figure":
 
 
 def likelihoods(frame: "pandas.DataFrame") -> "Figure":
-    """Every clip's log-likelihood by what it is, one panel a prior; columns `prior`, `audio`, `log_prob` in nats.
+    """The log-likelihood of every clip by kind of audio, one panel per prior.
 
+    frame: columns `prior`, `audio` (the kind) and `log_prob` (nats per element).
     The axis is linear between -10 and 10 and logarithmic beyond.
     """
     import seaborn
 
-    frame = _columns(frame, "prior", "audio", "log_prob")
+    frame = _texts(frame, "prior", "audio")
     priors, kinds = frame["prior"].unique(), frame["audio"].unique()
     figure, grid = _grid(len(priors), min(2, len(priors)), 3.9, 0.28 * len(kinds) + 1.1)
     for ax, prior in zip(grid, priors, strict=True):
@@ -164,8 +139,19 @@ def likelihoods(frame: "pandas.DataFrame") -> "Figure":
     return figure
 
 
-def _plain_frequencies(ax: "Axes", sample_rate: int) -> None:
-    """Ticks at 100 Hz, 1 kHz and 10 kHz on a frequency axis upwards, those that the sample rate has."""
+def _draw_spectrogram(
+    ax: "Axes", magnitude: np.ndarray, reference: float, sample_rate: int, hop: int, bottom: float
+) -> "QuadMesh":
+    """20 log10(magnitude / reference) dB on `ax`, colours from `bottom` to 0 dB, ticks at 100 Hz, 1 kHz and 10 kHz."""
+    import librosa
+    import librosa.display
+
+    levels = librosa.amplitude_to_db(magnitude, ref=reference, amin=1e-10 * reference, top_db=None)
+    rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
+    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": bottom, "vmax": 0}
+    image = librosa.display.specshow(levels, **rates, **look, ax=ax)
     names = {100: "100", 1000: "1 k", 10000: "10 k"}
-    there = [hertz for hertz in names if hertz <= sample_rate / 2]
-    ax.set_yticks(there, [names[hertz] for hertz in there])
+    ticks = [hertz for hertz in names if hertz <= sample_rate / 2]
+    ax.set_yticks(ticks, [names[hertz] for hertz in ticks])
+    ax.grid(False)
+    return image

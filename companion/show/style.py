@@ -1,12 +1,10 @@
-"""The look that all pictures share: theme, colours of the sources, grids, texts for those who cannot see them."""
+"""The look of all pictures: theme, colours of the sources, grids, and a description for readers who cannot see them."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
-import yaml
 
 if TYPE_CHECKING:
     import pandas
@@ -16,7 +14,26 @@ if TYPE_CHECKING:
 
 
 Arrays = Mapping[str, np.ndarray]
-SOURCE_COLORS = yaml.safe_load(Path(__file__).with_name("colors.yaml").read_text(encoding="utf-8"))
+ORACLE = "oracle"
+SUPERVISION = {  # training material -> colour, from seaborn's colour-blind-safe palette, and marker
+    "mixtures": ("#0173b2", "o"),
+    "random mixes": ("#56b4e9", "s"),
+    "solo": ("#d55e00", "D"),
+    "none": ("#949494", "X"),
+    ORACLE: ("#333333", "^"),
+}
+# All stand out from a white and from a black page (contrast 3 or more), and from each other for eyes that lack one kind
+# of cone, too; tests/companion/show/test_plots.py computes both.
+SOURCE_COLORS = {
+    "vocals": "#dd5a86",
+    "bass": "#3d5cf0",
+    "drums": "#b58b25",
+    "other": "#277434",
+    "guitar": "#d95ce8",
+    "piano": "#4b9cbf",
+    "accompaniment": "#884faf",
+    "mixture": "#686a60",
+}
 
 
 def source_color(name: str) -> str:
@@ -27,7 +44,7 @@ def source_color(name: str) -> str:
 def use_style() -> None:
     """Set the seaborn theme of every notebook: thin lines, light grid, a colour-blind-safe cycle, sharp pictures.
 
-    Figures that the notebook shows carry their `describe` as the text for those who do not see them.
+    Each figure that the notebook shows carries its `describe` as alternative text.
     """
     import matplotlib.pyplot as plt
     import seaborn
@@ -46,7 +63,7 @@ def use_style() -> None:
 
 
 def describe(figure: "Figure") -> str:
-    """A figure in words: its panels, what the axes and colours mean, the names in legends, the numbers in a table."""
+    """A figure in words: panels, axes, colours, the names in legends, the numbers in a table."""
     bars = {ax for ax in figure.axes if ax.get_label() == "<colorbar>"}
     panels = [ax for ax in figure.axes if ax.get_visible() and ax not in bars]
     titles = [" ".join((ax.get_title() or ax.get_title("left")).split()) for ax in panels]
@@ -86,7 +103,7 @@ def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figur
     rows = -(-count // columns)
     figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
-    plt.close(figure)  # it lives on, but a notebook shows it once, as the value of its cell, and not again by itself
+    plt.close(figure)  # a notebook then shows it once, as the value of the cell
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 
 
@@ -102,38 +119,18 @@ def _share_labels(axes: "Sequence[Axes]", columns: int) -> None:
             ax.tick_params(axis="x", labelbottom=False)
 
 
-def _array(values: np.ndarray, name: str, dimensions: int) -> np.ndarray:
-    values = np.asarray(values)
-    if values.ndim != dimensions or values.size == 0:
-        raise ValueError(f"{name}: expected {dimensions} axes with at least one element, found shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: holds NaN or infinite values")
-    return values
-
-
-def _named(arrays: Arrays) -> Arrays:
-    if not arrays:
-        raise ValueError("nothing to draw: expected at least one name with its array")
-    return arrays
-
-
-def _columns(frame: "pandas.DataFrame", *needed: str) -> "pandas.DataFrame":
-    """`frame`, all that is text in the columns as `_text`; ValueError where one is missing or there are no rows."""
-    missing = [column for column in needed if column not in frame]
-    if missing or frame.empty:
-        raise ValueError(f"frame: expected rows with the columns {needed}, found {len(frame)} rows of {list(frame)}")
-    return frame.assign(
-        **{column: frame[column].map(_text) for column in needed if frame[column].dtype.kind not in "fiu"}
-    )
+def _texts(frame: "pandas.DataFrame", *columns: str) -> "pandas.DataFrame":
+    """`frame` with all text in these columns as `_text`."""
+    return frame.assign(**{name: frame[name].map(_text) for name in columns if frame[name].dtype.kind not in "fiu"})
 
 
 def _text(name: Any) -> Any:
-    """A name as matplotlib shows it letter by letter, not as mathematics between dollar signs."""
+    """A name with its dollar signs escaped, so that matplotlib does not read it as mathematics."""
     return name.replace("$", r"\$") if isinstance(name, str) else name
 
 
 def _plain_decades(axis: "Axis") -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers: a short logarithmic axis would have hardly one."""
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers: powers of ten alone are too few on a short axis."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))

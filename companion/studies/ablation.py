@@ -1,6 +1,6 @@
-"""One setting of the separator changed at a time, on validation songs: a grid from the profile -> one CSV file.
+"""One setting of the separator varied at a time, on validation songs: a grid from the profile -> one CSV file.
 
-Shown in `notebooks/11_ablations.ipynb`. Each run is kept as soon as it is done, so a killed grid goes on where it was.
+Shown in `notebooks/11_ablations.ipynb`. The file grows run by run, so that a killed grid resumes.
 """
 
 import hashlib
@@ -27,26 +27,24 @@ from ..data.tracks import Dataset, Track
 from ..profile import Profile
 from ..scores.metrics import sdr
 
-COLUMNS = (
-    *("space", "alpha", "lr", "momentum", "sigma", "seed", "priors", "track", "iteration", "masked", "stem"),
-    *("sdr", "kl", "seconds", "hash"),
-)
+VARIED = ("space", "alpha", "lr", "momentum", "sigma", "seed", "priors")
+COLUMNS = (*VARIED, "track", "iteration", "masked", "stem", "sdr", "kl", "seconds", "hash")
 
 
 def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
-    """{study: its runs}: every combination of the study's values, the rest as `base` has it.
+    """{study: runs}: every combination of the study's values, all other options as in `base`.
 
-    A run is all fields of `SeparationConfig` and `priors`, how many of the profile's sources are mixed and separated.
-    Raises FlowsepError for an option that the separator does not have, or a value that it does not take.
+    A run holds all fields of `SeparationConfig`, and `priors`: how many of the profile's sources are mixed and
+    separated. Raises FlowsepError for an unknown option or number of priors, ValueError for an invalid value.
     """
     if profile.ablation is None:
-        raise FlowsepError(f"profile {profile.name}: no key 'ablation', which says what to vary")
+        raise FlowsepError(f"profile {profile.name}: no key 'ablation'; add it, with the settings to vary")
     start = base(profile)
     longest = max(profile.ablation.iterations)
     studies = {}
     for study, values in profile.ablation.studies.items():
-        if unknown := set(values) - {"space", "alpha", "lr", "momentum", "sigma", "seed", "priors"}:
-            raise FlowsepError(f"ablation.studies.{study}: cannot vary '{min(unknown)}'")
+        if unknown := set(values) - set(VARIED):
+            raise FlowsepError(f"ablation.studies.{study}: cannot vary '{min(unknown)}'; valid: {', '.join(VARIED)}")
         runs = []
         for chosen in itertools.product(*values.values()):
             change = dict(zip(values, chosen, strict=True))
@@ -62,27 +60,29 @@ def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
 
 
 def base(profile: Profile) -> SeparationConfig:
-    """What the studies vary: the profile's instglow with the changes of `ablation.base`."""
+    """The setting that the studies vary: the profile's instglow with the changes of `ablation.base`."""
     return SeparationConfig.paper(**profile.systems.get("instglow", {}) | profile.ablation.base)
 
 
 def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior], path: str | Path) -> pd.DataFrame:
     """SDR of every stem for each run of `settings`, at each iteration of `ablation.iterations`, with masks and without.
 
-    The mixture is the sum of the first `priors` sources, in the seconds of each validation song in which they sound
-    most, mono at the priors' rate. One run gives the estimates of all its iterations, both as they are (G_i with the
-    mixture's phase) and as ratio masks. SDR: the excerpt as one frame, as in the paper's convention.
+    The mixture is the sum of the first `priors` sources, in the loudest excerpt of each validation song, mono at the
+    priors' rate. One run gives the estimates of all iterations, both as they are (G_i with the mixture's phase) and as
+    ratio masks. SDR: the excerpt as one frame, as in the paper's convention.
 
     Args:
         priors: source -> prior.
         path: the CSV file with the columns `COLUMNS`: kl is the mixture term of the loss, seconds the time up to that
-            iteration. Rows of other priors, data or settings that it already holds are dropped.
+            iteration. Rows of other priors, data or settings in it are dropped.
     """
     path, frame = Path(path), pd.DataFrame(columns=list(COLUMNS))
     weights = {name: _fingerprint(prior) for name, prior in priors.items()}
     runs, tracks = itertools.chain(*settings(profile).values()), dataset.subset("valid")[: profile.ablation.tracks]
     if not tracks:
-        raise FlowsepError(f"{dataset.root}: no validation songs (data.pieces holds out pieces instead) to vary it on")
+        raise FlowsepError(
+            f"{dataset.root}: no validation songs; data.pieces holds out pieces instead: remove that key"
+        )
     wanted = {}
     for track, run in itertools.product(tracks, runs):
         used = [weights[name] for name in profile.sources[: run["priors"]]]
@@ -94,11 +94,11 @@ def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior]
     for key, (track, run) in wanted.items():
         if not (frame["hash"] == key).any():
             names = profile.sources[: run["priors"]]
-            config = SeparationConfig(**{key: value for key, value in run.items() if key != "priors"})
+            config = SeparationConfig(**{name: value for name, value in run.items() if name != "priors"})
             marks, seconds = profile.ablation.iterations, profile.ablation.seconds
             rows = follow(track, {name: priors[name] for name in names}, config, marks, seconds)
-            told = {key: run[key] for key in COLUMNS if key in run}
-            frame = pd.concat([frame if len(frame) else None, pd.DataFrame(rows).assign(**told, hash=key)])
+            varied = {name: run[name] for name in VARIED}
+            frame = pd.concat([frame if len(frame) else None, pd.DataFrame(rows).assign(**varied, hash=key)])
             with atomic_path(path) as temporary:
                 frame.to_csv(temporary, columns=list(COLUMNS), index=False, float_format="%.5g", lineterminator="\n")
     return frame.reset_index(drop=True)
@@ -106,8 +106,7 @@ def run_ablation(profile: Profile, dataset: Dataset, priors: Mapping[str, Prior]
 
 def select(frame: pd.DataFrame, runs: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows of `run_ablation` that belong to one study of `settings`."""
-    keys = ["space", "alpha", "lr", "momentum", "sigma", "seed", "priors"]
-    return frame.merge(pd.DataFrame(runs)[keys].drop_duplicates(), on=keys)
+    return frame.merge(pd.DataFrame(runs)[list(VARIED)].drop_duplicates(), on=list(VARIED))
 
 
 def follow(
@@ -115,8 +114,8 @@ def follow(
 ) -> list[dict[str, Any]]:
     """The estimates of one separation at the iterations in `marks`, scored: rows as in `run_ablation`.
 
-    The mixture is the sum of the priors' sources, in the `seconds` of the song in which they sound most, mono at the
-    priors' rate. The rows' `seconds` count the separator's time and not the scoring between its iterations.
+    The mixture is the sum of the priors' sources, in the loudest excerpt of `seconds`, mono at the priors' rate. The
+    rows' `seconds` count the separator's time without the scoring between iterations.
     """
     feature = next(iter(priors.values())).feature
     start, stop = excerpt(track, tuple(priors), seconds)

@@ -1,4 +1,4 @@
-"""What an error is made of: which other stems can be heard in it.
+"""The parts of a separation error: the other stems that leak into an estimate.
 
 Taught in `notebooks/15_what_it_cannot_do.ipynb`.
 """
@@ -9,41 +9,34 @@ from collections.abc import Mapping
 import numpy as np
 
 REST = "none of them"  # the part of an error that no other stem explains
+SECONDS = 0.25  # of a block
 OCTAVES = (0, 150, 300, 600, 1200, 2400, 4800, 9600)  # Hz, where bands begin
 
 
 def leakage(
-    references: Mapping[str, np.ndarray], estimate: np.ndarray, source: str, sample_rate: int, *, seconds: float = 0.25
+    references: Mapping[str, np.ndarray], estimate: np.ndarray, source: str, sample_rate: int
 ) -> dict[str, float]:
-    """Shares of `||E||^2`, E = estimate - reference, that go along with each other stem: of `E ~ sum_j g_j S_j`.
+    """Shares of `||E||^2`, E = estimate - reference, that the other stems explain: `E ~ sum_j g_j S_j`.
 
-    The gains g are real and found by least squares in each block of a quarter of a second and an octave, since what a
-    mask lets through changes as fast. The share of stem j is `g_j <E, S_j>`, which sum up to what all of them explain
-    together; a share may be slightly negative where stems are alike. What is left, with the key `REST`, is distortion
-    of the source itself and artefacts.
+    The gains g are real, by least squares in each block of a quarter of a second and an octave, since masks change as
+    fast. The share of stem j is `g_j <E, S_j>`; the sum of the shares is the energy that all stems explain together,
+    and a share may be slightly negative if stems are alike. The remainder, with the key `REST`, is distortion of the
+    source and artefacts.
 
     Args:
         references: the true stems, each (channels, samples); estimate: like the stem of `source`; sample_rate: in Hz.
-        seconds: the length of a block.
     Returns:
-        {name of each other stem that sounds, and REST: share}, which sum to one; {} where there is no error at all.
-    Raises:
-        ValueError: unequal shapes, or no stem called `source`.
+        {name of each other stem that sounds, and REST: share}, with sum one; {} for an estimate without error.
     """
     from scipy.signal import ShortTimeFFT
     from scipy.signal.windows import hann
 
-    if source not in references:
-        raise ValueError(f"no stem '{source}' among the references: {', '.join(references)}")
-    for name, audio in references.items():
-        if audio.shape != estimate.shape:
-            raise ValueError(f"the estimate has shape {estimate.shape}, the reference '{name}' {audio.shape}")
     hop = 256 * max(1, round(sample_rate / 22050))
     transform = ShortTimeFFT(hann(4 * hop, sym=False), hop, sample_rate)
     others = [name for name, audio in references.items() if name != source and audio.any()]
     error = transform.stft(np.asarray(estimate, float) - references[source])  # (channels, bins, frames)
     stems = [transform.stft(np.asarray(references[name], float)) for name in others]
-    whole, frames = np.square(np.abs(error)).sum(), max(1, round(seconds * sample_rate / hop))
+    whole, frames = np.square(np.abs(error)).sum(), max(1, round(SECONDS * sample_rate / hop))
     if not whole:
         return {}
     energies = np.zeros(len(others))
@@ -60,5 +53,5 @@ def leakage(
 
 
 def _real(spectrum: np.ndarray) -> np.ndarray:
-    """Real and imaginary parts in one vector, in which real gains are least squares."""
+    """Real and imaginary parts in one vector, so that least squares gives real gains."""
     return np.concatenate([spectrum.real.ravel(), spectrum.imag.ravel()])

@@ -1,4 +1,4 @@
-"""Sources that join a finished model later, scored before and after."""
+"""New sources that join a finished model, scored before and after."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -17,7 +17,7 @@ from ..provenance import run_provenance
 from ..scores.evaluate import evaluate_system, write_scores
 from ..systems import System, load_system
 
-REST = "rest"  # what a source holds besides the new ones within it
+REST = "rest"  # the stem of `within` minus the new sources
 
 
 def score_new_sources(
@@ -29,20 +29,20 @@ def score_new_sources(
 ) -> pd.DataFrame:
     """Score the flow before and after the priors of the new sources join it; the rows go to `new_sources.csv`.
 
-    The test songs that have the new sources are separated under the profile's options by three sets of priors, the
-    `variant` of the rows. 'before': the profile's, where each new source and the `rest` get an equal share of `within`.
-    'after': these and the new ones, where the prior of `within` explains the rest. 'instead': the new ones in the place
-    of `within`, so that nothing explains a rest. In both, `within` is the sum of its parts. All are scored on the same
-    stems, so that the same frames count.
+    The test songs with the new sources are separated under the profile's options by three sets of priors, the
+    `variant` of the rows. 'before': the profile's priors; each new source and the `rest` get an equal share of
+    `within`. 'after': the profile's and the new priors; the prior of `within` explains the rest. 'instead': the new
+    priors replace the prior of `within`, so that no prior explains the rest. In the last two, `within` is the sum of
+    its parts. All three are scored on the same stems, so that the same frames count.
 
     Args:
         on_estimates: called with (variant, track, estimates) after each track; the track has a stem `rest`.
     Raises:
-        FlowsepError: no new sources in the profile, no test song that has them, a missing prior.
+        FlowsepError: no new sources in the profile, no test song with their stems, a missing prior.
     """
     new = profile.new_sources
     if new is None:
-        raise FlowsepError(f"profile {profile.name}: names no `new_sources`")
+        raise FlowsepError(f"profile {profile.name}: names no `new_sources`; add the key to score them")
     tracks = [_Parted(track, profile) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
     if not tracks:
         raise FlowsepError(f"{dataset.root}: no test song has stems of all new sources ({', '.join(new.sources)})")
@@ -73,11 +73,11 @@ def score_new_sources(
 
 
 class _Parted:
-    """The seconds of a track that are separated; its `rest` is the stem of `within` without the new sources."""
+    """The separated seconds of a track, with a stem `rest`: `within` minus the new sources."""
 
     def __init__(self, track: Track, profile: Profile):
         self.track, self.new = track, profile.new_sources
-        self.sources = (*(source for source in profile.trained if source != self.new.within), REST)  # they sum up
+        self.sources = (*(source for source in profile.trained if source != self.new.within), REST)  # sum: the mixture
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.track, name)
@@ -104,7 +104,7 @@ class _Parted:
 
 
 class _PartedFlow:
-    """A flow whose estimate of `within` also comes in parts: the new sources and the `rest`."""
+    """A flow that also estimates the parts of `within`: the new sources and the `rest`."""
 
     def __init__(self, flow: System, new: NewSourcesConfig):
         self.flow, self.new = flow, new
@@ -114,9 +114,9 @@ class _PartedFlow:
 
     def separate(self, mixture: np.ndarray, sample_rate: int, references: Any = None) -> dict[str, np.ndarray]:
         """See `System.separate`."""
-        found, within = self.flow.separate(mixture, sample_rate), self.new.within
+        estimates, within = self.flow.separate(mixture, sample_rate), self.new.within
         parts = (within, *self.new.sources)
-        if not set(self.new.sources) <= set(found):
-            found |= dict.fromkeys(parts, found[within] / len(parts))
-        rest = found.get(within, np.zeros_like(mixture))
-        return found | {REST: rest, within: rest + sum(found[name] for name in self.new.sources)}
+        if not set(self.new.sources) <= set(estimates):
+            estimates |= dict.fromkeys(parts, estimates[within] / len(parts))
+        rest = estimates.get(within, np.zeros_like(mixture))
+        return estimates | {REST: rest, within: rest + sum(estimates[name] for name in self.new.sources)}

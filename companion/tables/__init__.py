@@ -1,1 +1,28 @@
-"""From score files to tables: medians, published numbers, statistics."""
+"""Tables: medians and costs of score files, published numbers, paired statistics; as frames, HTML and Markdown."""
+
+from .aggregate import ORACLE, aggregate, costs, labels, load_scores, made_of
+from .published import load_campaign, load_published, same_data, same_songs
+from .render import plain, table, table_files, table_html, table_markdown, write_tables
+from .statistics import ALL, differences, paired
+
+__all__ = [
+    "ALL",
+    "ORACLE",
+    "aggregate",
+    "costs",
+    "differences",
+    "labels",
+    "load_campaign",
+    "load_published",
+    "load_scores",
+    "made_of",
+    "paired",
+    "plain",
+    "same_data",
+    "same_songs",
+    "table",
+    "table_files",
+    "table_html",
+    "table_markdown",
+    "write_tables",
+]

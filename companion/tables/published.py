@@ -1,4 +1,4 @@
-"""Scores that others published: the paper, the systems' own publications, the SiSEC 2018 campaign."""
+"""Published scores: of the paper, of the systems' own publications, of the SiSEC 2018 campaign."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem
 KINDS = ("reported by the paper", "reported by its authors", "recomputed")
 SAME = {"musdb18": "MUSDB18", "musdb18hq": "MUSDB18", "slakh": "Slakh2100-submix"}  # data.kind -> published dataset
 CAMPAIGN = ("system", "track", "target", "SDR", "SIR", "SAR", "ISR")
-# SiSEC 2018: what each submission's description says of itself (is_blind, additional_training_data)
+# SiSEC 2018: kinds by the submissions' own descriptions (is_blind, additional_training_data)
 _SUBMISSIONS = {
     "oracle": "IBM1 IBM2 IRM1 IRM2 MWF",
     "supervised": "HEL1 JY1 JY2 JY3 MDL1 MDLT RGT1 RGT2 STL2 TAK1 UHL1 UHL2 WK",
@@ -22,21 +22,21 @@ SUBMISSIONS = {system: kind for kind, names in _SUBMISSIONS.items() for system i
 
 
 def load_published(path: str | Path) -> pd.DataFrame:
-    """The published numbers, a row each, with their source; FlowsepError names the column of what is wrong."""
+    """The published numbers, one per row, with their source. FlowsepError names the file and the wrong column."""
     valid = {"convention": tuple(CONVENTIONS), "metric": METRICS, "kind": KINDS}
     return read_table(path, PUBLISHED, {"value": float}, valid)
 
 
 def same_data(published: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The rows of `published` for the songs of a profile's data (`data.kind`), which may stand beside its own.
+    """The rows of `published` for the songs of a profile's `data.kind`, which may stand beside the measured rows.
 
-    MUSDB18 and MUSDB18-HQ hold the same songs; of the embedded band, or a folder of stems, nothing was published.
+    MUSDB18 and MUSDB18-HQ hold the same songs. Nothing was published on the embedded band or on folders of stems.
     """
     return published[published["dataset"] == SAME.get(kind, "")]
 
 
 def same_songs(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
-    """Which rows of `others` may stand beside those of `frame`: of systems all of whose songs were measured here."""
+    """Mask of `others`: the rows of systems whose songs are all among the songs of `frame`."""
     known = others["track"].isin(set(frame["track"]))
     return known.groupby(others["system"]).transform("all")
 
@@ -44,7 +44,7 @@ def same_songs(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
 def load_campaign(path: str | Path) -> pd.DataFrame:
     """SiSEC 2018, a row per system, track and stem: kind of system, and the median over frames of SDR, SIR, SAR, ISR.
 
-    Raises FlowsepError naming a column that is missing, holds no numbers, or a system that did not take part.
+    FlowsepError names a missing column, a column without numbers, or a system that did not take part.
     """
     numbers = dict.fromkeys(CAMPAIGN[3:], float)
     frame = read_table(path, CAMPAIGN, numbers, {"system": tuple(SUBMISSIONS)}).rename(columns={"target": "stem"})

@@ -8,23 +8,27 @@ import pandas as pd
 
 from flowsep.files import FlowsepError
 
-from .results import ALL, ORACLE, _select, labels
+from .aggregate import ORACLE, labels, select
+
+ALL = "all"  # the sources of a song together
 
 
-def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
-    """`system` - rival in dB, song by song: columns rival, stem, track, value (NaN where one of the two has none).
+def differences(frame: pd.DataFrame, system: str, *, convention: str) -> pd.DataFrame:
+    """SDR of `system` - SDR of each rival in dB, song by song.
+
+    Columns: rival, stem, track, value (NaN without an SDR of both).
 
     The rivals that lie furthest below come first. A song's value is the median over its pieces. The stem 'all' is the
-    mean over the sources of a song, whose values hang together: a test may count songs, not stems. Oracles, which see
-    the true stems, are no rivals.
+    mean over the sources of a song. Their values depend on each other, so a test may count songs, not stems. Oracles,
+    which see the true stems, are no rivals.
 
     Raises:
         FlowsepError: as `aggregate`, or no row of `system`.
     """
-    rows = _select(frame, convention, metric)
+    rows = select(frame, convention, "SDR")
     rows = rows.assign(system=labels(rows))
     if system not in set(rows["system"]):
-        raise FlowsepError(f"no scores of '{system}'; there are those of {', '.join(rows['system'].unique())}")
+        raise FlowsepError(f"no scores of '{system}'; the files hold {', '.join(rows['system'].unique())}")
     rows = rows[(rows["supervision"] != ORACLE) | (rows["system"] == system)]
     wide = rows.groupby(["stem", "track", "system"], sort=False)["value"].median().unstack(sort=False)
     gaps = -wide.drop(columns=system).sub(wide[system], axis=0)
@@ -34,27 +38,26 @@ def differences(frame: pd.DataFrame, system: str, *, convention: str, metric: st
     return tidy.reset_index()[["rival", "stem", "track", "value"]]
 
 
-def paired(frame: pd.DataFrame, system: str, *, convention: str, metric: str = "SDR") -> pd.DataFrame:
+def paired(frame: pd.DataFrame, system: str, *, convention: str) -> pd.DataFrame:
     """`differences` summed up: a row per rival and stem.
 
     Columns: rival, stem ('all' or a source), median, q25, q75 (dB), better (songs on which `system` is above), n
-    (songs), p (Wilcoxon's signed-rank test, two-sided), p_holm (the same, corrected by `holm` for the number of rivals
-    that are compared on that stem).
+    (songs), p (Wilcoxon's signed-rank test, two-sided), p_holm (p after `holm` for the number of rivals on that stem).
     """
-    groups = differences(frame, system, convention=convention, metric=metric).groupby(["rival", "stem"], sort=False)
+    groups = differences(frame, system, convention=convention).groupby(["rival", "stem"], sort=False)
     values = groups["value"]
-    found = values.agg(median="median", n="count", p=_signed_rank)
-    found["q25"], found["q75"] = values.quantile(0.25), values.quantile(0.75)
-    found["better"] = values.agg(lambda gaps: int((gaps > 0).sum()))
-    found["p_holm"] = found.groupby("stem")["p"].transform(holm)
-    return found.reset_index()[["rival", "stem", "median", "q25", "q75", "better", "n", "p", "p_holm"]]
+    summary = values.agg(median="median", n="count", p=_signed_rank)
+    summary["q25"], summary["q75"] = values.quantile(0.25), values.quantile(0.75)
+    summary["better"] = values.agg(lambda gaps: int((gaps > 0).sum()))
+    summary["p_holm"] = summary.groupby("stem")["p"].transform(holm)
+    return summary.reset_index()[["rival", "stem", "median", "q25", "q75", "better", "n", "p", "p_holm"]]
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """max over j <= k of (m - j + 1) p_(j), at most 1: the p values of m tests, corrected by Holm's step-down method.
 
     The chance of one false finding or more among the tests stays below the level (Holm, Scandinavian Journal of
-    Statistics 6, 1979). NaN stays NaN and counts as no test.
+    Statistics 6, 1979). NaN stays NaN and does not count as a test.
     """
     p = np.asarray(p, dtype=float)
     order = p.argsort()  # NaN last
@@ -65,7 +68,7 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def _signed_rank(values: pd.Series) -> float:
-    """p of Wilcoxon's signed-rank test: 1 where all differences are 0, NaN where there are none."""
+    """p of Wilcoxon's signed-rank test: 1 if all differences are 0, NaN without any difference."""
     from scipy.stats import wilcoxon
 
     values = values.dropna()

@@ -14,7 +14,7 @@ from reference.checkpoints import research_checkpoint
 
 from companion.profile import PRETRAINED
 from companion.scores.evaluate import read_scores
-from companion.tables.results import plain
+from companion.tables import plain
 from flowsep import load_prior
 
 ROOT = Path(__file__).parents[2]

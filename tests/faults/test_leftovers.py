@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from companion.tables.results import load_scores, made_of
+from companion.tables import load_scores, made_of
 from flowsep import load_prior
 from flowsep.checkpoint import find_priors
 from flowsep.files import atomic_path

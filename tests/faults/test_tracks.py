@@ -11,7 +11,7 @@ from companion.profile import load_profile
 from companion.provenance import run_provenance
 from companion.scores.evaluate import evaluate_system
 from companion.systems import load_system
-from companion.tables.results import table_markdown
+from companion.tables import table_markdown
 
 MOODY = """
 from companion.systems import System

@@ -8,12 +8,12 @@ from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_h
 
 from companion.data import tracks
 from companion.data.tracks import load_dataset, load_references
+from companion.graph.cli import main
 from companion.profile import DataConfig, EvaluationConfig
 from companion.scores.estimates import KIND, find_systems, score_estimates
 from companion.scores.evaluate import COLUMNS, write_scores
 from companion.scores.score import score_track
-from companion.tables.results import load_scores, table
-from flowsep.cli import main
+from companion.tables import load_scores, table
 from flowsep.files import FlowsepError, safe_name
 
 SONGS = ("song 0", ODD_NAME)
@@ -47,8 +47,8 @@ def test_scores_are_those_of_the_same_audio_in_memory(folders):
             expected = score_track(make_stems(seed, 1.0), estimates_of(seed, error), RATE)
             keys = ["convention", "stem", "metric"]
             wanted = pd.DataFrame(expected).set_index(keys)["value"].sort_index()
-            found = frames[name][frames[name].track == song].set_index(keys)["value"].sort_index()
-            pd.testing.assert_series_equal(found, wanted, rtol=0, atol=1e-9)
+            actual = frames[name][frames[name].track == song].set_index(keys)["value"].sort_index()
+            pd.testing.assert_series_equal(actual, wanted, rtol=0, atol=1e-9)
     assert frames["good"].value.min() > frames["bad"].value.max()
 
 
@@ -128,11 +128,11 @@ def test_other_formats_are_found(folders):
     audio, rate = sf.read(path, dtype="float32")
     path.unlink()
     sf.write(path.with_suffix(".flac"), audio, rate, "PCM_24")
-    found = score(folders)["good"].query(
+    actual = score(folders)["good"].query(
         "track == 'song 0' and stem == 'bass' and convention == 'sisec18' and metric == 'SDR'"
     )
     expected = score_track(make_stems(0, 1.0), estimates_of(0, 0.1), RATE, ["sisec18"], ["SDR"])[1]
-    assert found.value.iloc[0] == pytest.approx(expected["value"], abs=1e-3)
+    assert actual.value.iloc[0] == pytest.approx(expected["value"], abs=1e-3)
 
 
 def test_the_command(folders, tmp_path, capsys):

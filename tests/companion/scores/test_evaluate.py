@@ -99,10 +99,10 @@ def test_sisec18_is_the_median_over_frames_of_museval():
     frames = metrics.frame_sdr(np.stack(list(references.values())), np.stack(list(estimates.values())), 1000)
     np.testing.assert_allclose(frames, theirs, atol=1e-9)
     scores = list(score._score_sisec18({s: (references[s], estimates[s]) for s in references}, 1000, ["SDR"]))
-    found = {row["stem"]: row for row in scores if row["metric"] == "SDR"}
+    actual = {row["stem"]: row for row in scores if row["metric"] == "SDR"}
     for stem, row in zip(("vocals", "bass"), theirs, strict=True):
-        assert found[stem]["value"] == pytest.approx(np.nanmedian(row), abs=1e-9)
-        assert (found[stem]["n_frames"], found[stem]["nan_count"]) == (8, 1)
+        assert actual[stem]["value"] == pytest.approx(np.nanmedian(row), abs=1e-9)
+        assert (actual[stem]["n_frames"], actual[stem]["nan_count"]) == (8, 1)
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +149,9 @@ def test_museval_is_spared_what_is_silent(pair):
     silence = 0 * references["bass"]
     rows = score_track(references, estimates | {"bass": silence}, RATE, metrics=evaluate.METRICS)
     for convention in score.CONVENTIONS:
-        found = {row["metric"]: row for row in pick(rows, convention=convention, stem="bass")}
-        assert found["SDR"]["value"] == 0
-        assert (found["SAR"]["status"], found["SAR"]["reason"]) == ("silent", "the estimate is silent")
+        actual = {row["metric"]: row for row in pick(rows, convention=convention, stem="bass")}
+        assert actual["SDR"]["value"] == 0
+        assert (actual["SAR"]["status"], actual["SAR"]["reason"]) == ("silent", "the estimate is silent")
     (alone,) = pick(rows, stem="vocals", metric="SIR")
     assert (alone["status"], alone["reason"]) == ("silent", "no other source sounds")
     assert all(row["status"] == "ok" for row in pick(rows, stem="vocals") if row is not alone)
@@ -340,18 +340,13 @@ def test_a_bad_score_file_is_named(scores, tmp_path, change, message):
     assert str(path) in str(error.value)
 
 
-def test_missing_columns_and_files_are_errors(scores, tmp_path):
-    with pytest.raises(FlowsepError, match="lacks column 'value'"):
-        write_scores(scores.drop(columns="value"), tmp_path / "share.csv")
-    assert not (tmp_path / "share.csv").exists()
+def test_a_missing_score_file_is_named(tmp_path):
     with pytest.raises(FlowsepError, match=r"nowhere\.csv"):
         read_scores(tmp_path / "nowhere.csv")
-    with pytest.raises(FlowsepError, match="no score files"):
-        read_scores([])
 
 
 def test_git_state_outside_a_repository_and_without_git_is_empty(monkeypatch, tmp_path):
-    monkeypatch.setattr(evaluate, "__file__", str(tmp_path / "evaluate.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "evaluate.py"))
     assert provenance.git_state() == {"git_commit": "", "git_dirty": ""}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert provenance.git_state() == {"git_commit": "", "git_dirty": ""}
@@ -370,7 +365,7 @@ def test_git_state_knows_changed_code_but_not_changed_results(monkeypatch, tmp_p
     git("init")
     git("add", ".")
     git("commit", "-m", "start")
-    monkeypatch.setattr(evaluate, "__file__", str(code))
+    monkeypatch.setattr(provenance, "__file__", str(code))
     result.write_text("new")
     state = provenance.git_state()
     assert len(state["git_commit"]) == 40 and state["git_dirty"] == "no"

@@ -166,7 +166,7 @@ def test_bad_frames_are_named():
         frame_sdr(np.ones((2, 10)), np.ones((2, 10)), 5)
     with pytest.raises(ValueError, match="expected the same"):
         frame_sdr([np.ones((2, 10)), np.ones((2, 9))], [np.ones((2, 10)), np.ones((2, 9))], 5)
-    with pytest.raises(ValueError, match="found 2 references and 1 estimates"):
+    with pytest.raises(ValueError, match="2 references and 1 estimates"):
         frame_sdr(np.ones((2, 1, 10)), np.ones((1, 1, 10)), 5)
 
 
@@ -180,19 +180,21 @@ def test_bad_frames_are_named():
 )
 def test_bss_eval_names_the_kind_of_an_error_of_20_db(rng, estimate, kind):
     own, other, noise = rng.standard_normal((3, 1, 40_000))
-    found = bss_eval([own, other], [estimate(own, other, noise), other])
-    assert {name: values.shape for name, values in found.items()} == dict.fromkeys(("SDR", "ISR", "SIR", "SAR"), (2, 1))
-    assert found["SDR"][0, 0] == pytest.approx(20, abs=0.2) and found[kind][0, 0] == pytest.approx(20, abs=0.3)
-    assert all(found[name][0, 0] > 30 for name in {"ISR", "SIR", "SAR"} - {kind})
+    actual = bss_eval([own, other], [estimate(own, other, noise), other])
+    assert {name: values.shape for name, values in actual.items()} == dict.fromkeys(
+        ("SDR", "ISR", "SIR", "SAR"), (2, 1)
+    )
+    assert actual["SDR"][0, 0] == pytest.approx(20, abs=0.2) and actual[kind][0, 0] == pytest.approx(20, abs=0.3)
+    assert all(actual[name][0, 0] > 30 for name in {"ISR", "SIR", "SAR"} - {kind})
 
 
 def test_bss_eval_has_the_frames_and_silences_of_frame_sdr(rng):
     references = rng.standard_normal((2, 2, 3500))
     references[1, :, 1000:2000] = 0
     estimates = references + 0.1 * rng.standard_normal(references.shape)
-    found = bss_eval(references, estimates, 1000)
-    np.testing.assert_allclose(found["SDR"], frame_sdr(references, estimates, 1000), atol=1e-9)
-    assert all(np.isnan(values).tolist() == [[False, True, False]] * 2 for values in found.values())
+    actual = bss_eval(references, estimates, 1000)
+    np.testing.assert_allclose(actual["SDR"], frame_sdr(references, estimates, 1000), atol=1e-9)
+    assert all(np.isnan(values).tolist() == [[False, True, False]] * 2 for values in actual.values())
     estimates[0, 1] = -estimates[0, 0]  # what museval takes for silence from end to end, and refuses
     assert all(
         np.isnan(values).all() and values.shape == (2, 3) for values in bss_eval(references, estimates, 1000).values()
@@ -201,7 +203,7 @@ def test_bss_eval_has_the_frames_and_silences_of_frame_sdr(rng):
 
 def test_nothing_interferes_with_a_source_alone(rng):
     reference, noise = rng.standard_normal((2, 1, 8000))
-    found = bss_eval([reference], [reference + 0.1 * noise])
-    assert np.isnan(found["SIR"]).all() and np.isfinite(found["SAR"]).all()
+    actual = bss_eval([reference], [reference + 0.1 * noise])
+    assert np.isnan(actual["SIR"]).all() and np.isfinite(actual["SAR"]).all()
     with pytest.raises(ValueError, match="1 references and 2 estimates"):
         bss_eval([reference], [reference, noise])

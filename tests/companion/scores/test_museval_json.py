@@ -14,7 +14,7 @@ from companion.graph.steps import score_system
 from companion.profile import DataConfig, load_profile
 from companion.scores.evaluate import COLUMNS, METRICS, score_track
 from companion.scores.museval_json import FRAMES, digest, read_museval, write_museval
-from companion.tables.results import load_scores
+from companion.tables import load_scores
 from flowsep.files import FlowsepError, sha256
 
 
@@ -82,10 +82,10 @@ def test_stems_that_museval_would_refuse_are_left_out(tmp_path):
 
 def test_frames_without_a_number_do_not_count(tmp_path):
     theirs(tmp_path / "net" / "test" / "one.json", {"bass": [1.0, np.nan, 5.0, 9.0], "drums": [np.nan, np.inf]})
-    found = read_museval(tmp_path).set_index(["stem", "metric"])
-    assert found.loc[("bass", "SDR"), ["value", "n_frames", "nan_count", "status"]].tolist() == [5, 4, 1, "ok"]
-    assert found.loc["drums", "status"].unique() == ["silent"]
-    assert found.versions.unique() == ["museval " + importlib.metadata.version("museval")]
+    actual = read_museval(tmp_path).set_index(["stem", "metric"])
+    assert actual.loc[("bass", "SDR"), ["value", "n_frames", "nan_count", "status"]].tolist() == [5, 4, 1, "ok"]
+    assert actual.loc["drums", "status"].unique() == ["silent"]
+    assert actual.versions.unique() == ["museval " + importlib.metadata.version("museval")]
 
 
 @pytest.mark.parametrize("changes", [{"hop": 0.5}, {"win": 2, "hop": 2}, {"win": 60, "hop": 60}])

@@ -39,17 +39,17 @@ class Audios(HTMLParser):
 
     def __init__(self, html):
         super().__init__()
-        self.found, self.tags = [], []
+        self.attributes, self.tags = [], []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "audio":
-            self.found.append(dict(attrs))
+            self.attributes.append(dict(attrs))
 
 
 def audios(player):
-    return Audios(player._repr_html_()).found
+    return Audios(player._repr_html_()).attributes
 
 
 def decoded(audio):
@@ -67,25 +67,13 @@ def decoded(audio):
         ({"bass": tone(100), "drums": tone(100)[:-1]}, "'drums' has 176399 samples, 'bass' has 176400"),
         ({"a": {"bass": tone(100)}, "b": {"bass": tone(100)[:-1]}}, "'bass' of system 'b' has 176399"),
         ({"a": {"bass": tone(100)}, "b": {"drums": tone(100)}}, r"system 'b' has the stems \['drums'\]"),
-        ({"a": {"bass": tone(100)}, "b": tone(100)}, "systems: expected either"),
         ({"bass": np.array([0, np.nan])}, "'bass' holds NaN"),
         ({"bass": np.array([0, np.inf])}, "'bass' holds NaN or inf"),
-        ({"bass": np.zeros((2, 0))}, "'bass' is empty"),
-        ({"bass": np.zeros((6, 100))}, r"'bass' has the shape \(6, 100\)"),
-        ({"bass": np.zeros((1, 2, 100))}, r"'bass' has the shape \(1, 2, 100\)"),
     ],
 )
 def test_wrong_stems_are_named(systems, message):
     with pytest.raises(ValueError, match=message):
         StemPlayer(systems, RATE)
-
-
-def test_wrong_options_are_named():
-    with pytest.raises(ValueError, match="format 'wma': choose one of mp3, flac"):
-        StemPlayer(band(), RATE, format="wma")
-    with pytest.raises(ValueError, match=r"44000 Hz.*flac"):
-        StemPlayer(band(), 44000)
-    assert decoded(audios(StemPlayer(band(), 44000, format="flac"))[0])[1] == 44000
 
 
 def test_levels_are_left_alone():
@@ -128,14 +116,14 @@ def test_stereo_is_mixed_down_unless_kept():
     )
 
 
-@pytest.mark.parametrize("rate", MP3_RATES)
+@pytest.mark.parametrize("rate", [*MP3_RATES, 44100, 48000, 88200, 96000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_mp3_keeps_length_and_position_at_every_rate(rate, channels):
     player = StemPlayer({"drums": np.tile(clicks(rate)[:-7], (channels, 1))}, rate, mono=False)
-    samples, found = decoded(audios(player)[0])
-    assert found == min(rate, 32000)
-    assert samples.shape == (round((2 * rate - 7) * found / rate), channels)
-    assert np.abs(samples[: found // 2, 0]).argmax() == round(int(CLICK * rate) * found / rate)
+    samples, stored = decoded(audios(player)[0])
+    assert stored == min(rate, 32000)
+    assert samples.shape == (round((2 * rate - 7) * stored / rate), channels)
+    assert np.abs(samples[: stored // 2, 0]).argmax() == round(int(CLICK * rate) * stored / rate)
 
 
 @pytest.mark.parametrize("samples", [1, 10, 441])
@@ -153,17 +141,12 @@ def test_waveforms_hold_peaks_and_rms_relative_to_the_loudest():
     np.testing.assert_array_equal(heights[1], round(255 * 0.5**0.6))
 
 
-def test_presets_are_the_usual_ones_or_those_given():
-    def presets(**options):
-        html = StemPlayer({"mixture": tone(50), **band()}, RATE, **options)._repr_html_()
-        return json.loads(re.search('data-presets="([^"]*)"', html)[1].replace("&quot;", '"'))
-
+def test_presets_are_the_usual_ones():
+    html = StemPlayer({"mixture": tone(50), **band()}, RATE)._repr_html_()
+    presets = json.loads(re.search('data-presets="([^"]*)"', html)[1].replace("&quot;", '"'))
     stems = ["vocals", "bass", "drums", "other"]
     usual = {"all stems": stems, "mixture": ["mixture"], "without vocals": stems[1:], "bass and drums": stems[1:3]}
-    assert presets() == usual
-    assert presets(presets={"duo": ("vocals", "other")}) == {"duo": ["vocals", "other"]}
-    with pytest.raises(ValueError, match="preset 'duo': no stem 'viola'; the stems are mixture, vocals, bass"):
-        presets(presets={"duo": ["vocals", "viola"]})
+    assert presets == usual
 
 
 def test_matched_levels_are_those_of_the_first_system():
@@ -183,8 +166,8 @@ def test_names_are_never_markup():
     parsed = Audios(player._repr_html_())
     assert sorted(set(parsed.tags)) == ["audio", "figcaption", "figure", "flowsep-player", "p", "script", "strong"]
     assert parsed.tags.count("script") == 1
-    assert [audio["data-stem"] for audio in parsed.found] == [NASTY, NASTY]
-    assert parsed.found[0]["data-system"] == NASTY
+    assert [audio["data-stem"] for audio in parsed.attributes] == [NASTY, NASTY]
+    assert parsed.attributes[0]["data-system"] == NASTY
 
 
 def test_the_page_is_light_and_asks_for_nothing():
@@ -568,7 +551,7 @@ def test_mp3_decodes_sample_aligned_in_the_browser(page_with):
     noise = 0.01 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
     stems = {"a": clicks(), "b": clicks(level=0.4) + noise, "c": clicks(level=0.6)}
     with page_with(StemPlayer({"x": stems, "y": stems}, RATE)) as page:
-        found = page.evaluate(
+        lanes = page.evaluate(
             """async () => Promise.all([...document.querySelectorAll("audio")].map(async (audio) => {
               const bytes = Uint8Array.from(atob(audio.src.split(",")[1]), (c) => c.charCodeAt(0));
               const buffer = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes.buffer);
@@ -578,10 +561,10 @@ def test_mp3_decodes_sample_aligned_in_the_browser(page_with):
               return { at, length: buffer.length };
             }))"""
         )
-    offsets = [stem["at"] - int(CLICK * RATE) for stem in found]
-    print("decoded offsets of the clicks, in frames:", offsets, "lengths:", [stem["length"] for stem in found])
+    offsets = [stem["at"] - int(CLICK * RATE) for stem in lanes]
+    print("decoded offsets of the clicks, in frames:", offsets, "lengths:", [stem["length"] for stem in lanes])
     assert offsets == [0] * 6
-    assert max(stem["length"] for stem in found) - min(stem["length"] for stem in found) == 0
+    assert max(stem["length"] for stem in lanes) - min(stem["length"] for stem in lanes) == 0
 
 
 @pytest.mark.browser

@@ -60,11 +60,11 @@ def test_before_shares_are_equal_and_after_the_parts_make_the_whole(place):
 
     frame = score_new_sources(profile, dataset, on_estimates=keep, progress=False)
     assert set(kept) == {(variant, f"song {k}") for variant in VARIANTS for k in (1, 2)}
-    for (variant, _), its in kept.items():
-        np.testing.assert_allclose(its["guitar"] + its["piano"] + its[REST], its["other"], atol=1e-6)
-        same = [np.allclose(its["other"], 3 * its[name], atol=1e-6) for name in ("guitar", "piano", REST)]
+    for (variant, _), stems in kept.items():
+        np.testing.assert_allclose(stems["guitar"] + stems["piano"] + stems[REST], stems["other"], atol=1e-6)
+        same = [np.allclose(stems["other"], 3 * stems[name], atol=1e-6) for name in ("guitar", "piano", REST)]
         assert same == [variant == "before"] * 3
-        assert its[REST].any() == (variant != "instead")
+        assert stems[REST].any() == (variant != "instead")
     assert {source: sha256(profile.folder / "priors" / f"{source}.safetensors") for source in SOURCES} == old
 
     assert (frame.status == "ok").all() and set(frame.stem) == {*profile.trained, REST}

@@ -17,7 +17,7 @@ from companion.graph.steps import score_system
 from companion.profile import PRETRAINED, DataConfig, load_profile
 from companion.systems import SYSTEMS, library, load_system, pretrained
 from companion.systems.open_unmix import umx
-from companion.tables.results import load_scores, table, table_markdown
+from companion.tables import load_scores, table, table_markdown
 from flowsep.files import FlowsepError
 
 FOUR = pretrained.SOURCES

@@ -13,19 +13,25 @@ from scipy.stats import wilcoxon
 
 from companion.scores.evaluate import COLUMNS, NUMBERS, write_scores
 from companion.scores.museval_json import KIND
-from companion.tables.published import SUBMISSIONS, load_campaign, load_published, same_data, same_songs
-from companion.tables.results import (
+from companion.tables import (
     ALL,
     aggregate,
     costs,
+    differences,
+    load_campaign,
+    load_published,
     load_scores,
+    paired,
     plain,
+    same_data,
+    same_songs,
     table,
     table_html,
     table_markdown,
     write_tables,
 )
-from companion.tables.statistics import differences, holm, paired
+from companion.tables.published import SUBMISSIONS
+from companion.tables.statistics import holm
 from flowsep.files import FlowsepError, sha256
 
 PUBLISHED = Path(__file__).parents[3] / "results" / "published.csv"
@@ -90,9 +96,9 @@ def scores(*rows):
 
 def test_published_holds_exactly_the_numbers_of_the_paper_page():
     published = load_published(PUBLISHED)
-    found = [tuple(r) for r in published.drop(columns="source").itertuples(index=False)]
-    assert sorted(found) == sorted(expected_rows())
-    assert len(found) == len(set(found))
+    actual = [tuple(r) for r in published.drop(columns="source").itertuples(index=False)]
+    assert sorted(actual) == sorted(expected_rows())
+    assert len(actual) == len(set(actual))
 
 
 def test_every_published_number_names_where_it_stands():
@@ -147,11 +153,11 @@ def test_the_paper_rule_is_the_median_over_all_pieces():
         {"track": "b", "value": 50.0, "stem": "bass", "metric": "SI-SDR"},
         {"track": "b", "value": 50.0, "stem": "bass", "convention": "sisec18"},
     )
-    (found,) = aggregate(frame, "paper").to_dict("records")
-    assert found["median"] == 3.0 and (found["q25"], found["q75"]) == (1.75, 5.25)
-    assert (found["n"], found["tracks"], found["silent"], found["failed"]) == (4, 2, 1, 1)
-    (found,) = aggregate(frame, "sisec18").to_dict("records")
-    assert (found["median"], found["n"], found["tracks"]) == (50, 1, 1)
+    (actual,) = aggregate(frame, "paper").to_dict("records")
+    assert actual["median"] == 3.0 and (actual["q25"], actual["q75"]) == (1.75, 5.25)
+    assert (actual["n"], actual["tracks"], actual["silent"], actual["failed"]) == (4, 2, 1, 1)
+    (actual,) = aggregate(frame, "sisec18").to_dict("records")
+    assert (actual["median"], actual["n"], actual["tracks"]) == (50, 1, 1)
     assert aggregate(frame, "paper", "SI-SDR")["median"].tolist() == [50]
 
 
@@ -171,19 +177,19 @@ def frame():
 
 
 def test_blocks_are_sorted_by_the_mean_and_say_n(frame):
-    found = table(frame, load_published(PUBLISHED), convention="paper", sources=("bass", "drums"))
-    blocks = list(dict.fromkeys(found.index.get_level_values("block")))
+    actual = table(frame, load_published(PUBLISHED), convention="paper", sources=("bass", "drums"))
+    blocks = list(dict.fromkeys(actual.index.get_level_values("block")))
     assert blocks == [
         "measured here, demo (band)",
         "reported by the paper (MUSDB18)",
         "reported by the paper (Slakh2100-submix)",
     ]
-    measured = found.loc[blocks[0]]
+    measured = actual.loc[blocks[0]]
     assert list(measured.index) == ["flow [new priors]", "flow", "nmf", "mixture"]
     assert measured.loc["flow", ["bass", "drums", "mean"]].tolist() == [5, 7, 6]
     assert np.isnan(measured.loc["mixture", "mean"])  # a mean over fewer sources would not compare
     assert measured["n"].tolist() == ["1", "2", "2", "0–2 (2 failed)"]
-    paper = found.loc[blocks[1]]
+    paper = actual.loc[blocks[1]]
     assert paper.index[0] == "Demucs (v2)" and paper["mean"].is_monotonic_decreasing
     assert paper.loc["InstGlow", "mean"] == pytest.approx((2.58 + 3.85) / 2)
     assert set(paper["n"]) == {""}
@@ -208,8 +214,8 @@ def test_conventions_never_share_a_table(frame):
 def test_numbers_of_the_same_songs_stand_in_one_table(kind, dataset, stems):
     frame = scores(*({"data": kind, "track": "one", "stem": stem, "value": 5.0} for stem in stems))
     beside = same_data(load_published(PUBLISHED), kind)
-    found = table(frame, beside, convention="paper", sources=stems)
-    blocks = {block: list(rows.index.get_level_values("system")) for block, rows in found.groupby(level="block")}
+    actual = table(frame, beside, convention="paper", sources=stems)
+    blocks = {block: list(rows.index.get_level_values("system")) for block, rows in actual.groupby(level="block")}
     assert set(blocks) == {f"measured here, demo ({kind})", f"reported by the paper ({dataset})"}
     assert len(blocks[f"reported by the paper ({dataset})"]) == 6
 
@@ -218,8 +224,8 @@ def test_numbers_of_the_same_songs_stand_in_one_table(kind, dataset, stems):
 def test_nothing_was_published_on_songs_of_ones_own(frame, kind):
     beside = same_data(load_published(PUBLISHED), kind)
     assert beside.empty
-    found = table(frame, beside, convention="paper", sources=FOUR)
-    assert set(found.index.get_level_values("block")) == {"measured here, demo (band)"}
+    actual = table(frame, beside, convention="paper", sources=FOUR)
+    assert set(actual.index.get_level_values("block")) == {"measured here, demo (band)"}
 
 
 def test_scores_of_others_join_on_the_same_songs_only(frame):
@@ -229,9 +235,9 @@ def test_scores_of_others_join_on_the_same_songs_only(frame):
     joins = same_songs(frame, others)
     assert joins.tolist() == [True, True, False, False]
     joined = pd.concat([frame, others[joins]])
-    found = table(joined, convention="paper", sources=("bass",))
-    assert found.loc[("read from museval JSON (theirs)", "net"), "bass"] == 3
-    assert "far" not in found.index.get_level_values("system")
+    actual = table(joined, convention="paper", sources=("bass",))
+    assert actual.loc[("read from museval JSON (theirs)", "net"), "bass"] == 3
+    assert "far" not in actual.index.get_level_values("system")
     assert "2 files in theirs/net/test, SHA-256" in table_markdown(joined, convention="paper", sources=("bass",))
 
 
@@ -245,8 +251,8 @@ class _Cells(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        for attribute, found in (("title", self.titles), ("href", self.links), ("id", self.ids)):
-            found += [value for name, value in attributes if name == attribute]
+        for attribute, actual in (("title", self.titles), ("href", self.links), ("id", self.ids)):
+            actual += [value for name, value in attributes if name == attribute]
 
     def handle_data(self, data):
         self.text += [data] if data.strip() else []
@@ -342,12 +348,12 @@ def spending():
 
 def test_costs_are_those_of_the_songs_that_were_separated():
     theirs = scores({"system": "net", "kind": KIND, "data": "theirs", "track": "song 0", "stem": "bass", "value": 1.0})
-    found = costs(pd.concat([spending(), theirs])).set_index("system")
-    assert list(found.index) == ["mask", "flow", "net", "their own"]  # by the seconds of training, unknown ones last
-    assert found["RTF"].to_dict() == pytest.approx({"mask": 0.3 / 60, "flow": 2.5, "net": 6 / 30, "their own": 0.05})
-    assert found["parameters"]["net"] == 266e6 and found["supervision"]["flow"] == "solo"
-    assert found.loc["flow", ["training (s)", "training memory (MiB)", "memory (MiB)"]].tolist() == [641.2, 1000, 800]
-    assert np.isnan(found.loc["their own", "training (s)"])
+    actual = costs(pd.concat([spending(), theirs])).set_index("system")
+    assert list(actual.index) == ["mask", "flow", "net", "their own"]  # by the seconds of training, unknown ones last
+    assert actual["RTF"].to_dict() == pytest.approx({"mask": 0.3 / 60, "flow": 2.5, "net": 6 / 30, "their own": 0.05})
+    assert actual["parameters"]["net"] == 266e6 and actual["supervision"]["flow"] == "solo"
+    assert actual.loc["flow", ["training (s)", "training memory (MiB)", "memory (MiB)"]].tolist() == [641.2, 1000, 800]
+    assert np.isnan(actual.loc["their own", "training (s)"])
     columns = ["parameters", "training_seconds", "training_memory_mib", "rtf", "peak_memory_mib"]
     row = aggregate(spending(), "paper").set_index(["system", "stem"]).loc[("net", "drums"), columns]
     assert row.tolist() == pytest.approx([266e6, 12345, 2000, 0.2, 900])
@@ -536,13 +542,13 @@ def duel(seed=0, songs=9):
 
 def test_differences_are_those_of_the_same_song():
     frame = duel()
-    found = differences(frame, "flow", convention="paper")
+    actual = differences(frame, "flow", convention="paper")
     wide = frame.pivot(index=["stem", "track"], columns="system", values="value")
-    for row in found[found["stem"] != ALL].itertuples():
+    for row in actual[actual["stem"] != ALL].itertuples():
         expected = wide.loc[(row.stem, row.track), "flow"] - wide.loc[(row.stem, row.track), row.rival]
         assert row.value == pytest.approx(expected, nan_ok=True)
-    assert found["rival"].unique().tolist() == ["odd", "good"]  # the flow is furthest above the first; no oracle
-    whole = found[(found["stem"] == ALL) & (found["rival"] == "good")].set_index("track")["value"]
+    assert actual["rival"].unique().tolist() == ["odd", "good"]  # the flow is furthest above the first; no oracle
+    whole = actual[(actual["stem"] == ALL) & (actual["rival"] == "good")].set_index("track")["value"]
     gaps = wide["flow"] - wide["good"]
     assert whole["song 3"] == pytest.approx((gaps["drums", "song 3"] + gaps["bass", "song 3"]) / 2)
     assert whole["song 0"] == pytest.approx(gaps["drums", "song 0"])
@@ -559,19 +565,19 @@ def test_a_song_of_several_pieces_counts_once():
 def test_paired_rows_hold_wilcoxons_p_and_holms():
     frame = duel()
     gaps = differences(frame, "flow", convention="paper")
-    found = paired(frame, "flow", convention="paper")
-    assert found[["rival", "stem"]].to_numpy().tolist() == [
+    actual = paired(frame, "flow", convention="paper")
+    assert actual[["rival", "stem"]].to_numpy().tolist() == [
         [r, s] for r in ("odd", "good") for s in (ALL, "drums", "bass")
     ]
-    for row in found.itertuples():
+    for row in actual.itertuples():
         values = gaps[(gaps["rival"] == row.rival) & (gaps["stem"] == row.stem)]["value"].dropna()
         assert row.p == wilcoxon(values).pvalue and row.n == len(values) and row.better == (values > 0).sum()
         assert (row.median, row.q25, row.q75) == pytest.approx(tuple(values.quantile([0.5, 0.25, 0.75])))
-    assert found.set_index(["rival", "stem"])["n"].to_dict() == {
+    assert actual.set_index(["rival", "stem"])["n"].to_dict() == {
         **{("odd", ALL): 8, ("odd", "drums"): 8, ("odd", "bass"): 7},
         **{("good", ALL): 9, ("good", "drums"): 9, ("good", "bass"): 8},
     }
-    for _, part in found.groupby("stem"):
+    for _, part in actual.groupby("stem"):
         low, high = part["p"].min(), part["p"].max()
         assert part["p_holm"].max() == pytest.approx(min(1, max(2 * low, high)))
         assert part["p_holm"].min() == pytest.approx(min(1, 2 * low))
@@ -581,14 +587,14 @@ def test_nothing_between_two_systems_is_no_significance():
     frame = duel()
     same = frame[frame["system"] == "flow"].assign(variant="copy")
     lost = frame[frame["system"] == "odd"].assign(system="lost", value=np.nan)
-    found = paired(pd.concat([frame, same, lost]), "flow", convention="paper").set_index(["rival", "stem"])
-    assert found.loc[("flow [copy]", ALL), ["median", "better", "n", "p", "p_holm"]].tolist() == [0, 0, 9, 1, 1]
-    assert found.loc[("lost", ALL), "n"] == 0 and np.isnan(found.loc[("lost", ALL), "p"])
-    assert np.isnan(found.loc[("lost", "bass"), "p_holm"])
+    actual = paired(pd.concat([frame, same, lost]), "flow", convention="paper").set_index(["rival", "stem"])
+    assert actual.loc[("flow [copy]", ALL), ["median", "better", "n", "p", "p_holm"]].tolist() == [0, 0, 9, 1, 1]
+    assert actual.loc[("lost", ALL), "n"] == 0 and np.isnan(actual.loc[("lost", ALL), "p"])
+    assert np.isnan(actual.loc[("lost", "bass"), "p_holm"])
 
 
 def test_paired_names_a_system_that_is_not_there():
-    with pytest.raises(FlowsepError, match="no scores of 'glow'; there are those of flow, good, odd, o"):
+    with pytest.raises(FlowsepError, match="no scores of 'glow'; the files hold flow, good, odd, o"):
         paired(duel(), "glow", convention="paper")
     with pytest.raises(FlowsepError, match="no scores of SDR by convention 'sisec18'"):
         differences(duel(), "flow", convention="sisec18")

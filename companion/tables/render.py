@@ -1,4 +1,4 @@
-"""Score files and published numbers -> tables; reads files, runs no model, and knows no number of its own."""
+"""Tables of scores, ours and published ones, as frames, HTML and Markdown."""
 
 import html
 import json
@@ -10,89 +10,16 @@ from zlib import crc32
 
 import pandas as pd
 
-from flowsep.files import FlowsepError, sha256, write_text
+from flowsep.files import write_text
 
-from ..scores.evaluate import CONVENTIONS, COSTS, read_scores
 from ..scores.museval_json import KIND, digest
+from .aggregate import COST_HEADS, ORACLE, SYSTEM, aggregate, check_convention, labels, load_scores, made_of
 
 MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
-ALL = "all"  # sources together, in paired differences
-
-
 BEST, SECOND = "best", "second"  # within a block
-
-
-ORACLE = "oracle"  # supervision of what is given the true stems, and competes with nobody
-SYSTEM = ["kind", "profile", "data", "system", "variant"]
-KEYS = [*SYSTEM, "stem"]
-SCORED = [*KEYS, "track", "metric", "convention", "piece"]
-COST_HEADS = {  # of `aggregate` -> in tables
-    "parameters": "parameters",
-    "training_seconds": "training (s)",
-    "training_memory_mib": "training memory (MiB)",
-    "rtf": "RTF",
-    "peak_memory_mib": "memory (MiB)",
-}
 SHOWN_COSTS = ["parameters", "training (s)", "RTF"]  # beside the scores
 Rows = pd.DataFrame | None
-
-
-def load_scores(folder: str | Path) -> pd.DataFrame:
-    """All rows of `folder/scores/*.csv`; `folder` is a profile's, such as `results/demo`.
-
-    Raises FlowsepError where there is no score file, or one is wrong, or two rows score the same thing.
-    """
-    paths = sorted((Path(folder) / "scores").glob("[!.]*.csv"))  # a dot marks what a killed run left half-written
-    if not paths:
-        raise FlowsepError(f"{Path(folder) / 'scores'}: no score files (*.csv); run the evaluation of a system first")
-    frame = read_scores(paths)
-    if twice := frame[frame.duplicated(SCORED)].to_dict("records"):
-        what = ", ".join(str(twice[0][key]) for key in SCORED if twice[0][key] != "")
-        raise FlowsepError(f"{Path(folder) / 'scores'}: two rows score the same ({what}); remove one of the files")
-    return frame
-
-
-def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.DataFrame:
-    """Median and quartiles a system and stem, by the rule of one convention.
-
-    *paper*: over all pieces of all tracks; *sisec18*: over tracks, whose value is the median over their frames.
-
-    Returns:
-        a row per kind, profile, data, system, variant and stem with supervision, median, q25, q75 (dB), n (values that
-        count), tracks (that gave one), failed and silent (tracks with a row that gave none), and what the system cost:
-        parameters, training_seconds, training_memory_mib, rtf and peak_memory_mib, see `costs`.
-    Raises:
-        FlowsepError: an unknown convention, several at once, or one that no row has.
-    """
-    rows = _select(frame, convention, metric)
-    groups = rows.groupby(KEYS, sort=False)
-    result = groups.agg(supervision=("supervision", "first"), median=("value", "median"), n=("value", "count"))
-    for name, q in (("q25", 0.25), ("q75", 0.75)):
-        result[name] = groups["value"].quantile(q)
-    for name, status in (("tracks", "ok"), ("failed", "failed"), ("silent", "silent")):
-        counts = rows[rows["status"] == status].groupby(KEYS)["track"].nunique()
-        result[name] = counts.reindex(result.index, fill_value=0)
-    return result.reset_index().merge(_costs(rows).drop(columns="supervision"), "left", SYSTEM)
-
-
-def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each measured system cost, the quickest to train first; NaN where it is not known.
-
-    Columns: system, supervision, parameters (learnt), training (s), training memory (MiB), RTF (real-time factor:
-    seconds of separation over seconds of music, of all tracks that were separated), memory (MiB: the most that the
-    process held until the last separation was done).
-    """
-    rows = frame[frame["kind"] != KIND]
-    found = _costs(rows).reset_index().rename(columns=COST_HEADS)
-    found["system"] = labels(found)
-    order = ["training (s)", "RTF", "system"]
-    return found.sort_values(order, ignore_index=True)[["system", "supervision", *COST_HEADS.values()]]
-
-
-def labels(frame: pd.DataFrame) -> pd.Series:
-    """What tables call the system of each row: `system`, or `system [variant]`."""
-    return frame["system"] + frame["variant"].map(lambda name: f" [{name}]" if name else "")
 
 
 def table(
@@ -100,16 +27,15 @@ def table(
 ) -> pd.DataFrame:
     """The table of one convention: index (block, system), columns supervision, costs, n, each source, and their mean.
 
-    The costs are parameters, training (s) and RTF, as in `costs`; NaN where they are not known, as of published rows.
+    The costs are parameters, training (s) and RTF, as in `costs`; NaN where unknown, as for published rows.
 
-    Blocks say who vouches for the numbers, and on which data: *measured here*, *read from museval JSON*, *reported by
-    the paper*, ... Within a block systems are sorted by the mean over sources of the medians, which only a system with
-    all sources has.
+    Blocks name the origin of the numbers and their data: *measured here*, *read from museval JSON*, *reported by the
+    paper*, ... Within a block systems are sorted by the mean over sources of the medians, NaN for a system that lacks
+    a source.
 
     Args:
-        frame: of `load_scores`, with or without rows of `read_museval`, or None; a system's other variants are called
-            `system [variant]`.
-        published: of `load_published`, or None; rows of other conventions and without any of `sources` are left out.
+        frame: of `load_scores`, with or without rows of `read_museval`, or None.
+        published: of `load_published`, or None; rows of other conventions and other stems than `sources` are left out.
     Raises:
         FlowsepError: as `aggregate`.
     """
@@ -119,24 +45,24 @@ def table(
 def table_html(
     frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
-    """`table` as HTML: a body per block under its label, each number's origin in its `title`. All text is escaped.
+    """`table` as HTML: a body per block under its label, each number with its origin as `title`. All text is escaped.
 
     Quartiles stand below the medians. In each block and column the best number is strong, the second underlined, and
-    their titles say so; oracles are left out of that. A system's mark leads to the list of sources below the table, for
-    those who cannot hover. Costs stand beside SDR only, and where there are any.
+    their titles say so; oracles are not ranked. A system's mark leads to the list of sources below the table, for
+    readers who cannot hover. Known costs stand beside SDR, not beside other metrics.
     """
     cells = _cells(frame, published, convention, sources, metric)
-    found, places = _shown(cells, sources, metric)
+    shown, places = _ranked(cells, sources, metric)
     origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
     quartiles = _quartiles(cells)
     sourced = cells.groupby(["block", "system"])["source"].unique()
-    notes = list(dict.fromkeys(note for index in found.index for note in sourced[index]))
+    notes = list(dict.fromkeys(note for index in shown.index for note in sourced[index]))
     anchor = f"source-{crc32(repr((convention, metric, notes)).encode()):x}"  # no two tables of a page share it
-    names = ["system", *found.columns]
+    names = ["system", *shown.columns]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
-    caption = html.escape(_caption(convention, metric, found, places, "underlined"))
+    caption = html.escape(_caption(convention, metric, shown, places, "underlined"))
     lines = [f'<table class="flowsep-scores">\n<caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>']
-    for block, rows in found.groupby(level="block", sort=False):
+    for block, rows in shown.groupby(level="block", sort=False):
         label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
         lines.append(f"<tbody><tr>{label}</tr>")
         for (_, system), row in rows.iterrows():
@@ -163,16 +89,16 @@ def table_html(
 def table_markdown(
     frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
 ) -> str:
-    """`table` as Markdown, a heading row per block; the sources of each block's numbers follow as a list.
+    """`table` as Markdown, a heading row per block; a list below it names the sources of each block's numbers.
 
-    Quartiles stand in parentheses; of each block and column the best number is bold, the second in italics.
+    Quartiles stand in parentheses. In each block and column the best number is bold, the second in italics.
     """
     cells = _cells(frame, published, convention, sources, metric)
-    found, places = _shown(cells, sources, metric)
+    shown, places = _ranked(cells, sources, metric)
     quartiles = _quartiles(cells)
-    names = ["system", *found.columns]
+    names = ["system", *shown.columns]
     lines = [_line(map(plain, names)), "|---|---|" + "---:|" * (len(names) - 2)]
-    for block, rows in found.groupby(level="block", sort=False):
+    for block, rows in shown.groupby(level="block", sort=False):
         lines.append(_line([f"*{plain(block)}*", *[""] * (len(names) - 1)]))
         for (_, system), row in rows.iterrows():
             texts = [plain(system)]
@@ -181,72 +107,40 @@ def table_markdown(
                 spread = quartiles.get((block, system, name), "")
                 texts.append(stars + plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
             lines.append(_line(texts))
-    lines += ["", plain(_caption(convention, metric, found, places, "in italics")) + ".", ""]
+    lines += ["", plain(_caption(convention, metric, shown, places, "in italics")) + ".", ""]
     reported = cells[~cells["block"].str.startswith(MEASURED)]
     origins = reported[["block", "source"]].drop_duplicates().itertuples(index=False)
     lines += [f"- *{plain(block)}*: {plain(source)}" for block, source in origins]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def tables(
+def table_files(
     frame: pd.DataFrame, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
 ) -> dict[str, str]:
-    """{name of the file: its text} of the tables of each convention, as Markdown and as CSV."""
-    made = {}
+    """{file name: text} of the tables of each convention, as Markdown and as CSV."""
+    texts = {}
     for convention in conventions:
-        made[f"table-{convention}.md"] = table_markdown(frame, published, convention=convention, sources=sources)
-        made[f"table-{convention}.csv"] = aggregate(frame, convention).round(4).to_csv(index=False, lineterminator="\n")
-    return made
+        texts[f"table-{convention}.md"] = table_markdown(frame, published, convention=convention, sources=sources)
+        medians = aggregate(frame, convention).round(4)
+        texts[f"table-{convention}.csv"] = medians.to_csv(index=False, lineterminator="\n")
+    return texts
 
 
-def write_tables(
-    folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
-) -> pd.DataFrame:
-    """Write `tables` of all rows in `folder/scores`, and `tables.json` with the hashes of the files they are made of.
-
-    Returns the rows.
-    """
+def write_tables(folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]) -> None:
+    """Write the `table_files` of all rows in `folder/scores`, and `tables.json` with `made_of`."""
     folder = Path(folder)
-    frame = load_scores(folder)
-    for name, text in tables(frame, published, conventions=conventions, sources=sources).items():
+    for name, text in table_files(load_scores(folder), published, conventions=conventions, sources=sources).items():
         write_text(folder / name, text)
     write_text(folder / "tables.json", json.dumps({"made_of": made_of(folder)}, indent=1) + "\n")
-    return frame
-
-
-def made_of(folder: str | Path) -> dict[str, str]:
-    """{file: SHA-256} of what the tables of a profile's folder are made of."""
-    folder = Path(folder)
-    files = [*sorted((folder / "scores").glob("[!.]*.csv")), *folder.parent.glob("published.csv")]
-    return {path.relative_to(folder.parent).as_posix(): sha256(path) for path in files}
-
-
-def _select(frame: pd.DataFrame, convention: str, metric: str) -> pd.DataFrame:
-    _check(convention)
-    rows = frame[(frame["convention"] == convention) & (frame["metric"] == metric)]
-    if rows.empty:
-        found = sorted(set(zip(frame["convention"], frame["metric"], strict=True)))
-        raise FlowsepError(f"no scores of {metric} by convention '{convention}'; there are {found or 'none at all'}")
-    return rows
-
-
-def _costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """Supervision and the columns `COST_HEADS`, indexed by `SYSTEM`."""
-    groups = frame.groupby(SYSTEM, sort=False)
-    found = groups.agg({"supervision": "first", **dict.fromkeys(COSTS, "first"), "peak_memory_mib": "max"})
-    separated = frame.drop_duplicates([*SYSTEM, "track"]).dropna(subset=["seconds", "audio_seconds"])
-    sums = separated.groupby(SYSTEM)[["seconds", "audio_seconds"]].sum()
-    found["rtf"] = sums["seconds"] / sums["audio_seconds"]
-    return found[["supervision", *COST_HEADS]]
 
 
 def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
-    """A row per number of the table: where it stands, the number, its quartiles, and what `_pivot` says of a system."""
-    _check(convention)
+    """A row per number of the table: block, system, stem, the number, its quartiles, and the facts for `_pivot`."""
+    check_convention(convention)
     parts = []
     if frame is not None:
         rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
-        rows = rows.sort_values("kind", kind="stable")  # what was fitted here comes first
+        rows = rows.sort_values("kind", kind="stable")  # 'measured' first
         notes = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
         how = rows["kind"].str.removeprefix("measured").str.replace(", ", " with ")  # published weights
         measured = MEASURED + how + ", " + rows["profile"] + " (" + rows["data"] + ")"
@@ -272,42 +166,36 @@ def _pivot(cells: pd.DataFrame, sources: Sequence[str]) -> pd.DataFrame:
         row = {"block": block, "system": system, "supervision": group["supervision"].iloc[0], "n": _count(group)}
         row |= group[SHOWN_COSTS].astype(float).iloc[0].to_dict()
         rows.append(row | values.to_dict() | {MEAN: values.mean(skipna=False)})
-    found = pd.DataFrame(rows, columns=["block", "system", "supervision", *SHOWN_COSTS, "n", *sources, MEAN])
-    order = [part.sort_values(MEAN, ascending=False, kind="stable") for _, part in found.groupby("block", sort=False)]
-    return pd.concat([found[:0], *order]).set_index(["block", "system"])
+    wide = pd.DataFrame(rows, columns=["block", "system", "supervision", *SHOWN_COSTS, "n", *sources, MEAN])
+    order = [part.sort_values(MEAN, ascending=False, kind="stable") for _, part in wide.groupby("block", sort=False)]
+    return pd.concat([wide[:0], *order]).set_index(["block", "system"])
 
 
-def _shown(
+def _ranked(
     cells: pd.DataFrame, sources: Sequence[str], metric: str
 ) -> tuple[pd.DataFrame, dict[tuple[str, str, str], str]]:
-    """The table as it is printed, without costs that nobody told, and (block, system, column) -> BEST or SECOND.
+    """The printed table, without costs if all are unknown, and (block, system, column) -> BEST or SECOND.
 
-    Numbers that print alike are equal. Where fewer than two systems could have a mark, none has.
+    Numbers that print alike are equal. A column with fewer than two systems to rank has no mark.
     """
-    found, places = _pivot(cells, sources), {}
-    for block, rows in found[found["supervision"] != ORACLE].groupby(level="block", sort=False):
+    wide, places = _pivot(cells, sources), {}
+    for block, rows in wide[wide["supervision"] != ORACLE].groupby(level="block", sort=False):
         for column in (*sources, MEAN):
             values = rows.loc[block, column].round(2).dropna()
             if len(values) > 1:
                 ranks = values.rank(method="dense", ascending=False)
                 marked = ranks[ranks <= 2].map({1: BEST, 2: SECOND})
                 places |= {(block, system, column): place for system, place in marked.items()}
-    without_costs = metric != "SDR" or found[SHOWN_COSTS].isna().all(axis=None)
-    return found.drop(columns=SHOWN_COSTS if without_costs else []), places
+    without_costs = metric != "SDR" or wide[SHOWN_COSTS].isna().all(axis=None)
+    return wide.drop(columns=SHOWN_COSTS if without_costs else []), places
 
 
 def _quartiles(cells: pd.DataFrame) -> dict[tuple[str, str, str], str]:
-    """(block, system, stem) -> '1.8–4.1', where the quartiles are known."""
+    """(block, system, stem) -> '1.8–4.1', for known quartiles."""
     known = cells.dropna(subset=["q25", "q75"])
     ends = known[["q25", "q75"]].astype(float).round(1) + 0.0  # no -0.0
     ranges = [f"{low:.1f}{'–' if low >= 0 else ' to '}{high:.1f}" for low, high in ends.itertuples(index=False)]
     return dict(zip(known[["block", "system", "stem"]].itertuples(index=False, name=None), ranges, strict=True))
-
-
-def _check(convention: Any) -> None:
-    if convention not in tuple(CONVENTIONS):  # also of what has no hash
-        one = f"a table holds one convention of {', '.join(CONVENTIONS)}"
-        raise FlowsepError(f"{one}, found {convention!r}; they are not comparable")
 
 
 def _origin(row: dict[str, Any]) -> str:
@@ -318,7 +206,7 @@ def _origin(row: dict[str, Any]) -> str:
 
 
 def _source(rows: pd.DataFrame) -> str:
-    """Which files the scores of one system come from, and what made them."""
+    """The files that hold the scores of one system, and the hashes of what made them."""
     first, checkpoints = rows.iloc[0], rows["checkpoint"].unique()
     if first["kind"] == KIND:
         files = f"{len(checkpoints)} files in {first['data']}/{first['system']}/test"
@@ -326,28 +214,28 @@ def _source(rows: pd.DataFrame) -> str:
     made = {"configuration": first["config_hash"], "data": first["data_hash"], "commit": first["git_commit"][:12]}
     made |= {"checkpoints": " ".join(checkpoints)}
     label = f"{first['system']}@{first['variant']}" if first["variant"] else first["system"]
-    told = "".join(f", {what} {value}" for what, value in made.items() if value)
-    return f"results/{first['profile']}/scores/{label}.csv{told}"
+    facts = "".join(f", {what} {value}" for what, value in made.items() if value)
+    return f"results/{first['profile']}/scores/{label}.csv{facts}"
 
 
 def _count(group: pd.DataFrame) -> str:
-    """How many values a row's medians are taken over, as a range where sources differ, and how many tracks failed."""
+    """The number of values behind a row's medians, as a range if sources differ, and of failed tracks."""
     least, most, failed = group["n"].min(), group["n"].max(), group["failed"].max()
-    if most < 0:  # published without it
+    if most < 0:  # unknown, of a published row
         return ""
     n = f"{least}" if least == most else f"{least}–{most}"
     return f"{n} ({failed} failed)" if failed else n
 
 
-def _caption(convention: str, metric: str, found: pd.DataFrame, places: dict, second: str) -> str:
+def _caption(convention: str, metric: str, shown: pd.DataFrame, places: dict, second: str) -> str:
     frames = "whole songs" if metric == "SI-SDR" else "median over frames of 1 s"
     unit = {"paper": "pieces (mono, 22.05 kHz)", "sisec18": f"songs (44.1 kHz, {frames})"}[convention]
-    median = "median (quartiles)" if found["n"].any() else "median"
+    median = "median (quartiles)" if shown["n"].any() else "median"
     parts = [f"{metric} in dB by convention {convention}: {median} over n {unit}; {MEAN} over sources"]
     if places:
         ranks = f"The best number of each block is bold, the second {second}"
         parts.append(f"{ranks}; oracles, which see the true stems, are not ranked")
-    if "RTF" in found:
+    if "RTF" in shown:
         parts.append("RTF: seconds of separation per second of music; costs: 0 where nothing is learnt, – if unknown")
     return ". ".join(parts)
 
@@ -371,14 +259,14 @@ def _prefixed(number: float) -> str:
 
 
 def _digits(number: float) -> str:
-    """12,345 or two digits: 641, 9.3, 0.021; what is less than 0.001 has none to tell."""
+    """12,345, or two digits below 99.5: 9.3, 0.021; <0.001 for less."""
     if 0 < number < 0.001:
         return "<0.001"
     return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
 
 
 def plain(text: str) -> str:
-    """Text that stays text in a line of Markdown or a cell of its tables: neither markup nor mathematics nor a link."""
+    """`text` escaped for a line of Markdown or a cell of a table: no markup, no mathematics, no link."""
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
     # an underscore within a word is no markup
     return re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html.escape(text, quote=False))
