@@ -56,13 +56,13 @@ def mixture(expected):
     return torch.sqrt(spectrum.real**2 + spectrum.imag**2)
 
 
-def distance(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+def distance(ours, expected):
+    return np.linalg.norm(ours - expected) / np.linalg.norm(expected)
 
 
-def typical_distance(found, expected):
+def typical_distance(ours, expected):
     """Of the median value: blind to the few that rounding moves far."""
-    return np.median(np.abs(found - expected)) / np.median(np.abs(expected))
+    return np.median(np.abs(ours - expected)) / np.median(np.abs(expected))
 
 
 def within_the_mixture(estimates, mixture):
@@ -94,8 +94,8 @@ def port(magnitude, priors, config):
 
 def package(magnitude, folders, config):
     priors = {folder.name: load_prior(folder) for folder in folders}
-    found = separate_magnitude(magnitude, priors, config)
-    return np.stack([found[folder.name].numpy() for folder in folders])
+    ours = separate_magnitude(magnitude, priors, config)
+    return np.stack([ours[folder.name].numpy() for folder in folders])
 
 
 def research_code(name, mixture, expected):
@@ -124,9 +124,9 @@ def moved_by_rounding(name, mixture):
     return max(distances)
 
 
-def only_rounding_differs(name, mixture, found, expected):
+def only_rounding_differs(name, mixture, ours, expected):
     bound = min(3 * moved_by_rounding(name, mixture), CAP)  # rounding is everywhere, not in the mixture alone
-    return distance(found, expected) < bound and typical_distance(found, expected) < TYPICAL
+    return distance(ours, expected) < bound and typical_distance(ours, expected) < TYPICAL
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -155,10 +155,10 @@ def test_before_rounding_grows_the_package_is_the_port_in_single_precision_too(n
     """Later a gradient about zero may change its sign, and Adam's first steps are equally long in either direction."""
     for iterations in (1, 2, 3):
         changes = {"iterations": iterations, "wiener": False}
-        plain, found = ported(name, mixture, **changes), packaged(name, mixture, engine=engine, **changes)
-        assert typical_distance(found, plain) < 1e-5
+        plain, ours = ported(name, mixture, **changes), packaged(name, mixture, engine=engine, **changes)
+        assert typical_distance(ours, plain) < 1e-5
         if iterations == 1:
-            assert distance(found, plain) < 1e-5
+            assert distance(ours, plain) < 1e-5
     assert typical_distance(ported(name, mixture, lr=0.0101, **changes), plain) > 1e-4
 
 
