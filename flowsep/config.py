@@ -163,7 +163,7 @@ class SeparationConfig(_Model):
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
-    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, and to the last bit the research code's
+    engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, in the research code's order
     recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
     cuda_graph: bool = False  # on CUDA: all kernels of an iteration are launched at once
 

@@ -179,7 +179,7 @@ def test_wave_u_net_needs_all_of_its_input():
     assert touched.min() == 0 and touched.max() == given - 1
 
 
-def test_wave_u_net_in_segments_is_itself_in_one_piece():
+def test_wave_u_net_in_segments_is_itself_in_one_piece(monkeypatch):
     """With its context each segment is estimated as in the song, where both begin on the same grid of decimation."""
     whole, parts = small("wave_u_net"), small("wave_u_net", segment_seconds=1007 / RATE, overlap_seconds=0)
     whole.network = parts.network = whole.build().eval()
@@ -187,7 +187,10 @@ def test_wave_u_net_in_segments_is_itself_in_one_piece():
     assert whole.context % 2**3 == 1007 % 2**3
     mixture = sum(song(3).values())[:, :2014]
     one, two = whole.separate(mixture, RATE), parts.separate(mixture, RATE)
-    np.testing.assert_allclose(one["low"], two["low"], atol=1e-6)
+    # convolutions of another length may add up in another order, which gives 1e-6 on some processors
+    np.testing.assert_allclose(one["low"], two["low"], atol=1e-5)
+    monkeypatch.setattr(type(parts), "context", whole.context // 2)
+    assert np.abs(parts.separate(mixture, RATE)["low"] - one["low"]).max() > 1e-4
 
 
 def test_open_unmix_needs_no_torchaudio(monkeypatch):
