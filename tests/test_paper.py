@@ -1,10 +1,10 @@
 """The paper's separator: what its own code computed, a plain port of it, and the package, held against each other.
 
 In double precision port and package agree closely on any machine. In single precision rounding grows along the search,
-on the machine of the fixtures as on any other, so there a run is held against what rounding itself does to it.
+on the machine of the fixtures as on any other, so there the bounds are beyond what rounding does and below what an
+error does.
 """
 
-import functools
 import json
 from pathlib import Path
 
@@ -21,8 +21,12 @@ FIXTURE = Path(__file__).parent / "fixtures" / "instglow_small_sep"
 RUNS = json.loads((FIXTURE / "runs.json").read_text())
 SOURCES = ("source0", "source1")
 ROUNDING = 1e-7  # relative, about the distance of two neighbouring numbers in single precision
-CAP = 0.15  # of the distance, however far rounding alone moves a run; half as large a learning rate again moves more
-TYPICAL = 2e-3  # of the median value: rounding moves that by up to 2e-4, one per cent of learning rate by 5e-3
+# Rounding moves a typical value of a run of twelve iterations by up to 2e-4 of the median value, with a change of
+# `ROUNDING` in mixture and weights, another processor, library or engine alike; one per cent of learning rate by 5e-3.
+TYPICAL = 2e-3
+# A few values, whose gradients about zero change their signs, make up most of the norm: how far it moves says little of
+# how far it moves on another machine. Seen were 1e-4 to 0.08; half as large a learning rate again gives 0.17.
+NORM = 0.15
 ARCHITECTURES = {  # none like the fixtures'
     "wide kernels, dilated, sigmoid": {
         "hidden_channels": 6, "n_blocks_dec": 2, "kernel_size_dec": 3, "dilation_rate": 3, "n_block_layers": 3,
@@ -103,8 +107,8 @@ def research_code(name, mixture, expected):
     return within_the_mixture(estimates, mixture) if RUNS[name].get("wiener") else estimates
 
 
-def ported(name, mixture, **changes):
-    priors = [paper.load(FIXTURE / source) for source in SOURCES]
+def ported(name, mixture, priors=None, **changes):
+    priors = priors or [paper.load(FIXTURE / source) for source in SOURCES]
     estimates = port(mixture, priors, configuration(RUNS[name], **changes))[:, :513]
     return within_the_mixture(estimates, mixture) if RUNS[name].get("wiener") else estimates
 
@@ -114,39 +118,44 @@ def packaged(name, mixture, **changes):
     return within_the_mixture(estimates, mixture) if RUNS[name].get("wiener") else estimates
 
 
-@functools.cache
-def moved_by_rounding(name, mixture):
-    """How far a run ends from where it would, at most, when each value of its mixture is changed by `ROUNDING`."""
-    undisturbed, distances = ported(name, mixture), []
-    for seed in range(8):  # single ones lie up to 20 times apart
-        signs = torch.randn(mixture.shape, generator=torch.Generator().manual_seed(seed)).sign()
-        distances.append(distance(ported(name, mixture * (1 + ROUNDING * signs)), undisturbed))
-    return max(distances)
-
-
-def only_rounding_differs(name, mixture, ours, expected):
-    bound = min(3 * moved_by_rounding(name, mixture), CAP)  # rounding is everywhere, not in the mixture alone
-    return distance(ours, expected) < bound and typical_distance(ours, expected) < TYPICAL
+def only_rounding_differs(ours, expected):
+    return distance(ours, expected) < NORM and typical_distance(ours, expected) < TYPICAL
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_port_and_the_package_give_what_the_research_code_gave(name, mixture, expected):
     theirs = research_code(name, mixture, expected)
-    assert only_rounding_differs(name, mixture, ported(name, mixture), theirs)
+    assert only_rounding_differs(ported(name, mixture), theirs)
     for engine in ("layers", "stacked"):
-        assert only_rounding_differs(name, mixture, packaged(name, mixture, engine=engine), theirs), engine
+        assert only_rounding_differs(packaged(name, mixture, engine=engine), theirs), engine
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_rounding_alone_stays_within_the_bounds(name, mixture):
+    """In double precision, where it has to be put in on purpose, and so is the same on any machine."""
+    mixture, priors = mixture.double(), [double(*paper.load(FIXTURE / source)) for source in SOURCES]
+    undisturbed = ported(name, mixture, priors)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+
+        def disturbed(x, generator=generator):
+            return x * (1 + ROUNDING * torch.randn(x.shape, generator=generator).sign())
+
+        others = [({key: disturbed(x) for key, x in weights.items()}, settings) for weights, settings in priors]
+        moved = ported(name, disturbed(mixture), others)
+        assert only_rounding_differs(moved, undisturbed) and typical_distance(moved, undisturbed) > 1e-6
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_another_search_differs_by_more_than_rounding(name, mixture, expected, monkeypatch):
-    """So the comparison above can fail: a learning rate, a number of iterations, a floor that are not the paper's."""
+    """A learning rate, a number of iterations, floors that are not the paper's: so the comparison can fail."""
     theirs = research_code(name, mixture, expected)
     for changes in ({"lr": 0.0101}, {"lr": 0.015}, {"iterations": 11}):
-        assert not only_rounding_differs(name, mixture, ported(name, mixture, **changes), theirs), changes
-    moved_by_rounding(name, mixture)  # of the search as it is
+        assert not only_rounding_differs(ported(name, mixture, **changes), theirs), changes
+    assert distance(ported(name, mixture, lr=0.02), theirs) > NORM
     for floor in (0.0, 1e-5):
         monkeypatch.setattr(paper, "EPSILON", floor)
-        assert not only_rounding_differs(name, mixture, ported(name, mixture), theirs), floor
+        assert not only_rounding_differs(ported(name, mixture), theirs), floor
 
 
 @pytest.mark.parametrize("engine", ["layers", "stacked"])
