@@ -13,9 +13,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .files import FlowsepError, printable, writable
+
+if TYPE_CHECKING:
+    from .separator import Separator
 
 CURE = "choose another --out"
 
@@ -105,15 +108,15 @@ def _separate(arguments: argparse.Namespace) -> int:
     tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
     from .checkpoint import load_prior
     from .search import config_for
-    from .separator import within_memory
+    from .separator import Separator
 
     priors = {name: load_prior(paths[name]) for name in sources}
     config = SeparationConfig.paper(**given) if arguments.paper else config_for(priors, **given)
-    config, batch = within_memory(arguments.memory_limit, priors, config)
+    separator = Separator(priors, config, memory_limit=arguments.memory_limit)
     failed = []
     for path, target in targets.items():
         try:
-            _separate_one(path, target, priors, config, arguments.format, batch)
+            _separate_one(path, target, separator, arguments.format)
         except FlowsepError as error:
             tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
             failed.append(str(path))
@@ -134,25 +137,23 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
 
 
-def _separate_one(path: Path, target: Path, priors: Mapping[str, Any], config: Any, suffix: str, batch: int) -> None:
+def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str) -> None:
     from tqdm import tqdm
 
     from .audio import audio_writer, stream_audio
-    from .separator import separate_stream
 
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
         folder = stack.enter_context(whole_folder(target))
         bar = stack.enter_context(tqdm(desc=path.name, unit="step", file=sys.stderr))
         shape = (song.sample_rate, song.channels, song.samples)
-        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in priors}
+        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in separator.names}
 
         def advance(state: Mapping[str, Any]) -> None:
             bar.total = state["chunks"] and state["chunks"] * state["iterations"]
             bar.update(state["batch"])
 
-        facts = {"callback": advance, "samples": song.samples, "batch": batch}
-        for _, stems in separate_stream(song.blocks, priors, config, song.sample_rate, **facts):
+        for _, stems in separator.stream(song.blocks, song.sample_rate, advance, samples=song.samples):
             for source, stem in stems.items():
                 files[source].write(stem)
     for source, file in files.items():

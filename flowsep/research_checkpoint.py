@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -23,9 +24,12 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
         epoch: which checkpoint; None: the newest.
         source: name of the source; None: the folder's name.
     Raises:
-        FlowsepError: a file is missing or damaged, a weight is missing, surplus or misshaped, or the model is of a
-            kind the paper's priors are not (conditional). The research code only logs missing weights and goes on
-            with random ones.
+        FlowsepError: a file is missing or damaged, a weight is missing, surplus or misshaped, or the model tells
+            several speakers apart, which the paper's priors do not. The research code only logs missing weights and
+            goes on with random ones.
+
+    With `gin_channels` it makes weights for a condition that it never gives. These are left out, and named as `unused`
+    in the provenance.
     """
     folder = Path(folder)
     settings = _read_settings(folder / "config.json")
@@ -36,8 +40,11 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
         raise FlowsepError(f"{path}: expected a dictionary with the key 'model'")
     provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
-    state = content["model"]
+    state = _by_name(content["model"], path)
     check_sizes(model, feature, (value for value in state.values() if isinstance(value, Tensor)), path)
+    if settings["model"].get("gin_channels") and (unused := _of_the_condition(state, model.steps)):
+        provenance["unused"] = list(unused)
+        state = {name: value for name, value in state.items() if name not in unused}
     try:
         prior = Prior(model, feature, source or folder.resolve().name, provenance)
     except ValueError as error:  # numbers that do not divide each other
@@ -49,7 +56,8 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
 def read_tensors(path: Path) -> Any:
     """What a `.pth` file holds, tensors and plain values only: neither can it run code nor be larger than the file.
 
-    Raises FlowsepError for any other file.
+    Numbers of numpy, which a resumed training leaves in its learning rate, come back as plain ones. Raises FlowsepError
+    for any other file.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -57,12 +65,40 @@ def read_tensors(path: Path) -> Any:
                 held = sum(max(entry.file_size, entry.compress_size) for entry in archive.infolist())
             if held > path.stat().st_size:  # torch never compresses, nor writes a part twice
                 raise FlowsepError(f"{path}: not written by torch: it would unpack to {held:,} bytes; nothing was run")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FlowsepError:
         raise
     except Exception as error:  # whatever the bytes of a damaged or forged pickle lead to
         reason = brief(error)
         raise FlowsepError(f"{path}: not a whole checkpoint of tensors; nothing was run ({reason})") from error
+
+
+class _NumberKind:
+    """Stands for `numpy.dtype` in a pickle: a kind of number. The class itself would take over a forged state."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = True):
+        if not re.fullmatch("b1|[iu][1248]|f[248]", code):
+            raise ValueError(f"{brief(code)}: not a kind of number")
+        self.code, self.order = code, "|"
+
+    def __setstate__(self, state: tuple) -> None:
+        if state[1] not in ("|", "<", ">"):
+            raise ValueError(f"{brief(state[1])}: not an order of bytes")
+        self.order = state[1]
+
+
+def _number(kind: _NumberKind, content: bytes) -> bool | int | float:
+    """Stands for numpy's function that makes a scalar of its bytes."""
+    (number,) = np.frombuffer(content, kind.order + kind.code)
+    return number.item()
+
+
+NUMPY_NUMBERS = [  # what a pickle calls, in the spellings of numpy 1 and 2 -> what is called instead
+    (_NumberKind, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -77,9 +113,9 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, FeatureConfig]:
     model, data = settings["model"], settings["data"]
-    if model.get("gin_channels"):
-        found = f"gin_channels = {brief(model['gin_channels'])}"
-        raise FlowsepError(f"{path}: {found}: conditional models are not supported")
+    for section in (settings, data, model):
+        if (speakers := section.get("n_speakers")) not in (None, 0, 1):
+            raise FlowsepError(f"{path}: n_speakers = {brief(speakers)}: models of several speakers are not supported")
     try:
         glow = GlowConfig(
             bins=data["n_ipt_channels"],
@@ -125,13 +161,26 @@ def checkpoint_file(folder: Path, epoch: int | None = None) -> Path:
     return found[epoch]
 
 
-def _translate(state: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """All `wanted` weights from the research code's names, g v / |v| made one; errors say the names in the file."""
+def _by_name(state: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """The weights under their names, without the prefix that DataParallel gives them; no speakers' embedding."""
     if odd := [name for name in state if not isinstance(name, str)]:
         raise FlowsepError(f"{path}: a weight is called {brief(odd[0])}; expected names")
-    left = {name.removeprefix("module."): value for name, value in state.items()}  # saved by DataParallel
-    if conditional := [name for name in left if "cond" in name]:
-        raise FlowsepError(f"{path}: '{conditional[0]}' belongs to a conditional model, which is not supported")
+    named = {name.removeprefix("module."): value for name, value in state.items()}
+    if embedding := [name for name in named if name.startswith("emb_")]:
+        raise FlowsepError(f"{path}: '{embedding[0]}' tells speakers apart; models of several are not supported")
+    return named
+
+
+def _of_the_condition(state: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The weights that let a condition into the coupling nets."""
+    layers = [f"decoder.flows.{3 * step + 2}.wn.cond_layer" for step in range(steps)]
+    names = {f"{layer}.{part}" for layer in layers for part in ("weight", "weight_g", "weight_v", "bias")}
+    return {name: value for name, value in state.items() if name in names}
+
+
+def _translate(state: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """All `wanted` weights from the research code's names, g v / |v| made one; errors say the names in the file."""
+    left = dict(state)
 
     def take(name: str, shape: tuple[int, ...]) -> Tensor:
         value = left.pop(name, None)

@@ -3,9 +3,9 @@
     root = ensure_band(seed=2022, seconds=30, train=24, test=8)
     musdb.DB(root, is_wav=True)
 
-`composer` writes the notes, FluidSynth plays them from SoundFonts, and `singer` sings. The same arguments give the same
-bytes on processors of one kind; others may round the singer's samples differently, which changes the data set's hash.
-Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest names them.
+`composer` writes the notes, FluidSynth plays them from SoundFonts, `singer` sings. The same arguments give the same
+bytes on one machine. Another processor or library may round the last bit of a sample differently, which the data set's
+hash tells. Every test set ends with four awkward songs on purpose, see `composer.SPECIAL`; the manifest says which.
 """
 
 import hashlib

@@ -120,8 +120,7 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed" / "work" / "state.safetensors"
-    deadline = time.monotonic() + 60
-    while not state.is_file() and time.monotonic() < deadline:
+    while not state.is_file() and process.poll() is None:  # however long a busy machine takes to start it
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -1,8 +1,8 @@
 """The paper's separator as plainly as it can be written: one prior after the other, weight norm at every use.
 
 No module, no folding, no batching, channels where the research code has them: every line can be compared with the
-paper by eye. It gives the outputs of the research code (`fixtures/`) to the last bit, so what agrees with it in double
-precision computes what the paper computes.
+paper by eye. It gives the outputs of the research code (`fixtures/`) up to what rounding does to such a search, so what
+agrees with it in double precision computes what the paper computes.
 """
 
 import json
