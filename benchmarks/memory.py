@@ -48,9 +48,9 @@ def _measure(
     import numpy as np
     import torch
 
-    from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig
+    from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig, Separator
     from flowsep.audio import BLOCK, audio_writer, stream_audio
-    from flowsep.separator import AUDIO, SPARE, bytes_of_separation, bytes_of_weights, separate_stream
+    from flowsep.separator import AUDIO, SPARE, bytes_of_separation, bytes_of_weights
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     config = SeparationConfig(
@@ -66,7 +66,9 @@ def _measure(
         writers = {name: audio_writer(Path(folder, f"{name}.wav"), rate, channels) for name in priors}
         files = {name: writer.__enter__() for name, writer in writers.items()}
         with stream_audio(Path(folder, "song.wav")) as song:
-            for _, stems in separate_stream(song.blocks, priors, config, rate, samples=song.samples, batch=batch):
+            separator = Separator(priors, config)
+            separator.batch = batch
+            for _, stems in separator.stream(song.blocks, rate, samples=song.samples):
                 for name, stem in stems.items():
                     files[name].write(stem)
         for writer in writers.values():
@@ -159,10 +161,10 @@ def _measure_flow(device: str, steps: int, recompute: bool, **sizes: int) -> dic
     prior = Prior(GlowConfig(steps=steps, **sizes), FeatureConfig(), "").requires_grad_(False)
     flows = StackedFlows([prior.glow], device=device, recompute=recompute)
     small, z = torch.zeros(1, 1028, 1, 4, device=device), torch.zeros(1, 1028, 1, 345, device=device)
-    flows.pull_back(flows.decode(small)[0])  # what libraries allocate once
+    flows.vjp(flows.decode(small)[0])  # what libraries allocate once
     _forget_peak(device)
     before = _peak(device)
-    flows.pull_back(flows.decode(z)[0])
+    flows.vjp(flows.decode(z)[0])
     return {"growth": _peak(device) - before}
 
 

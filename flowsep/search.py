@@ -169,6 +169,11 @@ def ratio_masks(estimates: Tensor, power: float = 1.0) -> Tensor:
     return floored / floored.sum(dim=-3, keepdim=True)
 
 
+def named_ratio_masks(magnitudes: Magnitudes, power: float = 1.0) -> Magnitudes:
+    """`ratio_masks` of {name: (bins, frames)}."""
+    return dict(zip(magnitudes, ratio_masks(torch.stack([*magnitudes.values()]), power), strict=True))
+
+
 def signed_ratios(estimates: Tensor) -> Tensor:
     """G_i / (|sum_j G_j| + 1e-8), the research code's mask: hardly bounded where estimates of opposite sign cancel."""
     return estimates / (estimates.sum(dim=-3, keepdim=True).abs() + FLOOR)

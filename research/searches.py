@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowsep.fast.stacked import StackedFlows
 from flowsep.prior import Prior
-from flowsep.search import LENGTH, kl_divergence, ratio_masks
+from flowsep.search import LENGTH, kl_divergence, named_ratio_masks
 from flowsep.spectrogram import pad_features
 
 Magnitudes = dict[str, Tensor]
@@ -71,7 +71,7 @@ class Search:
         with torch.enable_grad():
             loss = self.loss(self.x * self.audible, leaf * self.audible) * (self.x.shape[-1] / LENGTH)
             (gradient,) = torch.autograd.grad(loss, leaf)
-        self.z.grad = self.flows.pull_back(self.flows.fold(gradient.unsqueeze(0)))
+        self.z.grad = self.flows.vjp(self.flows.fold(gradient.unsqueeze(0)))
         self.optimizer.param_groups[0]["lr"] = lr
         self.optimizer.step()
 
@@ -131,7 +131,7 @@ def restarts(magnitude: Tensor, priors: Mapping[str, Prior], *, count: int = 3, 
 def from_shares(magnitude: Tensor, priors: Mapping[str, Prior]) -> Magnitudes:
     """`descend` from the latents of each source's share of the mixture in a first search."""
     first = next(iter(priors.values()))
-    masks = ratio_masks(descend(magnitude, priors))
+    masks = named_ratio_masks(descend(magnitude, priors))
     shares = {
         name: pad_features(mask * magnitude, first.model.bins, first.model.squeeze) for name, mask in masks.items()
     }

@@ -24,7 +24,7 @@ SMOOTHED = partial(SeparationConfig.smoothed, **{"iterations": 48, "lr": 0.03}) 
 MASKS = {"wiener": True, "nonnegative": True}
 STEPS = {"iterations": 36, "lr": 0.03, "lr_decay": 0.98, "lr_every": 1, "momentum": 0}
 SHORT, LONG, OTHER = "short, noise 0.1", "long, noise 0.3", "long, noise 0.3, other seed"
-BEFORE = {"smooth": 0.05}  # the modulus of `SeparationConfig` until 0.2 proved better
+BEFORE = {"modulus_floor": 0.05}  # the modulus of `SeparationConfig` until 0.2 proved better
 
 Sets = Mapping[str, Mapping[str, Prior]]
 Search = Callable[..., searches.Magnitudes]
@@ -120,9 +120,9 @@ def _settings() -> Iterator[Trial]:
         "MAP in z, weight 0.3": {"space": "z", "alpha": 0.3},
         "MAP in x, weight 0.1": {"alpha": 0.1},
         "start at noise of 0.3": {"sigma": 0.3},
-        "smooth 0.05": {"smooth": 0.05},
-        "smooth 0.4": {"smooth": 0.4},
-        "smooth 0.8": {"smooth": 0.8},
+        "smooth 0.05": {"modulus_floor": 0.05},
+        "smooth 0.4": {"modulus_floor": 0.4},
+        "smooth 0.8": {"modulus_floor": 0.8},
         "mask power 1": {"mask_power": 1},
         "mask power 2": {"mask_power": 2},
     }.items():

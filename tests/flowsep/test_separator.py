@@ -11,7 +11,7 @@ import flowsep
 from companion.scores import sdr
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig
 from flowsep.machine import held_memory
-from flowsep.search import kl_divergence, ratio_masks, separate_magnitude
+from flowsep.search import kl_divergence, named_ratio_masks, separate_magnitude
 from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
 
@@ -177,7 +177,7 @@ def test_a_stream_is_the_whole_whatever_its_blocks(pair, rate):
     whole = flowsep.separate(mixture, pair, config, sample_rate=rate)
     seen = []
     blocks = np.split(mixture, [1, 2, 5000, 5000, 2 * rate], axis=1)
-    stream = flowsep.separate_stream(blocks, pair, config, rate, seen.append, samples=mixture.shape[1])
+    stream = flowsep.Separator(pair, config).stream(blocks, rate, seen.append, samples=mixture.shape[1])
     starts, parts = zip(*stream, strict=True)
     lengths = [part["bass"].shape[1] for part in parts]
     assert list(starts) == list(np.cumsum([0, *lengths[:-1]])) and sum(lengths) == mixture.shape[1]
@@ -186,9 +186,9 @@ def test_a_stream_is_the_whole_whatever_its_blocks(pair, rate):
     counts = {state["chunks"] for state in seen}
     assert len(counts) == 1 and max(state["chunk"] for state in seen) == counts.pop() - 1
     with pytest.raises(FlowsepError, match="NaN"):
-        list(flowsep.separate_stream([mixture, mixture * np.nan], pair, config, rate))
+        list(flowsep.Separator(pair, config).stream([mixture, mixture * np.nan], rate))
     with pytest.raises(FlowsepError, match="no samples"):
-        list(flowsep.separate_stream([], pair, config, rate))
+        list(flowsep.Separator(pair, config).stream([], rate))
 
 
 def test_stems_come_while_the_song_is_still_read(pair):
@@ -200,7 +200,7 @@ def test_stems_come_while_the_song_is_still_read(pair):
             yield noise(1, 22050, seed=k)
 
     config = SeparationConfig(iterations=1, chunk_seconds=2.0, overlap_seconds=0.5)
-    start, stems = next(flowsep.separate_stream(blocks(), pair, config, 22050))
+    start, stems = next(flowsep.Separator(pair, config).stream(blocks(), 22050))
     assert start == 0 and stems["bass"].shape[1] > 22050 and len(taken) <= 3
 
 
@@ -279,12 +279,12 @@ def test_precision_and_the_caller_modules(pair):
 
 
 def test_masks_sum_to_one_also_in_silence():
-    masks = ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
+    masks = named_ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
     torch.testing.assert_close(masks["a"] + masks["b"], torch.ones(1, 3))
     torch.testing.assert_close(masks["a"], torch.tensor([[0.25, 0.0, 0.5]]), atol=1e-7, rtol=0)
-    powers = ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])}, 2.0)
+    powers = named_ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])}, 2.0)
     torch.testing.assert_close(powers["a"], torch.tensor([[0.1, 0.0, 0.5]]), atol=1e-7, rtol=0)
-    tiny = ratio_masks({"a": torch.full((1, 1), 1e-7), "b": torch.full((1, 1), 2e-7)}, 8.0)  # 1e-56 is no float
+    tiny = named_ratio_masks({"a": torch.full((1, 1), 1e-7), "b": torch.full((1, 1), 2e-7)}, 8.0)  # 1e-56 is no float
     torch.testing.assert_close(tiny["a"] * 257, torch.ones(1, 1))
 
 
@@ -292,7 +292,7 @@ def test_powers_of_estimates_in_the_masks(pair):
     x = torch.from_numpy(np.abs(noise(513, 20)))
     raw = flowsep.separate_magnitude(x, pair, QUICK.model_copy(update={"wiener": False}))
     masked = flowsep.separate_magnitude(x, pair, QUICK.model_copy(update={"wiener": True, "mask_power": 2.0}))
-    for name, gain in ratio_masks(raw, 2.0).items():
+    for name, gain in named_ratio_masks(raw, 2.0).items():
         torch.testing.assert_close(masked[name], gain * x)
 
 
