@@ -3,8 +3,9 @@
 The hash of a definition (a function, class or constant at the top of a module) holds its statements, and in the place
 of each name of ours the hash of the definition behind it. So it follows the code wherever it lies and whatever it is
 called: moving a function, splitting a module or renaming a variable changes nothing. Neither do comments, docstrings,
-annotations of arguments, imports, nor guards (`assert`, and an `if` or `except` that ends in `raise`), which can stop a
-run but move no number. Rooms that only read, write or show (`NOT_FOLLOWED`) are left out: what they read has hashes of its own.
+annotations of arguments, imports, nor guards (`assert`, and an `if` or `except` that ends in `raise`), which can stop
+a run but move no number. Rooms that only read, write or show (`NOT_FOLLOWED`) are left out: what they read has hashes
+of its own.
 """
 
 import ast
