@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             or (folder / "quick" if given.quick else folder) / f"{safe_name(device_name()).replace(' ', '_')}.json"
         )
         for name in names:  # each one written as soon as it is there: what ends the next topic leaves it
-            found = run_topic(name, context)
-            bench = merge(path, context, {name: found})
-            print(f"{name}: {found['status']} in {found['provenance']['seconds']} s {found['reason']}", file=sys.stderr)
+            topic = run_topic(name, context)
+            bench = merge(path, context, {name: topic})
+            print(f"{name}: {topic['status']} in {topic['provenance']['seconds']} s {topic['reason']}", file=sys.stderr)
     except FlowsepError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

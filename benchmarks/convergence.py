@@ -22,12 +22,12 @@ NEAR = 0.1  # dB below the paper's steps that count as the same quality
 def methods(context: Context) -> dict[str, SeparationConfig]:
     """The same objective by two step rules, and the package's own default, which adds the prior's weight."""
     demo = load_profile("demo").ablation
-    found = {
+    configs = {
         "paper's steps": SeparationConfig.paper(),
         "steps without momentum": SeparationConfig.paper(**demo.base, iterations=max(demo.iterations)),
         "default (MAP)": SeparationConfig(),
     }
-    return {name: config.model_copy(update={"device": context.device}) for name, config in found.items()}
+    return {name: config.model_copy(update={"device": context.device}) for name, config in configs.items()}
 
 
 def run(context: Context) -> list[Figure]:

@@ -34,22 +34,22 @@ def against_museval(context: Context) -> list[Figure]:
     seconds, repeats = (2.0, 1) if context.quick else (10.0, 3)
     references, estimates = song(seconds)
     turned = references.swapaxes(1, 2).astype(np.float64), estimates.swapaxes(1, 2).astype(np.float64)
-    found = {}
+    frames = {}
 
     def theirs() -> None:
-        found["museval"] = museval.evaluate(*turned, win=RATE, hop=RATE)[0]
+        frames["museval"] = museval.evaluate(*turned, win=RATE, hop=RATE)[0]
 
     def ours() -> None:
-        found["flowsep"] = frame_sdr(list(references), list(estimates), RATE)
+        frames["flowsep"] = frame_sdr(list(references), list(estimates), RATE)
 
     times = interleave({"museval": theirs, "flowsep": ours}, repeats, context.clock, warmup=0)
-    if not np.array_equal(*(np.isnan(values) for values in found.values())):
+    if not np.array_equal(*(np.isnan(values) for values in frames.values())):
         raise FlowsepError("evaluation: museval and frame_sdr leave out different frames")
     what = f"SDR of four stereo sources of {seconds:g} s"
     rows = [figure("evaluation.sdr", what, values, "s", system=name) for name, values in times.items()]
     faster, told = ratios(times["museval"], times["flowsep"]), {"reference": "museval.evaluate"}
     rows.append(figure("evaluation.speedup", "museval's time over ours, the same arrays", faster, "x", **told))
-    gap = float(np.nanmax(np.abs(found["museval"] - found["flowsep"])))
+    gap = float(np.nanmax(np.abs(frames["museval"] - frames["flowsep"])))
     return [*rows, figure("evaluation.difference", "greatest difference of a frame's SDR", gap, "dB", **told)]
 
 

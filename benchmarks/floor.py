@@ -53,8 +53,8 @@ def operations(model: GlowConfig, frames: int) -> dict[str, int]:
     frames / squeeze. Backwards, as much again for the gradient of the inputs, and for that of the weights (`PASSES`).
     """
     columns = frames // model.squeeze
-    found = {x.name: 2 * x.count * x.inputs * x.outputs * x.kernel * columns for x in convolutions(model)}
-    return found | {"mixing": 2 * model.steps * model.groups * model.squeeze * model.bins * columns}
+    operations = {x.name: 2 * x.count * x.inputs * x.outputs * x.kernel * columns for x in convolutions(model)}
+    return operations | {"mixing": 2 * model.steps * model.groups * model.squeeze * model.bins * columns}
 
 
 def least_bytes(model: GlowConfig, frames: int, *, size: int = 4) -> int:
@@ -151,7 +151,7 @@ def convolution_floor(
                 {name: lambda way=way, used=used: way(used[0]) for name, way in ways.items()},
                 repeats, clock, least=least,
             )  # fmt: skip
-            rates += [(layer, direction, name, [work / s for s in found]) for name, found in seconds.items()]
+            rates += [(layer, direction, name, [work / s for s in times]) for name, times in seconds.items()]
             best = min(seconds, key=lambda name: sorted(seconds[name])[repeats // 2])
             jobs.append((ways[best], used))
 
@@ -219,11 +219,11 @@ def rates(context: Context, name: str, count: int) -> list[Figure]:
         )
         rows = [
             figure(
-                "floor.layer", "convolution of all sources at the flow's shape", [x / 1e9 for x in found], "GFLOP/s",
+                "floor.layer", "convolution of all sources at the flow's shape", [x / 1e9 for x in speeds], "GFLOP/s",
                 layer=layer.name, direction=direction, way=way, **told,
                 intensity=round(operations_a_byte(layer, columns, dtype.itemsize), 2),
             )
-            for layer, direction, way, found in floor.rates
+            for layer, direction, way, speeds in floor.rates
         ]  # fmt: skip
         side = 64 if context.quick else 8192 if context.device == "cuda" else 2048
         a, b = (torch.randn(side, side, device=context.device, dtype=dtype) for _ in range(2))

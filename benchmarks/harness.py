@@ -137,12 +137,12 @@ def interleave_loops(
         clock,
         warmup=warmup,
     )
-    found = {}
+    per_iteration = {}
     for name in loops:
         pairs = zip(seconds[f"{name} {few}"], seconds[f"{name} {many}"], strict=True)
         each = [(long - short) / (many - few) for short, long in pairs]
-        found[name] = ([value if value > 0 else math.nan for value in each], seconds[f"{name} {few}"])
-    return found
+        per_iteration[name] = ([value if value > 0 else math.nan for value in each], seconds[f"{name} {few}"])
+    return per_iteration
 
 
 def figure(
@@ -158,8 +158,8 @@ def figure(
     """
     kept = [float(value) for value in np.ravel(samples) if math.isfinite(value)]
     low, middle, high = (float(value) for value in np.percentile(kept, (25, 50, 75))) if kept else (None, None, None)
-    found = {"name": name, "what": what, "value": middle, "unit": unit, "low": low, "high": high}
-    return found | {"repeats": len(kept), "reference": reference, "settings": settings}
+    row = {"name": name, "what": what, "value": middle, "unit": unit, "low": low, "high": high}
+    return row | {"repeats": len(kept), "reference": reference, "settings": settings}
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
@@ -170,13 +170,13 @@ def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
 def provenance(context: Context) -> dict[str, Any]:
     """When, where, on what and with which versions: of a topic, as topics of one file may be of several runs."""
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    found = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **git_state(), "quick": context.quick}
-    found |= {"device": device_name(), "processors": processors(), "load": load and round(load, 2)}
-    found |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""), "repeats": context.repeats}
-    found |= {"instructions": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version()}
+    facts = {"date": datetime.now(UTC).isoformat(timespec="seconds"), **git_state(), "quick": context.quick}
+    facts |= {"device": device_name(), "processors": processors(), "load": load and round(load, 2)}
+    facts |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""), "repeats": context.repeats}
+    facts |= {"instructions": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version()}
     if context.device == "cuda":
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return found | {name: version for name in PACKAGES if (version := _version(name))}
+        facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return facts | {name: version for name in PACKAGES if (version := _version(name))}
 
 
 def _version(package: str) -> str:
@@ -188,16 +188,16 @@ def _version(package: str) -> str:
 
 def run_topic(name: str, context: Context) -> dict[str, Any]:
     """One topic's part of the file: status 'done', 'skipped' (a package is missing) or 'failed', with the reason."""
-    found: dict[str, Any] = {"status": "done", "reason": "", "provenance": provenance(context), "figures": []}
+    outcome: dict[str, Any] = {"status": "done", "reason": "", "provenance": provenance(context), "figures": []}
     start = time.perf_counter()
     try:
-        found["figures"] = importlib.import_module(f"{__package__}.{name}").run(context)
+        outcome["figures"] = importlib.import_module(f"{__package__}.{name}").run(context)
     except ModuleNotFoundError as error:
-        found |= {"status": "skipped", "reason": str(error)}
+        outcome |= {"status": "skipped", "reason": str(error)}
     except FAILURES as error:
-        found |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
-    found["provenance"]["seconds"] = round(time.perf_counter() - start, 1)
-    return found
+        outcome |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+    outcome["provenance"]["seconds"] = round(time.perf_counter() - start, 1)
+    return outcome
 
 
 def merge(path: Path, context: Context, topics: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def merge(path: Path, context: Context, topics: Mapping[str, Any]) -> dict[str, 
     """
     bench = read_bench(path) if path.exists() else {"format": FORMAT, "device": device_name(), "kind": context.device}
     if (bench["device"], bench["kind"]) != (device_name(), context.device):
-        found = f"{bench['device']} ({bench['kind']}), this is {device_name()} ({context.device})"
-        raise FlowsepError(f"{path}: of {found}; name another file by --out")
+        elsewhere = f"{bench['device']} ({bench['kind']}), this is {device_name()} ({context.device})"
+        raise FlowsepError(f"{path}: of {elsewhere}; name another file by --out")
     bench["topics"] = bench.get("topics", {}) | topics
     rows = [row for topic in bench["topics"].values() for row in topic["figures"]]
     bench["targets"] = compare(rows, context.device)

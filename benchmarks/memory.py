@@ -128,8 +128,8 @@ def run(context: Context) -> list[Figure]:
     told = {"device": context.device, **options}
     one, ten = (peak_of_separation(seconds, **told) for seconds in lengths)
     rows = [
-        figure("memory.song", "most memory of a separation that streams, two sources", found["peak"], "MiB", seconds=s)
-        for s, found in zip(lengths, (one, ten), strict=True)
+        figure("memory.song", "most memory of a separation that streams, two sources", run["peak"], "MiB", seconds=s)
+        for s, run in zip(lengths, (one, ten), strict=True)
     ]
     what, reference = f"{lengths[1]} s of sound over {lengths[0]} s, whole process", f"{lengths[0]} s"
     rows.append(figure("memory.length", what, ten["peak"] / one["peak"], "x", reference=reference))

@@ -100,23 +100,23 @@ def read_jobs(text: str) -> list[Job]:
 
     Raises FlowsepError where there are none, or fewer than Snakemake counted.
     """
-    found = []
+    blocks = []
     for block in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]:
         rule = block.partition(":")[0]
         told = dict(re.findall(r"^    (\w+): (.*)$", block, flags=re.MULTILINE))
         # a folder or file of a job is named as it is, without a comma
         inputs, outputs = (tuple(filter(None, told.get(key, "").split(", "))) for key in ("input", "output"))
         wildcards = dict(pair.split("=", 1) for pair in filter(None, told.get("wildcards", "").split(", ")))
-        found.append((rule, wildcards, inputs, outputs))
+        blocks.append((rule, wildcards, inputs, outputs))
     counted = re.search(r"^total +(\d+)$", text, flags=re.MULTILINE)
-    if not found or counted is None or int(counted[1]) != len(found):
+    if not blocks or counted is None or int(counted[1]) != len(blocks):
         expected = counted[1] if counted else "none"
-        raise FlowsepError(f"dry run: {len(found)} jobs read, {expected} counted by Snakemake; its words have changed")
-    maker = {output: number for number, (*_, outputs) in enumerate(found) for output in outputs}
-    needs = [frozenset(maker[name] for name in inputs if name in maker) for _, _, inputs, _ in found]
+        raise FlowsepError(f"dry run: {len(blocks)} jobs read, {expected} counted by Snakemake; its words have changed")
+    maker = {output: number for number, (*_, outputs) in enumerate(blocks) for output in outputs}
+    needs = [frozenset(maker[name] for name in inputs if name in maker) for _, _, inputs, _ in blocks]
     order, place = [], {}
-    while len(order) < len(found):
-        ready = [number for number in range(len(found)) if number not in place and needs[number] <= place.keys()]
+    while len(order) < len(blocks):
+        ready = [number for number in range(len(blocks)) if number not in place and needs[number] <= place.keys()]
         if not ready:
             raise FlowsepError("dry run: jobs that wait for each other")
         for number in ready:
@@ -124,7 +124,7 @@ def read_jobs(text: str) -> list[Job]:
             order.append(number)
     jobs = []
     for number in order:
-        rule, wildcards, _, outputs = found[number]
+        rule, wildcards, _, outputs = blocks[number]
         jobs.append(Job(rule, wildcards, outputs, frozenset(place[other] for other in needs[number])))
     return jobs
 
@@ -135,8 +135,8 @@ def longest(needs: list[frozenset[int]], seconds: list[float]) -> tuple[list[int
     needs: by job, the earlier jobs that it waits for.
     """
     after: list[list[int]] = [[] for _ in needs]
-    for job, its in enumerate(needs):
-        for other in its:
+    for job, needed in enumerate(needs):
+        for other in needed:
             after[other].append(job)
     rest = [0.0] * len(needs)
     for job in reversed(range(len(needs))):
@@ -151,7 +151,7 @@ def longest(needs: list[frozenset[int]], seconds: list[float]) -> tuple[list[int
 def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) -> float:
     """Seconds until all jobs are done by so many workers, each of which takes the ready job with the longest path."""
     _, rest = longest(needs, seconds)
-    waits = [len(its) for its in needs]
+    waits = [len(needed) for needed in needs]
     ready = [(-rest[job], job) for job in range(len(needs)) if not waits[job]]
     heapq.heapify(ready)
     running: list[tuple[float, int]] = []
@@ -161,8 +161,8 @@ def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) ->
             _, job = heapq.heappop(ready)
             heapq.heappush(running, (now + seconds[job], job))
         now, done = heapq.heappop(running)
-        for job, its in enumerate(needs):
-            if done in its:
+        for job, needed in enumerate(needs):
+            if done in needed:
                 waits[job] -= 1
                 if not waits[job]:
                     heapq.heappush(ready, (-rest[job], job))
@@ -172,13 +172,13 @@ def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) ->
 def limits(needs: list[frozenset[int]], seconds: list[float], count: int) -> list[tuple[int, float]]:
     """What limits, one after the other: the slowest job of the longest path and that path's seconds, if those before it
     in this list took no time."""
-    seconds, found = [*seconds], []
+    seconds, slow = [*seconds], []
     for _ in range(count):
         path, rest = longest(needs, seconds)
         slowest = max(path, key=seconds.__getitem__)
-        found.append((slowest, rest[path[0]]))
+        slow.append((slowest, rest[path[0]]))
         seconds[slowest] = 0.0
-    return found
+    return slow
 
 
 class Figures:
@@ -310,21 +310,21 @@ class Figures:
 
 def find_bench(folder: Path) -> tuple[str, dict[str, Any]]:
     """(file, bench) of the first GPU whose training and separation were measured, or else of a CPU."""
-    found = []
+    benches = []
     for path in sorted(folder.glob("*.json")):
         bench = read_bench(path)
         if all(bench["topics"].get(topic, {}).get("status") == "done" for topic in TOPICS):
-            found.append((bench["kind"] != "cuda", path.name, bench))
-    if not found:
+            benches.append((bench["kind"] != "cuda", path.name, bench))
+    if not benches:
         raise FlowsepError(f"{folder}: no bench with the topics {', '.join(TOPICS)}; run make bench")
-    return min(found, key=lambda one: one[:2])[1:]
+    return min(benches, key=lambda one: one[:2])[1:]
 
 
 def plan(told: Figures, shards: int) -> list[dict[str, Any]]:
     """All rows of one number of shards."""
     jobs = read_jobs(dry_run(PROFILE, shards))
     seconds, needs = [told.seconds(job, shards) for job in jobs], [job.needs for job in jobs]
-    if unknown := [job.name for job, its in zip(jobs, seconds, strict=True) if not math.isfinite(its)]:
+    if unknown := [job.name for job, time in zip(jobs, seconds, strict=True) if not math.isfinite(time)]:
         raise FlowsepError(f"{unknown[0]}: a figure of it has no value in {told.name} or the rows of {DEMO}")
     path, rest = longest(needs, seconds)
     rows: list[dict[str, Any]] = []
@@ -336,7 +336,7 @@ def plan(told: Figures, shards: int) -> list[dict[str, Any]]:
         row("jobs", rule, count, "")
     row("jobs", "all", len(jobs), "")
     for rule in sorted({job.rule for job in jobs}):
-        row("work", rule, sum(its for job, its in zip(jobs, seconds, strict=True) if job.rule == rule), "s")
+        row("work", rule, sum(time for job, time in zip(jobs, seconds, strict=True) if job.rule == rule), "s")
     row("work", "all", sum(seconds), "s")
     for place, job in enumerate(path):
         row("path", jobs[job].name, seconds[job], "s", place=place)

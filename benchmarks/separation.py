@@ -76,9 +76,9 @@ def package_loop(
     return loop
 
 
-def gap(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|."""
-    return ((found - expected).norm() / expected.norm()).item()
+def gap(actual: Tensor, expected: Tensor) -> float:
+    """|actual - expected| / |expected|."""
+    return ((actual - expected).norm() / expected.norm()).item()
 
 
 def run(context: Context) -> list[Figure]:

@@ -36,8 +36,8 @@ def figures(bench: dict[str, Any], *names: str) -> pd.DataFrame:
     """
     rows = [
         {"topic": topic, **{key: value for key, value in row.items() if key != "settings"}, **row["settings"]}
-        for topic, found in bench["topics"].items()
-        for row in found["figures"]
+        for topic, content in bench["topics"].items()
+        for row in content["figures"]
         if not names or row["name"] in names
     ]
     columns = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
@@ -47,8 +47,8 @@ def figures(bench: dict[str, Any], *names: str) -> pd.DataFrame:
 def provenance(bench: dict[str, Any]) -> pd.DataFrame:
     """One topic a column: status, reason, and where, when and with what its figures were measured, as text."""
     topics = bench["topics"].items()
-    found = {topic: {"status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics}
-    table = pd.DataFrame(found, dtype=object).fillna("").astype(str)
+    facts = {topic: {"status": x["status"], "reason": x["reason"], **x["provenance"]} for topic, x in topics}
+    table = pd.DataFrame(facts, dtype=object).fillna("").astype(str)
     length = {"git_commit": 12, "date": len("2026-01-01T00:00")}
     table = table.apply(lambda row: row.str[: length.get(row.name)], axis=1)
     return table.apply(lambda row: row.str.replace("T", " ") if row.name == "date" else row, axis=1)
@@ -64,11 +64,11 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     given = ["topic", "name", "what", "value", "unit", "low", "high", "repeats", "reference"]
     settings = rows.drop(columns=given)
     told = [", ".join(_setting(key, x) for key, x in row.dropna().items()) for _, row in settings.iterrows()]
-    found = [
+    medians = [
         "not measurable" if pd.isna(x) else f"{x:.3g} {unit}" + (f" ({a:.3g} to {b:.3g})" if n > 1 else "")
         for x, unit, a, b, n in zip(rows.value.astype(float), rows.unit, rows.low, rows.high, rows.repeats, strict=True)
     ]
-    columns = {"measured": rows.what, "settings": told, "median (quartiles)": found, "relative to": rows.reference}
+    columns = {"measured": rows.what, "settings": told, "median (quartiles)": medians, "relative to": rows.reference}
     return pd.DataFrame(columns)
 
 
@@ -83,8 +83,8 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
     """The targets with what was found, for a page; `met` is yes, no or not measured."""
     rows = pd.DataFrame(bench["targets"])
     settings = [", ".join(_setting(key, value) for key, value in row.items()) for row in rows.settings]
-    found = [f"{x:.3g} {unit}" if pd.notna(x) else "never" for x, unit in zip(rows.value, rows.unit, strict=True)]
-    found = ["" if pd.isna(met) else value for met, value in zip(rows.met, found, strict=True)]
+    values = [f"{x:.3g} {unit}" if pd.notna(x) else "never" for x, unit in zip(rows.value, rows.unit, strict=True)]
+    values = ["" if pd.isna(met) else value for met, value in zip(rows.met, values, strict=True)]
     signs = rows.comparison.replace({">=": "≥", "<=": "≤"})
     wanted = [f"{sign}\N{NO-BREAK SPACE}{value:g}" for sign, value in zip(signs, rows.target, strict=True)]
     met = ["not measured" if pd.isna(x) else "yes" if x else "no" for x in rows.met]
@@ -92,7 +92,7 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
         {
             "figure": rows.figure.map(in_words),
             "settings": settings,
-            "found": found,
+            "found": values,
             "target": wanted,
             "met": met,
             "source": rows.source,

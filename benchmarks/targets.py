@@ -51,11 +51,11 @@ def compare(figures: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, A
         if target.kind not in ("", kind):
             continue
         wanted = target.settings.items()
-        found = [x for x in figures if x["name"] == target.figure and wanted <= x["settings"].items()]
-        for x in found or [{"value": None, "unit": "", "low": None, "high": None, "settings": {}}]:
+        matching = [x for x in figures if x["name"] == target.figure and wanted <= x["settings"].items()]
+        for x in matching or [{"value": None, "unit": "", "low": None, "high": None, "settings": {}}]:
             row = {"figure": target.figure, **{key: x[key] for key in ("settings", "value", "low", "high", "unit")}}
             met = x["value"] is not None and COMPARISONS[target.comparison](x["value"], target.value)
-            met = met if found else None
+            met = met if matching else None
             rows.append({**row, "comparison": target.comparison, "target": target.value, "met": met})
             rows[-1]["source"] = target.source
     return rows
@@ -66,11 +66,11 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     cells = [("figure", "found", "target", "met?")]
     for row in rows:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
-        found = "–" if row["met"] is None else "never"
+        value = "–" if row["met"] is None else "never"
         if row["value"] is not None:
-            found = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}] {row['unit']}"
+            value = f"{row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}] {row['unit']}"
         met = {True: "yes", False: "NO", None: "not measured"}[row["met"]]
         name = f"{row['figure']} ({settings})" if settings else row["figure"]
-        cells.append((name, found, f"{row['comparison']} {row['target']:g}", met))
+        cells.append((name, value, f"{row['comparison']} {row['target']:g}", met))
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     return "\n".join("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) for line in cells)

@@ -143,22 +143,22 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
 
 def checkpoint_file(folder: Path, epoch: int | None = None) -> Path:
     """`G_<epoch>.pth` of a research-code folder, the newest for None; FlowsepError if there is none or two of one."""
-    found = {}
+    paths = {}
     for path in sorted(folder.glob("G_*.pth")):
         match = re.fullmatch(r"G_(\d+)\.pth", path.name)
         if match:
-            if int(match[1]) in found:
+            if int(match[1]) in paths:
                 raise FlowsepError(
-                    f"{folder}: {found[int(match[1])].name} and {path.name} are the same epoch; keep one"
+                    f"{folder}: {paths[int(match[1])].name} and {path.name} are the same epoch; keep one"
                 )
-            found[int(match[1])] = path
-    if not found:
+            paths[int(match[1])] = path
+    if not paths:
         raise FlowsepError(f"{folder}: no G_<epoch>.pth there")
     if epoch is None:
-        return found[max(found)]
-    if epoch not in found:
-        raise FlowsepError(f"{folder}: no epoch {epoch}; epochs there: {', '.join(map(str, sorted(found)))}")
-    return found[epoch]
+        return paths[max(paths)]
+    if epoch not in paths:
+        raise FlowsepError(f"{folder}: no epoch {epoch}; epochs there: {', '.join(map(str, sorted(paths)))}")
+    return paths[epoch]
 
 
 def _by_name(state: dict[Any, Any], path: Path) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def _translate(state: dict[str, Any], wanted: dict[str, Tensor], path: Path) -> 
         if not isinstance(value, Tensor):
             raise FlowsepError(f"{path}: missing weight '{name}'; does its config.json belong to it?")
         if value.shape != shape:
-            found = f"'{name}' is {tuple(value.shape)}, expected {tuple(shape)}"
-            raise FlowsepError(f"{path}: misshaped weight {found}; does its config.json belong to it?")
+            differs = f"'{name}' is {tuple(value.shape)}, expected {tuple(shape)}"
+            raise FlowsepError(f"{path}: misshaped weight {differs}; does its config.json belong to it?")
         if value.dtype not in FLOATS or value.layout is not torch.strided or value.device.type != "cpu":
             raise FlowsepError(f"{path}: weight '{name}' is of {value.dtype}, {value.layout}, not plain numbers")
         return value.float()  # some are saved in half precision

@@ -65,8 +65,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     expected = header.pop("sha256", None)
     if expected is None:
         raise FlowsepError(f"{path}: its header tells no sha256 of its content; flowsep did not write it, make it anew")
-    if (found := _digest(header, tensors)) != expected:
-        differs = f"damaged since it was written: sha256 {found[:12]}, written with {str(expected)[:12]}"
+    if (actual := _digest(header, tensors)) != expected:
+        differs = f"damaged since it was written: sha256 {actual[:12]}, written with {str(expected)[:12]}"
         raise FlowsepError(f"{path}: {differs}; restore it or make it anew")
     return header, tensors
 
@@ -93,14 +93,14 @@ def check_sizes(model: GlowConfig, feature: FeatureConfig, weights: Iterable[Ten
     plain = [value for value in weights if value.layout is torch.strided and value.device.type == "cpu"]
     held = {store.data_ptr(): store.nbytes() for store in (value.untyped_storage() for value in plain)}
     if 2 * numbers > sum(held.values()):  # of 16 bits at least
-        found = f"a model of {brief(numbers)} numbers, its weights are {sum(held.values()):,} bytes"
-        raise FlowsepError(f"{path}: {found}; another architecture than its header says?")
+        claim = f"a model of {brief(numbers)} numbers, its weights are {sum(held.values()):,} bytes"
+        raise FlowsepError(f"{path}: {claim}; another architecture than its header says?")
     if (layers - 1) * math.log(model.dilation_rate) > math.log(MAX_DILATION):
-        found = f"{layers} layers with dilation_rate {brief(model.dilation_rate)}"
-        raise FlowsepError(f"{path}: {found}; expected a last dilation of {MAX_DILATION} or less")
+        claim = f"{layers} layers with dilation_rate {brief(model.dilation_rate)}"
+        raise FlowsepError(f"{path}: {claim}; expected a last dilation of {MAX_DILATION} or less")
     if feature.n_fft // 2 + 1 > model.bins or feature.n_fft > MAX_OVERLAP * feature.hop:
-        found = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
-        raise FlowsepError(f"{path}: {found} do not belong together")
+        claim = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
+        raise FlowsepError(f"{path}: {claim} do not belong together")
 
 
 def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -108,14 +108,14 @@ def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
     missing, surplus = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
     both = [(name, tensors[name], expected[name]) for name in expected if name in tensors]
     misshaped = [
-        f"'{name}' is {tuple(found.shape)}, expected {tuple(wanted.shape)}"
-        for name, found, wanted in both
-        if found.shape != wanted.shape
+        f"'{name}' is {tuple(given.shape)}, expected {tuple(wanted.shape)}"
+        for name, given, wanted in both
+        if given.shape != wanted.shape
     ]
     mistyped = [
-        f"'{name}' is of {found.dtype}, expected {wanted.dtype}"
-        for name, found, wanted in both
-        if found.dtype != wanted.dtype and (found.dtype not in FLOATS or wanted.dtype not in FLOATS)
+        f"'{name}' is of {given.dtype}, expected {wanted.dtype}"
+        for name, given, wanted in both
+        if given.dtype != wanted.dtype and (given.dtype not in FLOATS or wanted.dtype not in FLOATS)
     ]
     for what, names in (("missing", missing), ("surplus", surplus), ("misshaped", misshaped), ("mistyped", mistyped)):
         if names:

@@ -27,7 +27,9 @@ def likelihood(research: Any) -> list[dict[str, Any]]:
     rows = []
     for name in ("paper", SHORT, LONG):
         priors = research.priors(name)
-        config = SeparationConfig.smoothed(wiener=False) if priors["bass"].noise else SeparationConfig(wiener=False)
+        config = (
+            SeparationConfig.for_noisy_priors(wiener=False) if priors["bass"].noise else SeparationConfig(wiener=False)
+        )
         for song in research.songs:
             truth, mixture = _magnitudes(song, priors)
             estimates = separate_magnitude(mixture, priors, config)
@@ -68,7 +70,7 @@ def silence(research: Any) -> list[dict[str, Any]]:
     systems = {
         "the paper's": (("paper",), SeparationConfig.paper()),
         "the paper's with masks": (("paper",), SeparationConfig.paper(wiener=True, nonnegative=True)),
-        "flowsep": ((LONG, OTHER), SeparationConfig.smoothed()),
+        "flowsep": ((LONG, OTHER), SeparationConfig.for_noisy_priors()),
     }
     sets = {name: research.priors(name) for names, _ in systems.values() for name in names}
     rows = []
@@ -90,7 +92,7 @@ def uncertainty(research: Any) -> list[dict[str, Any]]:
     `spread`: the energy of half the difference of the two estimates, which any listener can compute. `error`: the
     energy of the error of their mean, which takes the true stems. Both are in dB of the energy of the mean.
     """
-    sets, config, rows = [research.priors(name) for name in (LONG, OTHER)], SeparationConfig.smoothed(), []
+    sets, config, rows = [research.priors(name) for name in (LONG, OTHER)], SeparationConfig.for_noisy_priors(), []
     for song in research.songs:
         one, two = (separate(song.mixture, priors, config, song.sample_rate) for priors in sets)
         for source, truth in song.references.items():

@@ -52,7 +52,7 @@ def positive(estimates: Tensor) -> Tensor:
 
 
 class Search:
-    """Steps of Adam (no momentum) in the latents of priors of one shape; `estimates`: of the last look."""
+    """Steps of Adam (no momentum) in the latents of priors of one shape; `estimates`: of the last evaluation."""
 
     def __init__(self, magnitude: Tensor, priors: Mapping[str, Prior], loss: Loss = kl):
         first = next(iter(priors.values()))
@@ -65,8 +65,8 @@ class Search:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One look at the estimates, and one step by their gradient."""
-        self.look()
+        """Evaluate the estimates, and take one step by their gradient."""
+        self.evaluate()
         leaf = self.estimates.clone().requires_grad_()
         with torch.enable_grad():
             loss = self.loss(self.x * self.audible, leaf * self.audible) * (self.x.shape[-1] / LENGTH)
@@ -76,7 +76,7 @@ class Search:
         self.optimizer.step()
 
     @torch.no_grad()
-    def look(self) -> Tensor:
+    def evaluate(self) -> Tensor:
         """(sources, bins, frames): G_i(z_i)."""
         self.estimates = self.flows.unfold(self.flows.decode(self.z)[0])[0]
         return self.estimates
@@ -114,7 +114,7 @@ def descend(
             search.z += noise * rate**0.5 * torch.randn(search.z.shape, generator=generator)
         if averaged and step >= iterations // 2:
             total = total + search.estimates.clamp_min(0)
-    return search.named(total if averaged else search.look())
+    return search.named(total if averaged else search.evaluate())
 
 
 def restarts(magnitude: Tensor, priors: Mapping[str, Prior], *, count: int = 3, sigma: float = 0.3) -> Magnitudes:

@@ -20,7 +20,7 @@ from . import searches
 from .songs import Excerpt
 
 PAPER, PLAIN = SeparationConfig.paper, SeparationConfig
-SMOOTHED = partial(SeparationConfig.smoothed, **{"iterations": 48, "lr": 0.03})  # until 72 of 0.02 proved better
+NOISY = partial(SeparationConfig.for_noisy_priors, **{"iterations": 48, "lr": 0.03})  # until 72 of 0.02 proved better
 MASKS = {"wiener": True, "nonnegative": True}
 STEPS = {"iterations": 36, "lr": 0.03, "lr_decay": 0.98, "lr_every": 1, "momentum": 0}
 SHORT, LONG, OTHER = "short, noise 0.1", "long, noise 0.3", "long, noise 0.3, other seed"
@@ -60,7 +60,7 @@ class Trial:
         search = partial(getattr(searches, self.search), priors=priors, **options)
 
         def magnitudes(mixture):
-            return {name: x.clamp_min(0) ** SMOOTHED().mask_power for name, x in search(mixture).items()}
+            return {name: x.clamp_min(0) ** NOISY().mask_power for name, x in search(mixture).items()}
 
         feature = next(iter(priors.values())).feature
         return separate_with_masks(song.mixture, song.sample_rate, magnitudes, names=tuple(priors), feature=feature)
@@ -70,11 +70,11 @@ def studies() -> Iterator[Trial]:
     """All trials, first the ladder from the paper's separator to ours."""
     yield from _ladder()
     for noise, name in ((0, "short, noise 0"), (0.1, SHORT), (0.3, "short, noise 0.3")):
-        yield Trial("noise", f"46 ms, noise {noise:g}", (name,), SMOOTHED(**BEFORE))
+        yield Trial("noise", f"46 ms, noise {noise:g}", (name,), NOISY(**BEFORE))
     for noise in (0.08, 0.15, 0.3, 0.6):
-        yield Trial("noise", f"186 ms, noise {noise:g}", (f"long, noise {noise:g}",), SMOOTHED(**BEFORE))
+        yield Trial("noise", f"186 ms, noise {noise:g}", (f"long, noise {noise:g}",), NOISY(**BEFORE))
     for steps, name in ((450, "short, noise 0.1, 450 steps"), (900, SHORT)):
-        yield Trial("training", f"{steps} steps", (name,), SMOOTHED(**BEFORE))
+        yield Trial("training", f"{steps} steps", (name,), NOISY(**BEFORE))
     for label, sets in {
         "186 ms": (LONG,),
         "186 ms, another seed": (OTHER,),
@@ -84,11 +84,11 @@ def studies() -> Iterator[Trial]:
         "46 ms and 186 ms": (SHORT, LONG),
         "46 ms and two of 186 ms": (SHORT, LONG, OTHER),
     }.items():
-        yield Trial("sets", label, sets, SMOOTHED())
+        yield Trial("sets", label, sets, NOISY())
     yield from _settings()
     yield from _other_searches()
     yield Trial("limits", "priors trained on these very songs, default search", ("oracle",), PLAIN())
-    yield Trial("limits", "priors trained on these very songs, smoothed search", ("oracle",), SMOOTHED(**BEFORE))
+    yield Trial("limits", "priors trained on these very songs, smoothed search", ("oracle",), NOISY(**BEFORE))
 
 
 def _ladder() -> Iterator[Trial]:
@@ -97,15 +97,15 @@ def _ladder() -> Iterator[Trial]:
         ("ratio masks", "paper", PAPER(**MASKS)),
         ("36 larger steps without momentum", "paper", PAPER(**MASKS, **STEPS)),
         ("the prior's density counts (MAP in x)", "paper", PLAIN()),
-        ("noise of 0.1 and half the training", SHORT, SMOOTHED(**BEFORE, mask_power=1)),
-        ("windows of 186 ms and noise of 0.3", LONG, SMOOTHED(**BEFORE, mask_power=1)),
-        ("masks to the power of 1.5", LONG, SMOOTHED(**BEFORE)),
-        ("a smoother modulus", LONG, SMOOTHED()),
+        ("noise of 0.1 and half the training", SHORT, NOISY(**BEFORE, mask_power=1)),
+        ("windows of 186 ms and noise of 0.3", LONG, NOISY(**BEFORE, mask_power=1)),
+        ("masks to the power of 1.5", LONG, NOISY(**BEFORE)),
+        ("a smoother modulus", LONG, NOISY()),
     ]
     for number, (label, name, config) in enumerate(steps):
         yield Trial("ladder", f"{number}. {label}", (name,), config)
-    yield Trial("ladder", f"{len(steps)}. a second set of priors", (LONG, OTHER), SMOOTHED())
-    last = SeparationConfig.smoothed()
+    yield Trial("ladder", f"{len(steps)}. a second set of priors", (LONG, OTHER), NOISY())
+    last = SeparationConfig.for_noisy_priors()
     yield Trial("ladder", f"{len(steps) + 1}. half as many more, smaller steps", (LONG, OTHER), last)
 
 
@@ -126,7 +126,7 @@ def _settings() -> Iterator[Trial]:
         "mask power 1": {"mask_power": 1},
         "mask power 2": {"mask_power": 2},
     }.items():
-        yield Trial("settings", label, (LONG,), SMOOTHED(**changes))
+        yield Trial("settings", label, (LONG,), NOISY(**changes))
 
 
 def _other_searches() -> Iterator[Trial]:

@@ -214,8 +214,6 @@ def test_pictures_of_the_bench():
     figure = show.ranges(frame.assign(target=2.0), label="Ratio")
     assert figure.axes[0].get_xlabel() == "Ratio" and figure.axes[0].get_xscale() == "log"
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
-    with pytest.raises(ValueError, match="above 0"):
-        show.ranges(frame.assign(low=0.0), label="Ratio")
     points = pd.DataFrame(
         {"intensity": [2.0, 50.0], "rate": [30.0, 60.0], "layer": ["x", "y"], "direction": "forwards"}
     )

@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import house
 import nbformat
 import pytest
 import yaml
@@ -18,59 +19,86 @@ from flowsep import FlowsepError
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-ALONE = {"glow", "spectrogram", "metrics", "plots", "player", "slider", "leakage"}
-# data flows down this list and imports point up it
-ORDER = [
-    *(
-        "files",
-        "codehash",
-        "machine",
-        "config",
-        "checkpoints",
-        "singer",
-        "composer",
-        "toyband",
-        "audio",
-        "slakh",
-        "pieces",
-        "data",
-    ),
-    *("spectrogram", "glow", "likelihood", "winograd", "stacked", "prior", "instglow", "latent"),
-    *("separate", "train", "metrics", "score", "baselines", "evaluate", "museval_json", "estimates", "results"),
-    *("bench", "leakage", "plots", "player", "slider", "live", "run", "ablation", "cli"),
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for package in ("flowsep", "companion", "tools", "benchmarks", "research")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+@pytest.mark.parametrize("rule", house.RULES, ids=lambda rule: rule.__name__)
+def test_the_rules_of_the_house_are_kept(rule):
+    assert not rule(SOURCES), rule.__doc__
+
+
+LATE = "def f():\n    "
+BROKEN_RULES = [
+    (house.foreign, "flowsep/audio.py", "import pandas"),
+    (house.foreign, "flowsep/audio.py", LATE + "from companion.data import tracks"),
+    (house.foreign, "flowsep/fast/net.py", "from benchmarks import harness"),
+    (house.foreign, "flowsep/train.py", "from lightning_fabric import Fabric"),
+    (house.siblings, "flowsep/glow.py", "from .config import GlowConfig"),
+    (house.siblings, "flowsep/spectrogram.py", LATE + "import flowsep.glow"),
+    (house.siblings, "flowsep/files.py", "from . import FlowsepError"),
+    (house.siblings, "companion/band/singer.py", "from ..profile import Profile"),
+    (house.siblings, "companion/show/style.py", LATE + "from companion.scores import sdr"),
+    (house.siblings, "companion/show/style.py", "from companion import load_dataset"),
+    (house.upward, "companion/data/tracks.py", LATE + "from ..systems import System"),
+    (house.upward, "companion/systems/nmf.py", "from ..scores.metrics import sdr"),
+    (house.upward, "companion/scores/score.py", "from .. import tables"),
+    (house.upward, "companion/profile.py", "from companion import load_dataset"),
+    (house.upward, "companion/provenance.py", "from .scores.metrics import sdr"),
+    (house.upward, "companion/live.py", LATE + "from .studies import ablation"),
+    (house.upward, "companion/studies/ablation.py", "from ..graph import steps"),
+    (house.upward, "companion/attic.py", ""),
+    (house.models_behind_tables, "companion/tables/render.py", "from flowsep.prior import Prior"),
+    (house.models_behind_tables, "companion/tables/render.py", LATE + "from ..systems import System"),
+    (house.circles, "flowsep/files.py", "from . import config"),
+    (house.circles, "companion/systems/__init__.py", "from .nmf import NMF"),
+    (house.too_long, "flowsep/attic.py", ""),
+    *((house.too_long, f"{path}.py", "\n" * 10_600) for path in ("flowsep/cli", "flowsep/fast/net", "companion/live")),
+    (house.other_orders, "flowsep/glow.py", "def grouped_order(channels): ..."),
+    (house.other_orders, "companion/systems/priors.py", "ORDER = 'grouped'"),
+    (house.other_orders, "flowsep/search.py", LATE + "from .fast import layout"),
+    (house.empty_names, "flowsep/glow.py", "found = 1"),
+    (house.empty_names, "tools/media.py", "def f(its): ..."),
+    (house.empty_names, "research/songs.py", "print(x.found)"),
+    (house.empty_names, "benchmarks/plan.py", "f(found=1)"),
 ]
 
 
-def own_imports(path: Path) -> set[str]:
-    """Names of flowsep's modules that a file imports, at its top or inside a function."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            # in baselines/ two dots lead to the package, one dot stays among the systems
-            if node.level == 1 and path.parent.name == "baselines":
-                continue
-            found |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found |= {name.split(".")[1] for name in names if name.startswith("flowsep.")}
-    return found
+@pytest.mark.parametrize(("rule", "path", "line"), BROKEN_RULES)
+def test_a_broken_rule_is_named(rule, path, line):
+    sources = {**SOURCES, path: f"{SOURCES.get(path, '')}\n{line}\n"}
+    assert {*rule(sources)} - {*rule(SOURCES)}
 
 
-def test_imports_point_up_the_list():
-    for path in sorted((ROOT / "flowsep").rglob("*.py")):
-        name = "baselines" if path.parent.name == "baselines" else path.stem
-        if name == "__init__":
-            continue
-        assert name in ORDER, f"{name} has no place in the list"
-        wrong = {other for other in own_imports(path) if ORDER.index(other) > ORDER.index(name)}
-        assert wrong <= ({"instglow"} if name == "prior" else set()), path  # load_prior hands folders on to it
-        if name in ALONE:
-            assert not own_imports(path), f"{name} must import nothing of flowsep"
+def test_every_rule_can_be_broken_and_each_limit_of_lines():
+    assert {rule for rule, *_ in BROKEN_RULES} == {*house.RULES}
+    files = {"READ": "flowsep/glow.py", "DOORS": "flowsep/cli.py", "flowsep/fast": "flowsep/fast/net.py"}
+    for name, path in (files | {"flowsep and companion": "companion/live.py"}).items():
+        kept, broken = ("\n" * (house.LINES[name] + more) for more in (0, 1))
+        assert not any(told.startswith(f"{name}: ") for told in house.too_long({path: kept}))
+        assert any(told.startswith(f"{name}: ") for told in house.too_long({path: broken}))
 
 
-def test_separation_knows_no_data_and_results_no_model():
-    assert not own_imports(ROOT / "flowsep" / "separate.py") & {"data", "toyband", "train", "evaluate"}
-    assert not own_imports(ROOT / "flowsep" / "results.py") & {"prior", "glow", "separate", "baselines", "data"}
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("flowsep/train.py", LATE + "from lightning_fabric import Fabric"),
+        ("flowsep/train.py", "if TYPE_CHECKING:\n    from lightning_fabric import Fabric"),
+        ("flowsep/files.py", "import json, numpy.linalg"),
+        ("companion/band/singer.py", "from . import composer_of_scales\nfrom flowsep.files import brief"),
+        ("companion/scores/score.py", "from ..systems import System\nfrom ..data.tracks import Track"),
+        ("companion/systems/__init__.py", LATE + "from .nmf import NMF"),
+        ("companion/__main__.py", "from .graph import steps"),
+        ("flowsep/checkpoint.py", LATE + "from .fast.layout import grouped_order"),
+    ],
+)
+def test_what_the_rules_allow(path, line):
+    sources = {**SOURCES, path: f"{SOURCES[path]}\n{line}\n"}
+    for rule in {*house.RULES} - {house.too_long}:
+        assert rule(sources) == rule(SOURCES)
 
 
 def pinned() -> dict[str, str]:
@@ -203,8 +231,8 @@ def test_the_code_names_no_place_of_its_own():
     forbidden = re.compile(r"/(home|root|work)/\w|pypi\.org|registry\.npmjs|deb\.debian\.org")
     for name in filter(None, tracked.split("\0")):
         if Path(name).suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".sh", ".js", ".lock", ""}:
-            found = forbidden.search((ROOT / name).read_text(encoding="utf-8"))
-            assert not found or name == "tests/test_project.py", f"{name}: {found[0]}"
+            place = forbidden.search((ROOT / name).read_text(encoding="utf-8"))
+            assert not place or name == "tests/test_project.py", f"{name}: {place[0]}"
 
 
 def test_the_readme_shows_the_table_that_the_demo_wrote(monkeypatch):

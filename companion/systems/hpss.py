@@ -38,8 +38,10 @@ class HarmonicPercussive(System):
     def __init__(self, options, sources, priors=None, folder=None):
         super().__init__(options, sources, priors, folder)
         if "drums" not in self.sources:
-            found = ", ".join(self.sources)
-            raise FlowsepError(f"hpss: separates drums from tones, but the sources are {found}; take it off `systems`")
+            sources = ", ".join(self.sources)
+            raise FlowsepError(
+                f"hpss: separates drums from tones, but the sources are {sources}; take it off `systems`"
+            )
 
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; the stems sum to the mixture."""

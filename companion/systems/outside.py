@@ -37,8 +37,8 @@ def own_class(name: str, place: str) -> type[System]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module that they were defined in
     spec.loader.exec_module(module)
-    found = getattr(module, attribute, None)
-    if not isinstance(found, type) or not issubclass(found, System):
-        what = f"no class '{attribute}' there" if found is None else f"{attribute} is not a subclass of System"
+    loaded = getattr(module, attribute, None)
+    if not isinstance(loaded, type) or not issubclass(loaded, System):
+        what = f"no class '{attribute}' there" if loaded is None else f"{attribute} is not a subclass of System"
         raise FlowsepError(f"system '{name}': class: {file}: {what}")
-    return type(attribute, (found,), {"name": name})
+    return type(attribute, (loaded,), {"name": name})

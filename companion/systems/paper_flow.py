@@ -70,10 +70,10 @@ class InstGlow(System):
     def _path(self, source: str) -> Path:
         if self.priors is None:
             raise FlowsepError("instglow: no priors given; name the folder that holds <source>.safetensors")
-        found = find_priors(self.priors)
-        if source not in found:
-            there = ", ".join(found)
+        paths = find_priors(self.priors)
+        if source not in paths:
+            there = ", ".join(paths)
             raise FlowsepError(
                 f"{self.priors}: no prior of '{source}' (there: {there}); train it with notebooks/04_train_prior.ipynb"
             )
-        return found[source]
+        return paths[source]

@@ -76,9 +76,9 @@ class Pretrained(System):
     def separate(self, mixture, sample_rate, references=None):
         """See `System.separate`; FlowsepError where the weights cannot be had."""
         self._load()
-        found = self.network.separate(mixture, sample_rate)
-        found["accompaniment"] = sum(found[source] for source in SOURCES if source != "vocals")
-        return {source: found[source] for source in self.sources if source in found}
+        stems = self.network.separate(mixture, sample_rate)
+        stems["accompaniment"] = sum(stems[source] for source in SOURCES if source != "vocals")
+        return {source: stems[source] for source in self.sources if source in stems}
 
     def checkpoints(self):
         """The downloaded files."""
@@ -109,8 +109,8 @@ class WholeSongDemucs(DemucsV2):
         """See `System.separate`."""
         mono = mixture.mean(axis=0, dtype=np.float64)
         mean, deviation = np.float32(mono.mean()), np.float32(max(mono.std(), 1e-5))
-        found = super().separate((mixture - mean) / deviation, sample_rate)
-        return {source: audio * deviation + mean for source, audio in found.items()}
+        stems = super().separate((mixture - mean) / deviation, sample_rate)
+        return {source: audio * deviation + mean for source, audio in stems.items()}
 
 
 class PretrainedDemucs(Pretrained):
@@ -202,6 +202,6 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _check(path: Path, name: str) -> None:
-    digits, found = name.rpartition("-")[2].partition(".")[0], sha256(path)
-    if not found.startswith(digits):
-        raise FlowsepError(f"{name}: its SHA-256 begins with {found[:8]}, not {digits}; delete it and get it anew")
+    digits, actual = name.rpartition("-")[2].partition(".")[0], sha256(path)
+    if not actual.startswith(digits):
+        raise FlowsepError(f"{name}: its SHA-256 begins with {actual[:8]}, not {digits}; delete it and get it anew")

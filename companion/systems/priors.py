@@ -41,7 +41,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         steps = training.epochs * math.ceil(len(segments["train"]) / training.batch)
         training = training.model_copy(update={"steps": steps})
     provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
-    provenance |= {f"{subset}_segments": len(its) for subset, its in segments.items()}
+    provenance |= {f"{subset}_segments": len(recordings) for subset, recordings in segments.items()}
     sampler = CropSampler(
         segments["train"],
         length,
@@ -81,13 +81,13 @@ def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Pat
             source,
             str(folder),
         ]
-        with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as its:
+        with subprocess.Popen([*command, dataset.hash], stderr=None if progress else subprocess.PIPE, text=True) as run:
             try:
-                _, told = its.communicate()
+                _, told = run.communicate()
             except BaseException:  # an interrupt above all: torchrun passes it on to its processes
-                its.terminate()
+                run.terminate()
                 raise
-    if its.returncode:
+    if run.returncode:
         reason = next((line for line in (told or "").splitlines() if "Error: " in line), "see above")
         raise FlowsepError(f"{source}: training in {profile.training.devices} processes failed: {reason}")
 

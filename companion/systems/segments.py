@@ -34,10 +34,10 @@ def separate_song(
     heard = heard.expand(1, 2, -1) if channels > len(heard) else heard.unflatten(0, (-1, channels))
     with torch.inference_mode():
         length, overlap = round(seconds * rate), round(overlap_seconds * rate)
-        found = in_segments(heard, estimate, segment=length, overlap=overlap, context=context)
-    found = found.transpose(0, 1).flatten(1, 2)  # (sources, channels, samples)
-    found = found if found.shape[1] == len(mixture) else found.mean(dim=1, keepdim=True)
-    stems = (soxr.resample(part.numpy().T, rate, sample_rate, "HQ").T for part in found)
+        estimates = in_segments(heard, estimate, segment=length, overlap=overlap, context=context)
+    estimates = estimates.transpose(0, 1).flatten(1, 2)  # (sources, channels, samples)
+    estimates = estimates if estimates.shape[1] == len(mixture) else estimates.mean(dim=1, keepdim=True)
+    stems = (soxr.resample(part.numpy().T, rate, sample_rate, "HQ").T for part in estimates)
     return np.stack([_fit(stem, mixture.shape[-1]) for stem in stems])
 
 
@@ -62,13 +62,13 @@ def in_segments(
     for start in range(0, count * (length - overlap), length - overlap):
         stop = min(start + length, samples)
         left, right = max(start - context, 0), min(stop + context, samples)
-        found = estimate(mixture[..., left:right])[..., start - left : stop - left].clone()
+        part = estimate(mixture[..., left:right])[..., start - left : stop - left].clone()
         if overlap and start > 0:
-            found[..., :overlap] *= rise
+            part[..., :overlap] *= rise
         if overlap and stop < samples:
-            found[..., -overlap:] *= 1 - rise
-        out = found.new_zeros(*found.shape[:-1], samples) if out is None else out
-        out[..., start:stop] += found
+            part[..., -overlap:] *= 1 - rise
+        out = part.new_zeros(*part.shape[:-1], samples) if out is None else out
+        out[..., start:stop] += part
         if stop == samples:
             break
     return out

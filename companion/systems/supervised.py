@@ -187,8 +187,8 @@ class Supervised(System):
         if header.get("format") != FORMAT or header.get("system") != self.name:
             raise FlowsepError(f"{path}: not a network of {self.name}; fit it anew")
         if header.get("sources") != list(self.sources):
-            found = ", ".join(map(str, header.get("sources", [])))
-            raise FlowsepError(f"{path}: separates {found}, not {', '.join(self.sources)}; fit {self.name} anew")
+            theirs = ", ".join(map(str, header.get("sources", [])))
+            raise FlowsepError(f"{path}: separates {theirs}, not {', '.join(self.sources)}; fit {self.name} anew")
         try:
             own = {name: getattr(self.options, name) for name in WHILE_SEPARATING}
             self.options = self.Options(**header["options"], **own)

@@ -60,8 +60,8 @@ class WaveUNet(Supervised):
     @property
     def context(self):
         """By what an input is longer than its output, on one side."""
-        given, found = lengths(UP, self.options.levels)
-        return (given - found) // 2
+        given, made = lengths(UP, self.options.levels)
+        return (given - made) // 2
 
 
 def lengths(bottom: int, levels: int) -> tuple[int, int]:
@@ -110,5 +110,5 @@ class WaveUNetwork(nn.Module):
             x = torch.cat([centre(beside, x.shape[-1]), x], dim=1)
             x = functional.leaky_relu(layer(x), 0.2)
         heard = centre(mixture, x.shape[-1])
-        found = self.out(torch.cat([heard, x], dim=1)).tanh().unflatten(1, self.shape)
-        return torch.cat([found, heard.unsqueeze(1) - found.sum(dim=1, keepdim=True)], dim=1)
+        stems = self.out(torch.cat([heard, x], dim=1)).tanh().unflatten(1, self.shape)
+        return torch.cat([stems, heard.unsqueeze(1) - stems.sum(dim=1, keepdim=True)], dim=1)

@@ -140,7 +140,7 @@ def test_tones_of_two_bands_are_told_apart_from_solo_recordings(solo, tmp_path):
     np.testing.assert_array_equal(again.separate(mixture, RATE)["bass"], found["bass"])
     assert [path.name for path in again.checkpoints()] == ["bass.safetensors", "vocals.safetensors"]
     curve = pd.read_csv(tmp_path / "training" / "bass" / "loss.csv")
-    assert list(curve.step) == sorted([*range(1, 21)] * 2) and set(curve.split) == {"train", "valid"}
+    assert list(curve.step) == [0, *sorted([*range(1, 21)] * 2)] and set(curve.split) == {"train", "valid"}
     assert list(curve.columns) == ["step", "split", "value", "seconds"]
     assert system.curves()["bass"] == tmp_path / "training" / "bass" / "loss.csv" and set(system.curves()) == set(BANDS)
     costs = system.costs()
@@ -273,6 +273,6 @@ def test_what_is_wrong_is_named(solo, tmp_path):
         load_system("gan_prior", {"prior": TINY | {"steps": 2}}, sources=("bass",)).fit(solo, PROFILE, tmp_path)
     with pytest.raises(FlowsepError, match=r"'gan_prior': prior\.depht: .*found 3"):
         load_system("gan_prior", {"prior": {"depht": 3}}, sources=("bass",))
-    with pytest.raises(FlowsepError, match=r"the loss is .* by step 1; lower `prior\.lr`"):
+    with pytest.raises(FlowsepError, match=r"gan_prior: bass: training loss became .* by step 1; lower `prior\.lr`"):
         wild = {"prior": TINY | {"steps": 1, "lr": 1e18}}
         load_system("gan_prior", wild, sources=("bass",)).fit(solo, PROFILE, tmp_path / "wild")

@@ -18,8 +18,9 @@ from companion.data import tracks
 from companion.profile import DataConfig, Profile
 from companion.scores.metrics import sdr
 from companion.systems import COSTS, SYSTEMS, System, load_system, total_costs
+from companion.systems import priors as trained
 from companion.systems.nmf import random_spectra
-from flowsep import Prior, load_prior, separate, train
+from flowsep import Prior, load_prior, separate
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
 from flowsep.files import FlowsepError
 from flowsep.prior import parameters
@@ -269,7 +270,7 @@ def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
     root = write_hq_tree(tmp_path / "songs", train=2, test=1, seconds=3.0)
     monkeypatch.setattr(tracks.Track, "mixture", lambda self: pytest.fail("a mixture was read in training"))
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "cache"))
-    read, fits, of_stem, fit_prior = set(), [], tracks.Track._read, train.fit_prior
+    read, fits, of_stem, fit_prior = set(), [], tracks.Track._read, trained.fit_prior
     monkeypatch.setattr(tracks.Track, "_read", lambda self, source: read.add(source) or of_stem(self, source))
 
     def fit_alone(*arguments, **options):
@@ -279,7 +280,7 @@ def test_flowsep_fits_every_member_to_solo_stems_alone(monkeypatch, tmp_path):
         assert not read, "audio that is no segment was read in training"
         return prior
 
-    monkeypatch.setattr(train, "fit_prior", fit_alone)
+    monkeypatch.setattr(trained, "fit_prior", fit_alone)
     training = {"steps": 20, "batch": 2, "crop_seconds": 0.5, "validate_every": 5, "lr": 3e-3, "device": "cpu"}
     profile = Profile(name="tiny", model={"steps": 1, "hidden": 8, "layers": 1}, training=training)
     dataset = load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), profile.seed)
@@ -337,7 +338,7 @@ print(*names)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {path.stem for path in (ROOT / "flowsep" / "baselines").glob("[a-z]*.py")}
+    assert set(done.stdout.split()) == {path.stem for path in (ROOT / "companion" / "systems").glob("[a-z]*.py")}
 
 
 # --- systems of one's own --------------------------------------------------------------------------------------------
