@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowsep.instglow import read_tensors
+from flowsep.research_checkpoint import read_tensors
 from reference.checkpoints import research_checkpoint
 
 from flowsep import FlowsepError, load_prior
