@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
     net: Net
     doubled: Tensor  # gates, those of tanh times 2
     doubled_bias: Tensor
-    flipped: Tensor  # gates for the transposed convolution of several sources: (..., hidden, 2 hidden, kernel)
+    flipped: Tensor | None  # gates, transposed (sources, layers, hidden, 2 hidden, kernel); None of one source alone
     skip: Tensor  # (sources, hidden, layers * hidden)
     end_bias: Tensor  # with the biases of the skips in it
     dilations: tuple[int, ...]  # of each layer
@@ -110,7 +110,7 @@ def prepare(net: Net, dilations: tuple[int, ...], dtype: torch.dtype) -> Prepare
         net,
         (net.gates * factor.unsqueeze(4)).contiguous(),
         net.gates_bias * factor,
-        net.gates.flip(4).transpose(2, 3).contiguous() if len(net.gates) > 1 else net.gates[:0],
+        net.gates.flip(4).transpose(2, 3).contiguous() if len(net.gates) > 1 else None,
         net.skip.transpose(1, 2).flatten(2).contiguous(),
         torch.baddbmm(net.end_bias, net.end, net.skip_bias.sum(dim=1)),
         dilations,
