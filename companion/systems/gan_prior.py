@@ -207,7 +207,7 @@ class GanPrior(System):
         side, frames = self.options.prior.side, magnitude.shape[-1]
         images = pad(magnitude[:side], (0, -frames % side)).unflatten(1, (-1, side)).movedim(1, 0)
         place = choose_device(self.options.device)
-        found = [search(part.to(place), self.generators, self.options) for part in images.split(self.options.together)]
+        found = [search(part.to(place), self.generators, self.options) for part in images.split(self.options.together)]  # type: ignore[arg-type]  # loaded
         whole = torch.cat(found).permute(1, 2, 0, 3).flatten(2)[..., :frames].cpu()
         return dict(zip(self.sources, torch.cat([whole, whole[:, -1:]], dim=1), strict=True))
 

@@ -63,9 +63,9 @@ class Likelihood(nn.Module):
                 self.register_parameter(f"{name}_norm", nn.Parameter(length))
 
     @property
-    def half(self) -> Tensor:
+    def half(self) -> Any:
         """The order of the channels within a half."""
-        return self.order[: len(self.order) // 2]
+        return self.order[: len(self.order) // 2]  # type: ignore[arg-type]  # a buffer
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type
@@ -209,7 +209,7 @@ class _Step:
             return shift, scale, _by_entry(torch.log(scale)), kept
         return shift, torch.exp(logs), _by_entry(logs), kept
 
-    def net_backward(self, g_out: Tensor, kept: nets.Kept, y0: Tensor) -> tuple[Tensor, nets.Net]:
+    def net_backward(self, g_out: Tensor, kept: nets.Kept, y0: Tensor) -> tuple[Tensor, nets.Net | None]:
         """The gradient of the coupling net's input and of its weights."""
         precision = self.plan.precision
         g, g_net = nets.backward(self.net, kept, g_out.to(precision), self._masks(y0), y0.to(precision))

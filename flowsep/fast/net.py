@@ -14,7 +14,7 @@ Shape:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple  # noqa: F401  # Any: in type comments
 
 import torch
 from torch import Tensor
@@ -145,7 +145,7 @@ def backward(
     net, (activations, inputs, total) = prepared.net, kept
     g_total = _product(net.end.mT, g_out)
     g_gated = _product(prepared.skip.mT, g_total).unflatten(1, (len(prepared.dilations), -1))
-    g_h, grads = None, None
+    g_h, grads = None, None  # type: Any, Any
     if x is not None:
         grads = Net(*(torch.zeros_like(weight) for weight in net))
         grads.end_bias.copy_(_sum(g_out))
@@ -177,7 +177,7 @@ def backward(
         back = _transposed(g_both, prepared, layer)
         g_h = back if g_h is None else back.add_(g_h)
     if grads is not None:
-        grads.start.copy_(_outer(g_h, x))
+        grads.start.copy_(_outer(g_h, x))  # type: ignore[arg-type]  # x is given
         grads.start_bias.copy_(_sum(g_h))
     return _product(net.start.mT, g_h), grads
 
