@@ -63,9 +63,9 @@ class Likelihood(nn.Module):
                 self.register_parameter(f"{name}_norm", nn.Parameter(length))
 
     @property
-    def half(self) -> Tensor:
+    def half(self) -> Any:
         """The order of the channels within a half."""
-        return self.order[: len(self.order) // 2]
+        return self.order[: len(self.order) // 2]  # type: ignore[arg-type]  # a buffer
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type

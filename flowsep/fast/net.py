@@ -14,7 +14,7 @@ Shape:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple  # noqa: F401  # Any: in type comments
 
 import torch
 from torch import Tensor
