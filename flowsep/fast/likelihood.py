@@ -181,7 +181,7 @@ class _Step:
     def __init__(self, plan: _Plan, number: int, logs: Tensor, bias: Tensor, mixing: Tensor, *net: Tensor):
         self.plan, self.logs, self.mixing = plan, logs.unsqueeze(3), mixing
         self.bias, self.number = bias.unsqueeze(3), number
-        self.weights, self.net = nets.Net(*net), None
+        self.weights, self.net = nets.Net(*net), None  # type: nets.Net, Any
 
     def mix(self, x: Tensor) -> Tensor:
         """y = W (b + s x)."""

@@ -14,7 +14,7 @@ Shape:
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple  # noqa: F401  # Any: in type comments
+from typing import Any, NamedTuple  # Any: in type comments
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ def forward(prepared: Prepared, x: Tensor, masks: Tensor | None = None) -> tuple
 
 def backward(
     prepared: Prepared, kept: Kept, g_out: Tensor, g_x: Tensor, masks: Tensor | None = None, x: Tensor | None = None
-) -> Net | None:
+) -> Net | Any:
     """Add the gradient with respect to the input to `g_x`; returns the weights' gradients where the input is given."""
     net, (activations, inputs, total) = prepared.net, kept
     g_total = _product(net.end.mT, g_out)
@@ -170,6 +170,7 @@ def backward(
             biases.append(_sum(g_both))
         back = _transposed(g_both, prepared, layer)
         g_h = back if g_h is None else back.add_(g_h)
+    assert g_h is not None
     if g_x.dtype == g_h.dtype:
         _add_product(net.start.mT, g_h, g_x)
     else:
@@ -224,6 +225,7 @@ def _transposed(g: Tensor, prepared: Prepared, layer: int) -> Tensor:
     """The gradient of a convolution's input."""
     dilation = prepared.dilations[layer]
     if len(g) > 1:
+        assert prepared.flipped is not None
         return _convolution(g, prepared.flipped[:, layer], None, dilation)
     gates, frames = prepared.net.gates[:, layer], g.shape[3]
     kernel, out = gates.shape[-1], g.new_zeros(1, gates.shape[2], *g.shape[2:])
