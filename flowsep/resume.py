@@ -30,7 +30,7 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
         from lightning_fabric.plugins.environments import LightningEnvironment
         from lightning_fabric.strategies import DDPStrategy
     except ImportError as error:
-        raise FlowsepError(f"training needs Lightning Fabric ({error}); pip install flowsep[train]") from error
+        raise FlowsepError(f"training needs Lightning Fabric ({error}); pip install lightning-fabric") from error
 
     class InsideOnly(MixedPrecision):
         """Autocast alone: inputs enter as they are, for a density must not fit the steps of rounded numbers."""
