@@ -62,7 +62,9 @@ def _load_file(path: Path) -> "Prior":
         raise FlowsepError(f"{path}: not a flowsep prior (its header says format={header.get('format')!r})")
     try:
         sizes = dict(header["model"])
-        grouped = sizes.pop("order", "plain") == "grouped"  # an older file, in the engine's order of channels
+        order = sizes.pop("order", "plain")  # of an older file, whose channels may lie in the engine's order
+        if order not in ("plain", "grouped"):
+            raise ValueError(f"order of channels: neither 'plain' nor 'grouped', found {brief(order)}")
         model = GlowConfig.model_validate(sizes)
         feature = FeatureConfig.model_validate(header["feature"])
         source, provenance = header["source"], header["provenance"]
@@ -75,7 +77,7 @@ def _load_file(path: Path) -> "Prior":
         if isinstance(error, FlowsepError) and str(path) in str(error):
             raise
         raise FlowsepError(f"{path}: damaged header ({brief(error)})") from error
-    load_exactly(prior.glow, in_plain_order(tensors, model) if grouped else tensors, path)
+    load_exactly(prior.glow, in_plain_order(tensors, model) if order == "grouped" else tensors, path)
     return prior.eval()
 
 
@@ -94,10 +96,10 @@ def in_plain_order(tensors: dict[str, "Tensor"], model: "GlowConfig") -> dict[st
     both = torch.cat([half, half + len(half)])
     plain = dict(tensors)
     for name, value in tensors.items():
-        if name.endswith((".logs", "bias")) and ".net." not in name and len(value) == len(back):
+        if name.endswith((".logs", "bias")) and ".net." not in name and value.shape[:1] == back.shape:
             plain[name] = value[back]
         elif name.endswith("net.start.weight") and value.ndim == 3 and value.shape[1] == len(half):
             plain[name] = value[:, half]
-        elif ".net.end." in name and len(value) == len(both):
+        elif ".net.end." in name and value.shape[:1] == both.shape:
             plain[name] = value[both]
     return plain

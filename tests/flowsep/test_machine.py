@@ -24,6 +24,6 @@ def test_a_device_that_cannot_be_used_is_named():
 def test_a_training_runs_on_the_gpu_that_was_chosen(monkeypatch):
     monkeypatch.setattr(resume, "choose_device", lambda name: torch.device("cuda:3"))
     asked = []
-    monkeypatch.setattr(resume, "Fabric", lambda **given: asked.append(given))
+    monkeypatch.setattr("lightning_fabric.Fabric", lambda **given: asked.append(given))
     resume.start_fabric(TrainingConfig())
     assert asked[0]["devices"] == [3] and asked[0]["accelerator"] == "cuda"

@@ -1,5 +1,6 @@
 """A prior's density, its file, and the files that must not pass for one."""
 
+import copy
 import math
 import pickle
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowsep import FlowsepError, load_prior
+from flowsep import FlowsepError, GlowConfig, load_prior
 from flowsep.weights import read_safetensors, save_safetensors
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "instglow_small"
@@ -50,6 +51,98 @@ def test_a_file_rebuilds_its_prior(tiny_prior, tmp_path):
     before = path.read_bytes()
     again.save(path)
     assert path.read_bytes() == before  # so that a hash of the file names the weights
+
+
+SIZES = {
+    "4 groups": {},
+    "squeeze by 4, 8 groups": {"bins": 516, "squeeze": 4, "groups": 8, "steps": 3},
+    "one layer, sigmoid": {"bins": 516, "squeeze": 1, "layers": 1, "sigmoid_scale": True},
+}
+
+
+def in_grouped_order(value, groups, axis=0, parts=2):
+    """Channels (parts, C / groups, groups / 2) as (parts, groups / 2, C / groups)."""
+    value = value.movedim(axis, 0)
+    blocks = value.reshape(parts, -1, groups // 2, *value.shape[1:]).transpose(1, 2)
+    return blocks.reshape(value.shape).movedim(0, axis).contiguous()
+
+
+def save_grouped(prior, path):
+    """A file as flowsep wrote it while its flows had their channels in the engine's order."""
+    groups, tensors = prior.model.groups, {}
+    for name, value in prior.glow.state_dict().items():
+        _, number, part = name.split(".", 2)
+        if int(number) % 3 == 0 or part.startswith("net.end."):
+            value = in_grouped_order(value, groups)
+        elif part == "net.start.weight":
+            value = in_grouped_order(value, groups, axis=1, parts=1)
+        tensors[name] = value
+    prior.save(path)
+    header, _ = read_safetensors(path)
+    save_safetensors(path, tensors, header | {"model": header["model"] | {"order": "grouped"}})
+    return tensors
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_file_in_grouped_order_is_the_same_prior(tiny_prior, tmp_path, name):
+    model = GlowConfig(**({"steps": 2, "hidden": 6, "layers": 2, "kernel": 3} | SIZES[name]))
+    prior = tiny_prior(model=model)
+    for key, parameter in prior.glow.named_parameters():  # each channel with numbers of its own
+        if "net" in key or "logs" in key or "bias" in key:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tensors = save_grouped(prior, tmp_path / "grouped.safetensors")
+    moved = {key for key, value in tensors.items() if not torch.equal(value, prior.glow.state_dict()[key])}
+    assert len(moved) == 5 * model.steps
+    prior.save(tmp_path / "plain.safetensors")
+    grouped, plain = (load_prior(tmp_path / f"{order}.safetensors") for order in ("grouped", "plain"))
+    assert grouped.model == plain.model == model
+    for key, value in plain.state_dict().items():
+        assert torch.equal(grouped.state_dict()[key], value), key
+    x = torch.rand(1, model.bins, 8)
+    assert torch.equal(grouped.encode(x)[0], prior.encode(x)[0])
+    grouped.save(tmp_path / "again.safetensors")  # from now on in the one order
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
+
+
+def test_weights_in_grouped_order_compute_what_the_old_flow_did(tiny_prior, tmp_path):
+    """Which took channels in groups as blocks: on the way in and out one permutation, and none in between."""
+    prior = tiny_prior(model=GlowConfig(steps=2, hidden=6, layers=2, kernel=3)).double()
+    old = copy.deepcopy(prior.glow)
+    old.load_state_dict(save_grouped(prior, tmp_path / "grouped.safetensors"))
+    for conv in old.layers[1::3]:
+        conv._mix = lambda weight, x: (weight @ x.reshape(len(x), len(weight), -1)).view(x.shape)
+    x = torch.rand(2, 514, 8, dtype=torch.float64)
+    z = in_grouped_order(old._fold(x), 4, axis=1)
+    for layer in old.layers:
+        z, _ = layer(z)
+    torch.testing.assert_close(z, in_grouped_order(prior.glow._fold(prior.encode(x)[0]), 4, axis=1))
+
+
+@pytest.mark.parametrize("order", ["reversed", "", None, 3, ["grouped"], "x" * 1000])
+def test_an_unknown_order_of_channels_is_refused(tiny_prior, tmp_path, order):
+    path = tmp_path / "odd.safetensors"
+    tiny_prior().save(path)
+    header, tensors = read_safetensors(path)
+    save_safetensors(path, tensors, header | {"model": header["model"] | {"order": order}})
+    with pytest.raises(FlowsepError, match=r"odd\.safetensors: damaged header \(order of channels: neither 'plain'"):
+        load_prior(path)
+
+
+@pytest.mark.parametrize("name", ["layers.0.logs", "layers.2.net.start.weight", "layers.2.net.end.bias"])
+@pytest.mark.parametrize("value", [torch.tensor(0.0), torch.zeros(0), torch.zeros(3, 3, 3, 3)])
+def test_misshaped_weights_in_grouped_order_are_refused(tiny_prior, tmp_path, name, value):
+    path = tmp_path / "odd.safetensors"
+    save_grouped(tiny_prior(), path)
+    header, tensors = read_safetensors(path)
+    save_safetensors(path, tensors | {name: value}, header)
+    with pytest.raises(FlowsepError, match=rf"odd\.safetensors: .*misshaped weight '{name}'"):
+        load_prior(path)
+
+
+def test_sizes_know_no_order():
+    for order in ("grouped", "plain", "reversed"):
+        with pytest.raises(ValueError, match="unknown key 'order' in GlowConfig"):
+            GlowConfig(order=order)
 
 
 def damage(path, tmp_path, how):

@@ -26,9 +26,9 @@ def folder(tmp_path):
     return copy
 
 
-def close(found, expected):
+def close(actual, expected):
     scale = np.abs(expected).max()
-    np.testing.assert_allclose(found.detach().numpy() / scale, expected / scale, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(actual.detach().numpy() / scale, expected / scale, atol=1e-5, rtol=0)
 
 
 def test_parity_with_the_research_code():

@@ -402,6 +402,8 @@ def test_bad_settings(pair, tiny_prior):
         flowsep.separate(noise(4000), {}, QUICK)
     with pytest.raises(FlowsepError, match="positive number of Hz"):
         flowsep.separate(noise(4000), pair, QUICK, sample_rate=0)
+    with pytest.raises(FlowsepError, match="positive number of Hz"):
+        flowsep.Separator(pair, QUICK).stream([], -1)  # at once, not when it is read
     other = Prior(pair["bass"].model, FeatureConfig(hop=512), "drums")
     with pytest.raises(FlowsepError, match=r"'drums' models .*hop=512"):
         flowsep.separate(noise(4000), pair | {"drums": other}, QUICK)

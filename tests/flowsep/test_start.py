@@ -37,9 +37,16 @@ def test_the_package_itself_imports_nothing():
     assert not loaded_after("import flowsep") & {*HEAVY, "torch", "numpy", "pydantic", "yaml", "soxr"}
 
 
-def test_priors_and_separation_need_nothing_heavy_but_torch():
-    loaded = loaded_after(f"from flowsep import {', '.join(name for name in flowsep.__all__ if name != 'fit_prior')}")
+def test_priors_their_training_and_separation_need_nothing_heavy_but_torch():
+    """Lightning Fabric is imported where a training starts."""
+    loaded = loaded_after(f"from flowsep import {', '.join(flowsep.__all__)}")
     assert "torch" in loaded and not loaded & HEAVY
+
+
+def test_without_lightning_training_says_what_is_missing():
+    code = "import sys; sys.modules['lightning_fabric'] = None\nimport flowsep.config, flowsep.resume\n"
+    run = fresh(code + "flowsep.resume.start_fabric(flowsep.config.TrainingConfig(device='cpu'))")
+    assert run.stderr.splitlines()[-1].startswith("flowsep.files.FlowsepError: training needs Lightning Fabric (")
 
 
 def test_command_lines_and_data_need_no_torch():

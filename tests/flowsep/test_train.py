@@ -21,6 +21,7 @@ from companion.data.crops import validation_crops
 from companion.data.segments import solo_segments
 from companion.systems import priors
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
+from flowsep.fast.likelihood import Likelihood
 from flowsep.prior import parameters
 from flowsep.resume import Ahead, start_fabric
 from flowsep.train import crop_samples, learning_rate, magnitudes
@@ -168,10 +169,18 @@ def test_drawing_ahead_ends_with_an_error_and_hands_it_on():
     assert threading.active_count() == before
 
 
-def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tmp_path):
+def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tmp_path, monkeypatch):
+    asked = []
+
+    def watched(glow, *, recompute):
+        asked.append(recompute)
+        return Likelihood(glow, recompute=recompute)
+
+    monkeypatch.setattr("flowsep.train.Likelihood", watched)
     whole = fit(tmp_path / "whole")
     recompute = SIZES["training"].model_copy(update={"recompute": True})
     fit(tmp_path / "other", training=recompute)
+    assert asked == [False, True]
     curves = [pd.read_csv(tmp_path / run / "work" / "loss.csv").nll for run in ("whole", "other")]
     np.testing.assert_allclose(*curves, atol=2e-3)  # rounding grows along the steps
     np.testing.assert_allclose(curves[0][:3], curves[1][:3], atol=1e-5)
