@@ -50,7 +50,7 @@ def _measure(
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig, Separator
     from flowsep.audio import BLOCK, audio_writer, stream_audio
-    from flowsep.separator import AUDIO, SPARE, bytes_of_separation, bytes_of_weights
+    from flowsep.memory import AUDIO, SPARE, bytes_of_separation, bytes_of_weights
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     config = SeparationConfig(
@@ -109,7 +109,7 @@ def growth_of_core(size: str, sources: int, seconds: float) -> tuple[float, floa
     import torch
 
     from flowsep import FeatureConfig, GlowConfig, Prior, SeparationConfig, separate_magnitude
-    from flowsep.separator import bytes_of_separation, bytes_of_weights
+    from flowsep.memory import bytes_of_separation, bytes_of_weights
 
     priors = {f"source {k}": Prior(GlowConfig(**SIZES[size]), FeatureConfig(), "") for k in range(sources)}
     magnitude = torch.rand(513, round(seconds * 22050 / 256) // 2 * 2)

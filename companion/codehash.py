@@ -3,8 +3,9 @@
 The hash of a definition (a function, class or constant at the top of a module) holds its statements, and in the place
 of each name of ours the hash of the definition behind it. So it follows the code wherever it lies and whatever it is
 called: moving a function, splitting a module or renaming a variable changes nothing. Neither do comments, docstrings,
-annotations of arguments, imports, nor guards (an `if` or `except` that ends in `raise`), which can stop a run but move
-no number. Rooms that only read, write or show (`NOT_FOLLOWED`) are left out: what they read has hashes of its own.
+annotations of arguments, imports, nor guards (`assert`, and an `if` or `except` that ends in `raise`), which can stop
+a run but move no number. Rooms that only read, write or show (`NOT_FOLLOWED`) are left out: what they read has hashes
+of its own.
 """
 
 import ast
@@ -101,7 +102,7 @@ class _Hasher:
         key = path, name
         if key not in self.digests:
             self.digests[key] = "within itself"
-            said = "".join(self._said(node, path, {}) for node in _module(path).definitions[name])
+            said = "".join(self._said(node, path, _Locals()) for node in _module(path).definitions[name])
             self.digests[key] = hashlib.sha256(said.encode()).hexdigest()
         return self.digests[key]
 
@@ -120,58 +121,61 @@ class _Hasher:
             return self.digest(place, within)
         return self._referred(place, within)  # handed on by an __init__
 
-    def _said(self, node: object, path: Path, local: dict[str, str]) -> str:
+    def _said(self, node: object, path: Path, local: "_Locals") -> str:
         """The statements below `node` as text that does not hang on names, layout or the version of Python."""
         if isinstance(node, list):
             return "".join(self._said(item, path, local) for item in _without_guards(node))
         if not isinstance(node, ast.AST):
             return f"{node!r};"
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not local:
-            local = _locals(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not local.names:
+            local = _Locals(node)
         if isinstance(node, ast.Name):
-            return f"<{local.get(node.id) or self._or_name(path, node.id)}>"
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in local:
+            return f"<{local.get(node.id) or self._referred(path, node.id) or node.id}>"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in local.names:
             behind = self._referred(path, node.value.id, node.attr)
             if behind is not None:
                 return f"<{behind}>"
         left_out = {"ctx", "type_comment", "type_params", "kind", "annotation", "returns"}
-        if isinstance(node, ast.AnnAssign) and not local:
+        if isinstance(node, ast.AnnAssign) and not local.names:
             left_out -= {"annotation"}  # of a field of a class, where it says what is valid
-        if getattr(node, "name", None) in local or node in _module(path).top:  # but a method's name counts
+        if getattr(node, "name", None) in local.names or node in _module(path).top:  # but a method's name counts
             left_out.add("name")
         parts = [type(node).__name__]
         for field, value in ast.iter_fields(node):
             if field in left_out or value in (None, []):
                 continue
             if isinstance(value, str):
-                value = local.get(value, value) if field == "arg" else value
+                value = (local.get(value) or value) if field == "arg" else value
             if isinstance(node, ast.Nonlocal):
-                value = [local.get(name, name) for name in value]
+                value = [local.get(name) or name for name in value]
             keep = isinstance(node, ast.keyword) and field == "arg"  # the callee's name, not ours
             parts.append(f"{field}={getattr(node, field)!r}" if keep else f"{field}={self._said(value, path, local)}")
         return f"({' '.join(parts)})"
 
-    def _or_name(self, path: Path, name: str) -> str:
-        return self._referred(path, name) or name
 
+class _Locals:
+    """The names that a function, and all functions within it, bind: numbered as the statements that count use them."""
 
-def _locals(function: ast.AST) -> dict[str, str]:
-    """A number for each name that a function binds, nested functions included."""
-    names = []
-    for node in ast.walk(function):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.append(node.id)
-        elif isinstance(node, ast.arg):
-            names.append(node.arg)
-        elif isinstance(node, ast.ExceptHandler | ast.FunctionDef) and node is not function and node.name:
-            names.append(node.name)
-    return {name: f"v{number}" for number, name in enumerate(dict.fromkeys(names))} | {"": ""}
+    def __init__(self, function: ast.AST | None = None):
+        self.numbers: dict[str, str] = {}
+        self.names = {""} if function else set()  # never empty within a function
+        for node in ast.walk(function) if function else ():
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                self.names.add(node.id)
+            elif isinstance(node, ast.arg):
+                self.names.add(node.arg)
+            elif isinstance(node, ast.ExceptHandler | ast.FunctionDef) and node is not function and node.name:
+                self.names.add(node.name)
+
+    def get(self, name: str) -> str | None:
+        """What stands for a local name; None for another one."""
+        return self.numbers.setdefault(name, f"v{len(self.numbers)}") if name in self.names else None
 
 
 def _without_guards(items: list) -> Iterator[object]:
     """The items of a list of statements that can change a number; any other list as it is."""
     for item in items:
-        if isinstance(item, ast.Import | ast.ImportFrom | ast.Raise | ast.Pass):
+        if isinstance(item, ast.Import | ast.ImportFrom | ast.Raise | ast.Assert | ast.Pass):
             continue
         if isinstance(item, ast.Expr) and isinstance(item.value, ast.Constant):  # docstrings
             continue

@@ -186,7 +186,6 @@ class Profile(Settings):
     def hash(self) -> str:
         """First 12 digits of the SHA-256 of all settings that decide the result, as canonical JSON."""
         settings = self.model_dump(mode="json", exclude={"training": set(HOW_ONLY), "shards": True})
-        settings["training"]["speed"] = 0.0  # a former option, which the hashes of the committed results hold
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def hash_of(self, system: str) -> str:

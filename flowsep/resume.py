@@ -1,16 +1,19 @@
-"""The state of a training on disk, and the device and precision that it runs on."""
+"""What surrounds a training: its device and precision, its batches drawn ahead, its state and curve on disk."""
 
+import contextlib
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .config import TrainingConfig
-from .files import FlowsepError, atomic_path
+from .files import FlowsepError, atomic_path, locked
 from .machine import choose_device
 from .weights import load_exactly, read_safetensors, save_safetensors
 
@@ -115,3 +118,46 @@ def read_curve(work: Path) -> list[dict[str, Any]]:
     with (work / "loss.csv").open(newline="", encoding="utf-8") as file:
         kinds = {"step": int, "split": str}
         return [{name: kinds.get(name, float)(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@contextlib.contextmanager
+def alone(fabric: "Fabric", work: Path) -> Iterator[None]:
+    """One training at a time in `work`: another waits, finds what the first left, and ends with the same weights."""
+    with locked(work) if fabric.is_global_zero else contextlib.nullcontext():
+        fabric.barrier()
+        yield
+
+
+class Ahead:
+    """`draw(step)` as a tensor on a device, while a thread draws what comes next: nobody waits for data.
+
+    A batch depends on its step alone, so these are the batches that there would be without a thread. An error of
+    `draw` is raised where its batch is asked for.
+
+    Args:
+        draw: step -> (batch, ...), its share of which this process takes.
+        steps: none is drawn ahead from this step on.
+        fabric: of `start_fabric`: the device, and which of how many equal shares is taken.
+        ahead: how many batches are ready at most.
+    """
+
+    def __init__(self, draw: Callable[[int], np.ndarray], steps: int, fabric: "Fabric", *, ahead: int = 2):
+        self.draw, self.steps, self.fabric, self.ahead = draw, steps, fabric, ahead
+        self.drawn: dict[int, Future[Tensor]] = {}
+
+    def __enter__(self) -> Self:
+        self.thread = ThreadPoolExecutor(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def __call__(self, step: int) -> Tensor:
+        for wanted in range(step, max(step + 1, min(step + 1 + self.ahead, self.steps))):
+            if wanted not in self.drawn:
+                self.drawn[wanted] = self.thread.submit(self._prepare, wanted)
+        return self.drawn.pop(step).result().to(self.fabric.device, non_blocking=True)
+
+    def _prepare(self, step: int) -> Tensor:
+        batch = torch.from_numpy(self.draw(step)).chunk(self.fabric.world_size)[self.fabric.global_rank]
+        return batch.pin_memory() if self.fabric.device.type == "cuda" else batch

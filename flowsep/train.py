@@ -4,13 +4,11 @@ Read `fit_prior`, then `optimise`, which trains every network of this project. T
 `notebooks/04_train_prior.ipynb`.
 """
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,10 +18,10 @@ from tqdm import tqdm
 from .checkpoint import load_prior
 from .config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig
 from .fast.likelihood import Likelihood
-from .files import FlowsepError, locked
+from .files import FlowsepError
 from .machine import keep_freed_memory, peak_memory
 from .prior import Prior, parameters
-from .resume import resume, save_state, start_fabric, write_curve
+from .resume import Ahead, alone, resume, save_state, start_fabric, write_curve
 from .spectrogram import pad_features, stft
 
 if TYPE_CHECKING:
@@ -275,46 +273,3 @@ def add_noise(magnitudes: Tensor, noise: float) -> Tensor:
 def _noisy_features(audio: Tensor, prior: Prior, noise: float) -> Tensor:
     """(batch, samples) -> (batch, bins, frames): what the flow sees of crops."""
     return add_noise(pad_features(magnitudes(audio.float(), prior.feature), prior.model.bins, multiple=1), noise)
-
-
-@contextlib.contextmanager
-def alone(fabric: "Fabric", work: Path) -> Iterator[None]:
-    """One training at a time in `work`: another waits, finds what the first left, and ends with the same weights."""
-    with locked(work) if fabric.is_global_zero else contextlib.nullcontext():
-        fabric.barrier()
-        yield
-
-
-class Ahead:
-    """`draw(step)` as a tensor on a device, while a thread draws what comes next: nobody waits for data.
-
-    A batch depends on its step alone, so these are the batches that there would be without a thread. An error of
-    `draw` is raised where its batch is asked for.
-
-    Args:
-        draw: step -> (batch, ...), its share of which this process takes.
-        steps: none is drawn ahead from this step on.
-        fabric: of `start_fabric`: the device, and which of how many equal shares is taken.
-        ahead: how many batches are ready at most.
-    """
-
-    def __init__(self, draw: Callable[[int], np.ndarray], steps: int, fabric: "Fabric", *, ahead: int = 2):
-        self.draw, self.steps, self.fabric, self.ahead = draw, steps, fabric, ahead
-        self.drawn: dict[int, Future[Tensor]] = {}
-
-    def __enter__(self) -> Self:
-        self.thread = ThreadPoolExecutor(1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.thread.shutdown(cancel_futures=True)
-
-    def __call__(self, step: int) -> Tensor:
-        for wanted in range(step, max(step + 1, min(step + 1 + self.ahead, self.steps))):
-            if wanted not in self.drawn:
-                self.drawn[wanted] = self.thread.submit(self._prepare, wanted)
-        return self.drawn.pop(step).result().to(self.fabric.device, non_blocking=True)
-
-    def _prepare(self, step: int) -> Tensor:
-        batch = torch.from_numpy(self.draw(step)).chunk(self.fabric.world_size)[self.fabric.global_rank]
-        return batch.pin_memory() if self.fabric.device.type == "cuda" else batch

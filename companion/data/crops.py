@@ -60,7 +60,6 @@ class CropSampler:
             beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
             if _rms(_crop(segment, beside, self.length)) < self.floor:
                 beside = start  # audible at the grid point, but not beside it
-            rng.random()  # unused; it keeps the crops of the committed results
             crop[:] = _crop(segment, beside, self.length)
         gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
         crops *= gains.astype(np.float32)

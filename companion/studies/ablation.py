@@ -19,7 +19,7 @@ import torch
 from flowsep.config import SeparationConfig
 from flowsep.files import FlowsepError, atomic_path
 from flowsep.prior import Prior
-from flowsep.search import kl_divergence, named_ratio_masks, separate_magnitude
+from flowsep.search import FLOOR, kl_divergence, named_ratio_masks, separate_magnitude
 from flowsep.spectrogram import istft, stft
 
 from ..data.excerpts import excerpt
@@ -136,11 +136,9 @@ def follow(
         arrived = time.perf_counter()
         kl = kl_divergence(magnitude, sum(estimates.values()).abs()).item()
         for masked in (True, False):
-            gains = (
-                named_ratio_masks(estimates)
-                if masked
-                else {n: x / magnitude.clamp_min(1e-8) for n, x in estimates.items()}
-            )
+            gains = named_ratio_masks(estimates)
+            if not masked:
+                gains = {name: x / magnitude.clamp_min(FLOOR) for name, x in estimates.items()}
             for name, gain in gains.items():
                 estimate = istft(gain * spectrum, len(mixture), feature.n_fft, feature.hop).numpy()
                 value = sdr(truth[name], estimate) if np.any(truth[name]) else np.nan

@@ -16,8 +16,8 @@ from flowsep.config import HOW_ONLY
 from flowsep.files import SAMPLE_RATES, FlowsepError
 from flowsep.machine import choose_device
 from flowsep.prior import parameters
-from flowsep.resume import start_fabric
-from flowsep.train import Task, alone, optimise
+from flowsep.resume import alone, start_fabric
+from flowsep.train import Task, optimise
 from flowsep.weights import check_weights, load_exactly, read_safetensors, save_safetensors
 
 from . import System

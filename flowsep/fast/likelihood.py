@@ -162,8 +162,7 @@ class _LogLikelihood(torch.autograd.Function):
             if step.plan.sigmoid_scale:  # scale = 1e-6 + p, p = sigmoid(o): g_o = p (1 - p) / scale g_logs
                 p = scale - 1e-6
                 g_logs *= p * (1 - p) / scale
-            g_y0, g_net = step.net_backward(torch.cat([g_z1, g_logs], dim=1), kept, y0)
-            g_z0 += g_y0
+            g_net = step.net_backward(torch.cat([g_z1, g_logs], dim=1), kept, g_z0, y0)
             g_z1 *= scale
             g, g_flow = step.mix_backward(z, g, wanted=number > 0 or ctx.needs_input_grad[0])
             grads.append((*g_flow, *g_net))
@@ -209,11 +208,10 @@ class _Step:
             return shift, scale, _by_entry(torch.log(scale)), kept
         return shift, torch.exp(logs), _by_entry(logs), kept
 
-    def net_backward(self, g_out: Tensor, kept: nets.Kept, y0: Tensor) -> tuple[Tensor, nets.Net]:
-        """The gradient of the coupling net's input and of its weights."""
+    def net_backward(self, g_out: Tensor, kept: nets.Kept, g_y0: Tensor, y0: Tensor) -> nets.Net:
+        """Add the gradient of the coupling net's input to `g_y0`; returns the gradients of the weights."""
         precision = self.plan.precision
-        g, g_net = nets.backward(self.net, kept, g_out.to(precision), self._masks(y0), y0.to(precision))
-        return g.to(g_out.dtype), g_net
+        return nets.backward(self.net, kept, g_out.to(precision), g_y0, self._masks(y0), y0.to(precision))
 
     def _masks(self, y0: Tensor) -> Tensor | None:
         """Of dropout: 0 with its probability p, else 1 / (1 - p); the same at every call for one step of one batch."""

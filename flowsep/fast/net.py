@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
     net: Net
     doubled: Tensor  # gates, those of tanh times 2
     doubled_bias: Tensor
-    flipped: Tensor  # gates for the transposed convolution: (sources, layers, hidden, 2 hidden, kernel)
+    flipped: Tensor  # gates for the transposed convolution of several sources: (..., hidden, 2 hidden, kernel)
     skip: Tensor  # (sources, hidden, layers * hidden)
     end_bias: Tensor  # with the biases of the skips in it
     dilations: tuple[int, ...]  # of each layer
@@ -110,7 +110,7 @@ def prepare(net: Net, dilations: tuple[int, ...], dtype: torch.dtype) -> Prepare
         net,
         (net.gates * factor.unsqueeze(4)).contiguous(),
         net.gates_bias * factor,
-        net.gates.flip(4).transpose(2, 3).contiguous(),
+        net.gates.flip(4).transpose(2, 3).contiguous() if len(net.gates) > 1 else net.gates[:0],
         net.skip.transpose(1, 2).flatten(2).contiguous(),
         torch.baddbmm(net.end_bias, net.end, net.skip_bias.sum(dim=1)),
         dilations,
@@ -133,35 +133,29 @@ def forward(prepared: Prepared, x: Tensor, masks: Tensor | None = None) -> tuple
         t.mul_(2).sub_(1)
         torch.mul(t, s, out=gated[:, layer])
         if layer < layers - 1:
-            h = _product(net.residual[:, layer], gated[:, layer], net.residual_bias[:, layer]).add_(h)
+            h = _product(net.residual[:, layer], gated[:, layer], net.residual_bias[:, layer], onto=h)
     total = _product(prepared.skip, gated.flatten(1, 2))
     return _product(net.end, total, prepared.end_bias), Kept(activations, inputs, total)
 
 
 def backward(
-    prepared: Prepared, kept: Kept, g_out: Tensor, masks: Tensor | None = None, x: Tensor | None = None
-) -> tuple[Tensor, Net | None]:
-    """The gradient with respect to the input, and with respect to the weights where the input `x` is given."""
+    prepared: Prepared, kept: Kept, g_out: Tensor, g_x: Tensor, masks: Tensor | None = None, x: Tensor | None = None
+) -> Net | None:
+    """Add the gradient with respect to the input to `g_x`; returns the weights' gradients where the input is given."""
     net, (activations, inputs, total) = prepared.net, kept
     g_total = _product(net.end.mT, g_out)
     g_gated = _product(prepared.skip.mT, g_total).unflatten(1, (len(prepared.dilations), -1))
-    g_h, grads = None, None
-    if x is not None:
-        grads = Net(*(torch.zeros_like(weight) for weight in net))
-        grads.end_bias.copy_(_sum(g_out))
-        grads.end.copy_(_outer(g_out, total) + grads.end_bias @ net.skip_bias.sum(dim=1).mT)
-        grads.skip_bias.copy_((net.end.mT @ grads.end_bias).unsqueeze(1).expand_as(grads.skip_bias))
+    g_h, skips, gates, biases, residuals = None, [], [], [], []  # of the last layer first
     for layer in reversed(range(len(prepared.dilations))):
         g = g_gated[:, layer]
         t, s = activations[:, layer].chunk(2, dim=1)
-        if grads is not None:
+        if x is not None:
             gated = t * s
-            grads.skip[:, layer] = _outer(g_total, gated)
+            skips.append(_outer(g_total, gated))
             if g_h is not None:
-                grads.residual[:, layer] = _outer(g_h, gated)
-                grads.residual_bias[:, layer] = _sum(g_h)
+                residuals.append((_outer(g_h, gated), _sum(g_h)))
         if g_h is not None:
-            g += _product(net.residual[:, layer].mT, g_h)
+            _add_product(net.residual[:, layer].mT, g_h, g)
         g *= s
         product = g * t  # g t s
         g_both = torch.empty_like(activations[:, layer])
@@ -170,25 +164,44 @@ def backward(
         torch.addcmul(product, product, s, value=-1, out=g_b)
         if masks is not None:
             g_both *= masks[:, layer]
-        if grads is not None:
+        if x is not None:
             taps = _taps(inputs[layer], net.gates.shape[4], prepared.dilations[layer])
-            grads.gates[:, layer] = _outer(g_both, taps).view_as(grads.gates[:, layer])
-            grads.gates_bias[:, layer] = _sum(g_both)
+            gates.append(_outer(g_both, taps).view_as(net.gates[:, layer]))
+            biases.append(_sum(g_both))
         back = _transposed(g_both, prepared, layer)
         g_h = back if g_h is None else back.add_(g_h)
-    if grads is not None:
-        grads.start.copy_(_outer(g_h, x))
-        grads.start_bias.copy_(_sum(g_h))
-    return _product(net.start.mT, g_h), grads
+    if g_x.dtype == g_h.dtype:
+        _add_product(net.start.mT, g_h, g_x)
+    else:
+        g_x += _product(net.start.mT, g_h)
+    if x is None:
+        return None
+    end_bias = _sum(g_out)
+    return Net(
+        start=_outer(g_h, x),
+        start_bias=_sum(g_h),
+        gates=torch.stack(gates[::-1], dim=1),
+        gates_bias=torch.stack(biases[::-1], dim=1),
+        residual=torch.stack([g for g, _ in residuals[::-1]], dim=1) if residuals else net.residual,
+        residual_bias=torch.stack([g for _, g in residuals[::-1]], dim=1) if residuals else net.residual_bias,
+        skip=torch.stack(skips[::-1], dim=1),
+        skip_bias=(net.end.mT @ end_bias).unsqueeze(1).expand_as(net.skip_bias),
+        end=_outer(g_out, total) + end_bias @ net.skip_bias.sum(dim=1).mT,
+        end_bias=end_bias,
+    )
 
 
-def _product(matrix: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
+def _product(matrix: Tensor, x: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
     """A 1x1 convolution: (sources, o, i), (sources, i, batch, frames) -> (sources, o, batch, frames)."""
     flat = x.flatten(2)
-    out = torch.bmm(matrix, flat)
+    out = torch.bmm(matrix, flat) if onto is None else torch.baddbmm(onto.flatten(2), matrix, flat)
     if bias is not None:
         out += bias
     return out.view(len(x), -1, *x.shape[2:])
+
+
+def _add_product(matrix: Tensor, x: Tensor, to: Tensor) -> None:
+    to.flatten(2).baddbmm_(matrix, x.flatten(2))
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -115,12 +115,13 @@ class StackedFlows:
             torch.mul(g_y0, step.a0, out=g_x0)
             g_shift = torch.mul(g_y1, e, out=g_y0)
             torch.mul(g_shift, step.a1, out=g_x1)
-            g_log_e = g_y1.mul_(y1).add_(logdet_weight)
+            g_log_e = g_y1.mul_(y1)
+            if logdet_weight:
+                g_log_e += logdet_weight
             if step.sigmoid_scale:  # d(-logs)/du = -r (1 - r) / (r + 1e-6), r = sigmoid(u + 2), and the output is -u
                 r = e.reciprocal().sub_(1e-6)
                 g_log_e *= r.mul_(1 - r).mul_(e)
-            g_net, _ = nets.backward(step.net, kept, g_y.to(step.inner))
-            g_x0 += g_net
+            nets.backward(step.net, kept, g_y.to(step.inner), g_x0)
         return g
 
 

@@ -22,8 +22,8 @@ from companion.data.segments import solo_segments
 from companion.systems import priors
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
 from flowsep.prior import parameters
-from flowsep.resume import start_fabric
-from flowsep.train import Ahead, crop_samples, learning_rate, magnitudes
+from flowsep.resume import Ahead, start_fabric
+from flowsep.train import crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
 SIZES = {
