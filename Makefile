@@ -17,7 +17,7 @@ site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf s
 pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
 # fails when the committed results are not of the committed code, configs and seeds; a test runs it too
 check-results: env ; $(RUN) python tools/check_results.py
-test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) pytest -n 2 --dist loadfile
+test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) pytest -n 2 --dist loadfile
 # runs killed, starved and interrupted at seeded moments, half an hour of two cores: results/faults.json when all went well
 test-faults: env ; $(RUN) pytest -m "" tests/faults
 # the smoke profile through a Slurm that is started here, as root, and stopped: beside a run without it, a killed job

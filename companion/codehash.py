@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("flowsep", "companion")
@@ -79,7 +80,7 @@ class _Module:
 _module = cache(_Module)
 
 
-def _file(*parts: str) -> Path | None:
+def _file(*parts: str) -> Any:
     place = ROOT.joinpath(*parts)
     return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
 

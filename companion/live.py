@@ -60,9 +60,9 @@ class LiveSeparator:
         if not priors:
             raise FlowsepError("no priors to separate with; make the book of a profile, or name a folder of priors")
         self.tracks, self.folder = {track.name: track for track in tracks}, Path(folder)
-        self.usual, self.stems = tuple(sources), {}
+        self.usual, self.stems = tuple(sources), {}  # type: tuple[str, ...], dict[str, Any]
         self._thread: threading.Thread | None = None
-        self._cancel, self._loaded = threading.Event(), {}
+        self._cancel, self._loaded = threading.Event(), {}  # type: threading.Event, dict[str, Any]
         wide = {"style": {"description_width": "11em"}, "layout": ipywidgets.Layout(width="36em")}
         self.song = ipywidgets.Dropdown(options=[*self.tracks, UPLOADED], description="Song", **wide)
         self.upload = ipywidgets.FileUpload(accept="audio/*,.flac,.mp4", description="Upload a song")

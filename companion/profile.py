@@ -28,7 +28,7 @@ from flowsep.files import MAX_DEPTH, MAX_YAML, FlowsepError, brief, check_size
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 15 times as fast
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is 15 times as fast
 PRETRAINED = ("demucs_v2_pretrained", "open_unmix_pretrained")  # systems with published weights
 
 

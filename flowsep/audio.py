@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile as sf
@@ -145,7 +145,8 @@ def inspect(path: Path) -> tuple[int, int, int]:
     # be placeholders by programs that write to a pipe.
     with path.open("rb") as file:
         head = file.read(28)
-    order = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}.get(head[:4])
+    orders: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"RIFX": "big", b"FORM": "big"}
+    order = orders.get(head[:4])
     promised = int.from_bytes(head[4:8], order) if order else 0
     held, most = path.stat().st_size, 0x7FFF0000
     if head[:4] == b"RF64":  # a 64-bit size in its first chunk
@@ -221,6 +222,7 @@ def _stream_ffmpeg(path: Path, stream: int = 0, sample: str = "<f4") -> Iterator
     decode += ["-map", f"0:a:{stream}", "-f", layout, "pipe:1"]
 
     def blocks() -> Iterator[np.ndarray]:
+        assert process.stdout is not None  # a pipe
         while data := process.stdout.read(BLOCK * channels * np.dtype(sample).itemsize):
             if len(data) % (channels * np.dtype(sample).itemsize):
                 raise FlowsepError(f"{path}: truncated or damaged (its decoder stopped within a sample)")

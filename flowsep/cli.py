@@ -4,6 +4,7 @@ Slow imports come after the checks that do without them.
 """
 
 import argparse
+import io
 import json
 import math
 import os
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Call `arguments.run`. Exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         return arguments.run(arguments)
     except FlowsepError as error:

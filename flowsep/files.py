@@ -113,11 +113,11 @@ def safe_name(name: str) -> str:
     """
     clean = re.sub(r"[^\w .\-()&+,']", "_", name).strip(" .")
     kept = clean == name and clean and not SUFFIX.search(clean)
-    clean = clean.replace("'", "’").encode()
-    if kept and len(clean) <= MAX_NAME:
-        return clean.decode()
+    encoded = clean.replace("'", "’").encode()
+    if kept and len(encoded) <= MAX_NAME:
+        return encoded.decode()
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-    short = clean[: MAX_NAME - 10].decode(errors="ignore").rstrip(" .")
+    short = encoded[: MAX_NAME - 10].decode(errors="ignore").rstrip(" .")
     return f"{short or '_'}-{digest}"
 
 

@@ -6,6 +6,7 @@ Kingma and Dhariwal 2018 (Glow), in the grouped variant of the paper; taught in 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ class CouplingNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.end = nn.Conv1d(hidden, outputs, 1)
         nn.init.zeros_(self.end.weight)
-        nn.init.zeros_(self.end.bias)
+        nn.init.zeros_(self.end.bias)  # type: ignore[arg-type]  # for torch a bias is optional
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.start(x)
@@ -117,10 +118,10 @@ class AffineCoupling(nn.Module):
     With `sigmoid_scale`, logs = log(1e-6 + sigmoid(logs + 2)), which bounds the scale by 1.
     """
 
-    def __init__(self, channels: int, *, sigmoid_scale: bool = False, **net: int | float):
+    def __init__(self, channels: int, *, sigmoid_scale: bool = False, **net: Any):
         super().__init__()
         self.sigmoid_scale = sigmoid_scale
-        self.net = CouplingNet(channels // 2, channels, **net)
+        self.net = CouplingNet(channels // 2, channels, **net)  # type: Any  # so are what a ModuleList holds
 
     def _shift_and_scale(self, x0: Tensor) -> tuple[Tensor, Tensor]:
         shift, logs = self.net(x0).chunk(2, dim=1)
@@ -160,7 +161,7 @@ class Glow(nn.Module):
         self.bins, self.squeeze = bins, squeeze
         channels = bins * squeeze
         net = {"hidden": hidden, "layers": layers, "kernel": kernel, "dilation_rate": dilation_rate, "dropout": dropout}
-        self.layers = nn.ModuleList()
+        self.layers = nn.ModuleList()  # type: Any
         for _ in range(steps):
             self.layers.append(ActNorm(channels))
             self.layers.append(InvertibleConv(channels, groups))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -16,9 +17,7 @@ BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another
 KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
 
 
-def within_memory(
-    limit: int | None, priors: Mapping[str, Prior], config: SeparationConfig
-) -> tuple[SeparationConfig, int]:
+def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationConfig) -> tuple[SeparationConfig, int]:
     """`config` with chunks short enough for a limit, and how many of them fit into it at once: a `Separator`'s.
 
     Chunks that overlap become shorter than `config.chunk_seconds`, but no shorter than 2 s or twice their overlap; the
@@ -34,7 +33,7 @@ def within_memory(
     on_gpu = device.type == "cuda"
     if limit is None and not on_gpu:
         return config, 1
-    per_second = bytes_of_separation(priors, 1.0, recompute=config.recompute)
+    per_second = bytes_of_separation(priors, 1.0, recompute=config.recompute)  # type: float
     held = bytes_of_weights(priors)
     if on_gpu:
         limit = torch.cuda.mem_get_info(device)[0] if limit is None else limit

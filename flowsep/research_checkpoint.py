@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def load_research_prior(folder: str | Path, *, epoch: int | None = None, source:
     content = read_tensors(path)
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise FlowsepError(f"{path}: expected a dictionary with the key 'model'")
-    provenance = {"format": "research code", "file": path.name, "sha256": sha256(path)}
+    provenance: dict[str, Any] = {"format": "research code", "file": path.name, "sha256": sha256(path)}
     provenance |= {key: content[key] for key in ("iteration",) if isinstance(content.get(key), int)}
     state = _by_name(content["model"], path)
     check_sizes(model, feature, (value for value in state.values() if isinstance(value, Tensor)), path)
@@ -82,7 +83,7 @@ class _NumberKind:
             raise ValueError(f"{brief(code)}: not a kind of number")
         self.code, self.order = code, "|"
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("|", "<", ">"):
             raise ValueError(f"{brief(state[1])}: not an order of bytes")
         self.order = state[1]
@@ -94,7 +95,8 @@ def _number(kind: _NumberKind, content: bytes) -> bool | int | float:
     return number.item()
 
 
-NUMPY_NUMBERS = [  # what a pickle calls, in the spellings of numpy 1 and 2 -> what is called instead
+# what a pickle calls, in the spellings of numpy 1 and 2 -> what is called instead
+NUMPY_NUMBERS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_NumberKind, "numpy.dtype"),
     (_number, "numpy.core.multiarray.scalar"),
     (_number, "numpy._core.multiarray.scalar"),
@@ -143,7 +145,7 @@ def _architecture(settings: dict[str, Any], path: Path) -> tuple[GlowConfig, Fea
 
 def checkpoint_file(folder: Path, epoch: int | None = None) -> Path:
     """`G_<epoch>.pth` of a research-code folder, the newest for None; FlowsepError if there is none or two of one."""
-    paths = {}
+    paths: dict[int, Path] = {}
     for path in sorted(folder.glob("G_*.pth")):
         match = re.fullmatch(r"G_(\d+)\.pth", path.name)
         if match:

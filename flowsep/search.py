@@ -90,7 +90,7 @@ def regulariser(z: list[Tensor], logdet: Tensor | None, target: Tensor) -> Tenso
 
     -log p(x) = 0.5 |z|^2 + log|det dx/dz| + const at x = G(z). The mean over a batch.
     """
-    total = sum(0.5 * latent.square().sum() for latent in z) / target.numel()
+    total = sum(0.5 * latent.square().sum() for latent in z) / target.numel()  # type: Any
     if logdet is not None:
         sources = sum(latent.numel() for latent in z) // target.numel()
         total = total + logdet / target.numel() + sources * 0.5 * math.log(2 * math.pi)
@@ -137,7 +137,7 @@ def separate_magnitude(
         return {name: x.reshape(magnitude.shape) for name, x in zip(priors, cut.unbind(1), strict=True)}
 
     def watch(state: dict[str, Any]) -> None:
-        callback(state | {"estimates": named(state["estimates"])})
+        callback(state | {"estimates": named(state["estimates"])})  # type: ignore[misc]  # called where there is one
 
     estimates = search(flows.pad(mixture), flows, config, watch if callback else None)
     if config.wiener:
@@ -201,7 +201,7 @@ class Flows:
             shape = prior.model.model_dump_json(exclude={"dropout"})
             shapes.setdefault(shape if config.engine == "stacked" else name, []).append(name)
         self.stacks = list(shapes.values())
-        kind = StackedFlows if config.engine == "stacked" else LayerByLayer
+        kind = StackedFlows if config.engine == "stacked" else LayerByLayer  # type: Any
         settings = {"device": self.device, "dtype": self.dtype, "inner": inner, "recompute": config.recompute}
         self.engines = [kind([priors[name].glow for name in names], **settings) for names in self.stacks]
 
@@ -222,7 +222,7 @@ class Flows:
     @torch.no_grad()
     def decode(self, z: list[Tensor]) -> tuple[Tensor, Tensor]:
         """(batch, sources, bins, frames) in the order of the priors, and the sum of the log-determinants."""
-        decoded, total = {}, 0.0
+        decoded, total = {}, 0.0  # type: dict[str, Tensor], Any
         for names, engine, latent in zip(self.stacks, self.engines, z, strict=True):
             x, logdet = engine.decode(latent)
             decoded |= dict(zip(names, engine.unfold(x).unbind(1), strict=True))

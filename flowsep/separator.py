@@ -98,15 +98,15 @@ class Separator:
             raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
         times = oversampling(sample_rate, self.feature)
         cut = cut_of(self.config, self.feature, self.flows.squeeze, times)
-        samples_there = samples and math.ceil(samples * times * self.feature.sample_rate / sample_rate)
+        samples_there = samples and math.ceil(samples * times * self.feature.sample_rate / sample_rate)  # type: Any
         chunks = None if samples is None else cut.count(samples_there)
 
         def masks_of(magnitudes: Tensor, which: tuple[int, ...]) -> Tensor:
-            def report(state: dict[str, Any]) -> None:
+            def report(state: dict[str, Any]) -> None:  # where there is a callback
                 cut_off = state["estimates"][..., : magnitudes.shape[-2], : magnitudes.shape[-1]]
                 shown = cut_off if len(which) > 1 else cut_off[0]
                 shown = dict(zip(self.names, shown.unbind(-3), strict=True))
-                callback(state | {"estimates": shown, "chunk": which[0], "chunks": chunks, "batch": len(which)})
+                callback(state | {"estimates": shown, "chunk": which[0], "chunks": chunks, "batch": len(which)})  # type: ignore[misc]
 
             mixture = magnitudes.to(self.flows.device, self.flows.dtype)
             estimates = search(self.flows.pad(mixture), self.flows, self.config, report if callback else None)
@@ -174,9 +174,7 @@ def _channels(mixture: np.ndarray | Tensor) -> Tensor:
     return audio.unsqueeze(0) if audio.ndim == 1 else audio
 
 
-def _collect(
-    stream: Iterable[tuple[int, Mapping[str, np.ndarray]]], names: tuple[str, ...], mixture: np.ndarray | Tensor
-) -> Stems:
+def _collect(stream: Iterable[tuple[int, Mapping[str, np.ndarray]]], names: tuple[str, ...], mixture: Any) -> Stems:
     """The blocks of `stream` as whole stems, of the mixture's shape and type."""
     floating = isinstance(mixture, np.ndarray) and np.issubdtype(mixture.dtype, np.floating)
     out = {name: np.empty(np.shape(mixture), mixture.dtype if floating else np.float32) for name in names}

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -38,14 +38,14 @@ class Cut(NamedTuple):
     multiple: int = 1  # of frames, that the last chunk begins on; all others do so anyway
 
     @property
-    def overlap(self) -> int:
+    def overlap(self) -> Any:
         return 0 if self.step == self.length else self.length - self.step
 
-    def is_last(self, start: int, samples: int) -> bool:
+    def is_last(self, start: float, samples: int) -> bool:
         """Does a chunk at `start` reach the end of a song (so far) of so many `samples`?"""
         return samples < start + self.length + self.hop if self.overlap else samples <= start + self.length
 
-    def last(self, start: int, samples: int) -> int:
+    def last(self, start: int, samples: int) -> Any:
         """Where the last chunk begins instead of `start`, so that it has as many frames as the others."""
         if not self.overlap:
             return start
@@ -126,7 +126,7 @@ def stream_masks(
 
 def _chunks(blocks: Iterable[np.ndarray], cut: Cut) -> Iterator[Chunk]:
     """The song as chunks; held is no more than two of them."""
-    held, first, start, number = None, 0, 0, 0
+    held, first, start, number = None, 0, 0, 0  # type: Any, int, Any, int
     for block in blocks:
         held = np.array(block) if held is None else np.concatenate([held, block], axis=1)
         while not cut.is_last(start, first + held.shape[-1]):

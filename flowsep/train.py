@@ -49,7 +49,7 @@ class Task:
     column, key, margin, betas = "value", "training.lr", math.inf, (0.9, 0.999)
 
     def __init__(self, name: str, network: nn.Module):
-        self.name, self.network = name, network
+        self.name, self.network = name, network  # type: str, Any
 
     def loss(self, network: nn.Module, step: int) -> Tensor:
         """The loss of the batch of one step, or of this process's share of it, a scalar."""
@@ -151,7 +151,7 @@ class _PriorTask(Task):
         return -network(x).mean() / x[0].numel()
 
     def validate(self, network: nn.Module) -> float:
-        total = sum(network(part).sum() for part in self.held_out.split(self.training.batch))
+        total = sum(network(part).sum() for part in self.held_out.split(self.training.batch))  # type: Any
         return -total.item() / self.held_out.numel()
 
     def keep(self, step: int, value: float, best: bool) -> None:
@@ -220,7 +220,7 @@ def optimise(
         done, last = step + 1, step + 1 == training.steps
         bar.update()
         if done % CHECK_EVERY == 0 or last or done % training.validate_every == 0:
-            mean = fabric.all_reduce(torch.stack(recent).mean()).item()
+            mean = fabric.all_reduce(torch.stack(recent).mean()).item()  # type: ignore[union-attr]  # a tensor
             recent.clear()
             if not math.isfinite(mean):
                 raise FlowsepError(f"{task.name}: training loss became {mean} by step {done}; lower `{task.key}`")

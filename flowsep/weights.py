@@ -74,7 +74,7 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     state = hashlib.sha256(json.dumps(header).encode())
     for name, value in sorted(tensors.items()):
         state.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        state.update(value.flatten().view(torch.uint8).numpy())
+        state.update(value.flatten().view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

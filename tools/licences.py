@@ -17,6 +17,7 @@ NOTES = {
     "docutils": "GPL 3 for its Emacs mode alone, which pip does not install; the rest is public domain, PSF, BSD",
     "fqdn": "MPL 2.0: asked for by the schemas of Jupyter's events",
     "hypothesis": "MPL 2.0: for the tests alone",
+    "pathspec": "MPL 2.0: which files mypy checks; for the tests alone",
     "soxr": "LGPL 2.1 or later: changes sampling rates; loaded as a library that can be replaced",
     "tqdm": "MPL 2.0 and MIT: bars of progress",
 }

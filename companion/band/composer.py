@@ -6,6 +6,7 @@ One seeded generator per song makes all draws. Times are in seconds, pitches are
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def compose(
     for family, side in zip(families, rng.permutation([-0.5, 0.5, 0.15]), strict=False):
         parts.append(_accompanist(rng, bars, tempo, family, font, side * rng.uniform(0.5, 1.2)))
     voice = Voice(*BAND.voices[(order + order // 4) % 4])
-    habits = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.03)}
+    habits: dict[str, Any] = {"tract": voice.tract * rng.uniform(0.96, 1.05), "breath": rng.uniform(0.01, 0.03)}
     habits |= {"vibrato": rng.uniform(0.2, 0.5), "rate": rng.uniform(5.0, 6.3)}
     voices, phrases = _singers(rng, bars, tempo, shift, replace(voice, **habits), taken)
     adjectives, nouns = BAND.titles

@@ -140,7 +140,8 @@ def play(part: Part, seconds: float) -> np.ndarray:
         midi.write(str(score))
         for gain in (0.5, 0.15, 0.04):  # SoundFonts differ in loudness: the first gain that does not clip
             command = ["fluidsynth", "-ni", "-q", "-f", os.devnull, "-r", str(RATE), "-g", str(gain), "-T", "wav"]
-            command += ["-o", "synth.dynamic-sample-loading=1", "-o", "synth.lock-memory=0", "-F", sound, font, score]
+            command += ["-o", "synth.dynamic-sample-loading=1", "-o", "synth.lock-memory=0"]
+            command += ["-F", str(sound), str(font), str(score)]
             run = subprocess.run(command, capture_output=True, text=True, check=False)
             if run.returncode or not sound.is_file():
                 reason = run.stderr.strip()[-300:] or run.returncode

@@ -23,7 +23,7 @@ _ROW = "profile system variant supervision kind track stem metric convention pie
 _ORIGIN = "checkpoint config_hash data data_hash seed git_commit git_dirty code versions device"
 SPENT = ("seconds", "audio_seconds", "peak_memory_mib")  # on the separation of a track
 COLUMNS = (*_ROW.split(), "status", "reason", *_ORIGIN.split(), *COSTS, *SPENT, "time")  # of a score file, in order
-NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)
+NUMBERS = dict.fromkeys(("piece", "sample_rate", "n_frames", "nan_count", "seed"), int)  # type: dict[str, type]
 NUMBERS |= dict.fromkeys(("value", *COSTS, *SPENT), float)  # all other columns hold text
 log = logging.getLogger(__name__)
 

@@ -175,7 +175,7 @@ def _sums(reference: np.ndarray, estimate: np.ndarray, frames: Sequence[slice]) 
     return sums
 
 
-def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _blocks(reference: np.ndarray, estimate: np.ndarray, frame: slice) -> Iterator[tuple[np.ndarray, ...]]:
     """A frame in float64, block by block: no copy is larger than the cache, however long the song."""
     for start in range(frame.start, min(frame.stop, reference.shape[-1]), BLOCK):
         block = slice(start, min(start + BLOCK, frame.stop))

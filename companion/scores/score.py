@@ -82,7 +82,7 @@ def track_scorer(
     def score(estimates: Audio, reasons: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         checked = {stem: _problem(stem, audio.shape, estimates) for stem, audio in references.items()} | (reasons or {})
         problems = {stem: reason for stem, reason in checked.items() if reason}
-        rows = []
+        rows = []  # type: list[dict[str, Any]]
         for name in conventions:
             sound = {stem: audio for stem, audio in heard[name].items() if stem not in problems}
             pairs = {stem: (audio, _heard(estimates[stem], sample_rate, name)) for stem, audio in sound.items()}
@@ -130,9 +130,9 @@ def _score_sisec18(pairs: Mapping[str, tuple], rate: int, metrics: Sequence[str]
     sounding = {stem: pair for stem, pair in pairs.items() if all(_sounds(audio, rate) for audio in pair)}
     if sounding:
         both = tuple(zip(*sounding.values(), strict=True))
-        blank, theirs = silent_frames(*both, rate), _museval(metrics, *both, rate)
+        blank, theirs = silent_frames(*both, rate), _museval(metrics, *both, rate)  # type: ignore[arg-type, call-arg]
     for stem, (reference, estimate) in pairs.items():
-        values = dict(zip(METRICS[:2], both_sdr(reference, estimate, rate), strict=True))
+        values = dict(zip(METRICS[:2], both_sdr(reference, estimate, rate), strict=True))  # type: dict[str, Any]
         if stem in sounding:
             values["SDR"] = np.where(blank, np.nan, values["SDR"])
             values |= {metric: rows[list(sounding).index(stem)] for metric, rows in theirs.items()}
@@ -157,7 +157,7 @@ def _museval(metrics: Sequence[str], *audio: Any) -> dict[str, np.ndarray]:
     return {metric: values for metric, values in bss_eval(*audio).items() if metric in wanted} if wanted else {}
 
 
-def _row(name: str, stem: str, metric: str, values: Sequence[float], reason: str, piece: int = 0) -> dict[str, Any]:
+def _row(name: str, stem: str, metric: str, values: Any, reason: str, piece: int = 0) -> dict[str, Any]:
     """A row with the median over frames; 'silent', with `reason`, if all frames are NaN."""
     values = np.ravel(values)
     counted = values[~np.isnan(values)]

@@ -6,7 +6,7 @@ The drawing libraries are imported inside the functions, so that importing this 
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -163,7 +163,7 @@ def _name_points(ax: "Axes", names: Sequence[str], points: np.ndarray, line: np.
     directions = [(1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)]
     places = [(reach * dx, reach * dy) for reach in (7, 14, 22, 32, 44) for dx, dy in directions]
     for name, point, centre in zip(names, points, centres, strict=True):
-        probe = ax.text(*point, name, fontsize="x-small")
+        probe = ax.text(point[0], point[1], name, fontsize="x-small")
         size = np.array(probe.get_window_extent().size)
         probe.remove()
         starts = [centre + np.multiply(place, unit) + size * (np.sign(place) - 1) / 2 for place in places]
@@ -173,7 +173,10 @@ def _name_points(ax: "Axes", names: Sequence[str], points: np.ndarray, line: np.
         chosen = next(free, 0)
         taken.append(boxes[chosen])
         dx, dy = places[chosen]
-        sides = {"ha": ("right", "center", "left")[np.sign(dx) + 1], "va": ("top", "center", "bottom")[np.sign(dy) + 1]}
+        sides: dict[str, Any] = {
+            "ha": ("right", "center", "left")[np.sign(dx) + 1],
+            "va": ("top", "center", "bottom")[np.sign(dy) + 1],
+        }
         lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         note = ax.annotate(
             name, point, (dx, dy), textcoords="offset points", fontsize="x-small", arrowprops=lead, **sides

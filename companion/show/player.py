@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -19,7 +20,7 @@ import soxr
 from .style import source_color
 
 COLUMNS = 800  # of a waveform: enough for a wide page and some zoom, about 2 KB per stem
-FORMATS = {  # soundfile's options and the media type
+FORMATS: dict[str, tuple[dict[str, Any], str]] = {  # soundfile's options and the media type
     # Variable rate only: at low constant rates libsndfile omits the header with the encoder's delay, and decoders start
     # 1,105 samples late. Compression 0.75 means about 40 kbit/s and 15 kHz of bandwidth for a mono stem.
     "mp3": ({"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.75}, "audio/mpeg"),
@@ -52,9 +53,10 @@ class StemPlayer:
 
     def __init__(self, systems: Systems, sample_rate: int, *, title: str = "", format: str = "mp3", mono: bool = True):
         several = any(isinstance(value, Mapping) for value in systems.values())
-        self.systems = {
+        named: Any = systems if several else {"": systems}
+        self.systems: dict[str, dict[str, np.ndarray]] = {
             str(system): {str(name): _channels(audio, mono) for name, audio in stems.items()}
-            for system, stems in (systems if several else {"": systems}).items()
+            for system, stems in named.items()
         }
         _check(self.systems)
         self.sample_rate, self.title, self.format = int(sample_rate), str(title), format
@@ -129,7 +131,7 @@ def _presets(names: Sequence[str]) -> dict[str, list[str]]:
     return presets
 
 
-def _sum(stems: Stems) -> np.ndarray:
+def _sum(stems: Stems) -> Any:
     """All stems but the mixture, unless it is alone."""
     return sum(audio for name, audio in stems.items() if name != "mixture" or len(stems) == 1)
 
@@ -140,7 +142,7 @@ def _channels(audio: np.ndarray, mono: bool) -> np.ndarray:
     return audio.mean(axis=0, keepdims=True) if mono else audio
 
 
-def _check(systems: Systems) -> None:
+def _check(systems: Mapping[str, Stems]) -> None:
     """Raise ValueError where `StemPlayer` says so."""
     first = next(iter(systems.values()), {})
     if not first:

@@ -78,7 +78,7 @@ def ranked_boxes(
         ax.tick_params(axis="y", labelsize="small")
         ax.tick_params(axis="x", labelbottom=True)
         ax.xaxis.label.set_visible(True)
-    handles = [Patch(color=color, label=kind) for kind, color in kinds.items()]
+    handles: list[Patch | Line2D] = [Patch(color=color, label=kind) for kind, color in kinds.items()]
     handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if marks else []
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small")
     return figure

@@ -5,7 +5,7 @@ The drawing libraries are imported inside the functions, so that importing this 
 
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -147,8 +147,8 @@ def _draw_spectrogram(
     import librosa.display
 
     levels = librosa.amplitude_to_db(magnitude, ref=reference, amin=1e-10 * reference, top_db=None)
-    rates = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
-    look = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": bottom, "vmax": 0}
+    rates: dict[str, Any] = {"sr": sample_rate, "hop_length": hop, "n_fft": 2 * (len(magnitude) - 1)}
+    look: dict[str, Any] = {"x_axis": "time", "y_axis": "log", "cmap": "magma", "vmin": bottom, "vmax": 0}
     image = librosa.display.specshow(levels, **rates, **look, ax=ax)
     names = {100: "100", 1000: "1 k", 10000: "10 k"}
     ticks = [hertz for hertz in names if hertz <= sample_rate / 2]

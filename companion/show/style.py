@@ -102,7 +102,8 @@ def _grid(count: int, columns: int, width: float, height: float) -> "tuple[Figur
 
     rows = -(-count // columns)
     figure = plt.figure(figsize=(width * columns, height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.07)
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.06, h_pad=0.07)
     plt.close(figure)  # a notebook then shows it once, as the value of the cell
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
 

@@ -93,7 +93,8 @@ class _Parted:
     def _whole(self, source: str) -> np.ndarray:
         if source != REST:
             return self.track.stem(source)
-        return self.track.stem(self.new.within) - sum(self.track.stem(name) for name in self.new.sources)
+        new: Any = (self.track.stem(name) for name in self.new.sources)
+        return self.track.stem(self.new.within) - sum(new)
 
     @cached_property
     def _span(self) -> slice:

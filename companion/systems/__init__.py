@@ -8,7 +8,7 @@ its options name its file and class (`notebooks/12_your_own_system.ipynb`).
 import difflib
 import importlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -68,7 +68,7 @@ class System:
     defaults: ClassVar[Mapping[str, Any]] = {}
     curve_label = ""
 
-    def __init__(self, options: Any, sources: Sequence[str], priors: Any = None, folder: str | Path | None = None):
+    def __init__(self, options: Any, sources: Iterable[str], priors: Any = None, folder: str | Path | None = None):
         self.options, self.sources, self.priors = options, tuple(sources), priors
         self.folder = None if folder is None else Path(folder)
 
@@ -100,7 +100,7 @@ class System:
         """`total_costs` of the provenances in the headers of its checkpoints."""
         files = [path for path in self.checkpoints() if path.suffix == ".safetensors"]
         headers = [read_header(path)[0] for path in files]
-        others = [{}] * (len(self.checkpoints()) - len(files))
+        others = [{}] * (len(self.checkpoints()) - len(files))  # type: list[Mapping[str, Any]]
         provenances = [header.get("provenance") for header in headers]
         return total_costs([about if isinstance(about, Mapping) else {} for about in provenances] + others)
 

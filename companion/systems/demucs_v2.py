@@ -23,7 +23,7 @@ class DemucsV2(Supervised):
     """
 
     name = "demucs_v2"
-    level = 1.0
+    level = 1.0  # type: float | None
     Options = DemucsOptions
     defaults: ClassVar = {"lr": 3e-4}  # as published
     curve_label = "mean absolute error (standard deviations of the mixture)"

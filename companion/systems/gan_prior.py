@@ -208,7 +208,8 @@ class GanPrior(System):
         images = pad(magnitude[:side], (0, -frames % side)).unflatten(1, (-1, side)).movedim(1, 0)
         place = choose_device(self.options.device)
         estimates = [
-            search(part.to(place), self.generators, self.options) for part in images.split(self.options.together)
+            search(part.to(place), self.generators, self.options)  # type: ignore[arg-type]  # loaded
+            for part in images.split(self.options.together)
         ]
         whole = torch.cat(estimates).permute(1, 2, 0, 3).flatten(2)[..., :frames].cpu()
         return dict(zip(self.sources, torch.cat([whole, whole[:, -1:]], dim=1), strict=True))

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from flowsep.files import FlowsepError
 
@@ -33,7 +34,7 @@ def own_class(name: str, place: str) -> type[System]:
     file = Path(path) if Path(path).is_absolute() else find_root() / path
     if not file.is_file():
         raise FlowsepError(f"system '{name}': class: {file}: no such file")
-    spec = importlib.util.spec_from_file_location(f"flowsep_own_{name}", file)
+    spec: Any = importlib.util.spec_from_file_location(f"flowsep_own_{name}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the module that they were defined in
     spec.loader.exec_module(module)

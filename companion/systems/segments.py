@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any  # noqa: F401  # Any: in type comments
 
 import numpy as np
 import soxr
@@ -58,7 +59,7 @@ def in_segments(
     count = max(1, math.ceil((samples - overlap) / (segment - overlap)))
     length = math.ceil((samples + (count - 1) * overlap) / count)
     rise = (torch.arange(overlap) + 0.5) / max(overlap, 1)
-    out = None
+    out = None  # type: Any
     for start in range(0, count * (length - overlap), length - overlap):
         stop = min(start + length, samples)
         left, right = max(start - context, 0), min(stop + context, samples)

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 import pandas as pd
@@ -19,7 +19,7 @@ MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
 BEST, SECOND = "best", "second"  # within a block
 SHOWN_COSTS = ["parameters", "training (s)", "RTF"]  # beside the scores
-Rows = pd.DataFrame | None
+Rows: TypeAlias = pd.DataFrame | None
 
 
 def table(
@@ -103,7 +103,7 @@ def table_markdown(
         for (_, system), row in rows.iterrows():
             texts = [plain(system)]
             for name, cell in row.items():
-                stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name)), "")
+                stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name), ""), "")
                 spread = quartiles.get((block, system, name), "")
                 texts.append(stars + plain(_text(name, cell)) + stars + (f" ({spread})" if spread else ""))
             lines.append(_line(texts))
@@ -137,7 +137,7 @@ def write_tables(folder: str | Path, published: Rows, *, conventions: Sequence[s
 def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
     """A row per number of the table: block, system, stem, the number, its quartiles, and the facts for `_pivot`."""
     check_convention(convention)
-    parts = []
+    parts: list[pd.DataFrame] = []
     if frame is not None:
         rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
         rows = rows.sort_values("kind", kind="stable")  # 'measured' first
@@ -178,7 +178,8 @@ def _ranked(
 
     Numbers that print alike are equal. A column with fewer than two systems to rank has no mark.
     """
-    wide, places = _pivot(cells, sources), {}
+    wide = _pivot(cells, sources)
+    places: dict[tuple[str, str, str], str] = {}
     for block, rows in wide[wide["supervision"] != ORACLE].groupby(level="block", sort=False):
         for column in (*sources, MEAN):
             values = rows.loc[block, column].round(2).dropna()

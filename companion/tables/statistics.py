@@ -1,7 +1,7 @@
 """Paired differences between systems, and which of them are significant."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,7 +53,7 @@ def paired(frame: pd.DataFrame, system: str, *, convention: str) -> pd.DataFrame
     return summary.reset_index()[["rival", "stem", "median", "q25", "q75", "better", "n", "p", "p_holm"]]
 
 
-def holm(p: Sequence[float]) -> np.ndarray:
+def holm(p: Any) -> np.ndarray:
     """max over j <= k of (m - j + 1) p_(j), at most 1: the p values of m tests, corrected by Holm's step-down method.
 
     The chance of one false finding or more among the tests stays below the level (Holm, Scandinavian Journal of

@@ -19,7 +19,7 @@ def fold(x: Tensor, squeeze: int, groups: int) -> Tensor:
     batch, sources, bins, frames = x.shape
     x = x.reshape(batch, sources, bins, frames // squeeze, squeeze).permute(1, 4, 2, 0, 3)
     x = x.reshape(sources, 2, -1, groups // 2, batch, frames // squeeze).transpose(2, 3)
-    return x.reshape(sources, -1, batch, frames // squeeze)
+    return x.reshape(sources, -1, batch, frames // squeeze).contiguous()
 
 
 def unfold(x: Tensor, squeeze: int, groups: int) -> Tensor:

@@ -63,9 +63,9 @@ class Likelihood(nn.Module):
                 self.register_parameter(f"{name}_norm", nn.Parameter(length))
 
     @property
-    def half(self) -> Tensor:
+    def half(self) -> Any:
         """The order of the channels within a half."""
-        return self.order[: len(self.order) // 2]
+        return self.order[: len(self.order) // 2]  # type: ignore[arg-type]  # a buffer
 
     def forward(self, x: Tensor) -> Tensor:
         kind = x.device.type
@@ -136,7 +136,7 @@ class _LogLikelihood(torch.autograd.Function):
             logdet += change
             torch.add(u, shift, out=y1)  # where it lies: y becomes z
             if plan.recompute:
-                ctx.lines = [z]
+                ctx.lines, step.net = [z], None
             else:
                 ctx.lines.append(z)
                 ctx.kept.append((scale, u, kept))
@@ -164,6 +164,8 @@ class _LogLikelihood(torch.autograd.Function):
                 g_logs *= p * (1 - p) / scale
             g_net = step.net_backward(torch.cat([g_z1, g_logs], dim=1), kept, g_z0, y0)
             g_z1 *= scale
+            if step.plan.recompute:
+                step.net = None
             g, g_flow = step.mix_backward(z, g, wanted=number > 0 or ctx.needs_input_grad[0])
             grads.append((*g_flow, *g_net))
         stacked = (torch.cat(each) for each in zip(*reversed(grads), strict=True))
@@ -171,12 +173,15 @@ class _LogLikelihood(torch.autograd.Function):
 
 
 class _Step:
-    """One step of the flow: ActNorm, mixing, coupling, each with its gradient; weights (1, ...)."""
+    """One step of the flow: ActNorm, mixing, coupling, each with its gradient; weights (1, ...).
+
+    `shift_and_scale` prepares the coupling net, which may be forgotten in between.
+    """
 
     def __init__(self, plan: _Plan, number: int, logs: Tensor, bias: Tensor, mixing: Tensor, *net: Tensor):
         self.plan, self.logs, self.mixing = plan, logs.unsqueeze(3), mixing
         self.bias, self.number = bias.unsqueeze(3), number
-        self.net = nets.prepare(nets.Net(*net), plan.dilations, plan.precision)
+        self.weights, self.net = nets.Net(*net), None  # type: nets.Net, Any
 
     def mix(self, x: Tensor) -> Tensor:
         """y = W (b + s x)."""
@@ -201,6 +206,7 @@ class _Step:
 
     def shift_and_scale(self, y0: Tensor) -> tuple[Tensor, Tensor, Tensor, nets.Kept]:
         """m, exp(logs) and sum(logs), which the coupling net makes of the first half, and what its gradient needs."""
+        self.net = nets.prepare(self.weights, self.plan.dilations, self.plan.precision)
         out, kept = nets.forward(self.net, y0.to(self.plan.precision), self._masks(y0))
         shift, logs = out.to(y0.dtype).chunk(2, dim=1)
         if self.plan.sigmoid_scale:
@@ -218,7 +224,7 @@ class _Step:
         if not self.plan.dropout:
             return None
         generator = torch.Generator(y0.device).manual_seed(self.plan.seed + self.number)
-        shape = (1, *self.net.net.gates.shape[1:3], *y0.shape[2:])
+        shape = (1, *self.weights.gates.shape[1:3], *y0.shape[2:])
         kept = torch.rand(shape, generator=generator, device=y0.device) >= self.plan.dropout
         return kept.to(self.plan.precision).div_(1 - self.plan.dropout)
 

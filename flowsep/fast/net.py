@@ -14,7 +14,7 @@ Shape:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple  # Any: in type comments
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Prepared(NamedTuple):
     net: Net
     doubled: Tensor  # gates, those of tanh times 2
     doubled_bias: Tensor
-    flipped: Tensor  # gates for the transposed convolution of several sources: (..., hidden, 2 hidden, kernel)
+    flipped: Tensor | None  # gates, transposed (sources, layers, hidden, 2 hidden, kernel); None of one source alone
     skip: Tensor  # (sources, hidden, layers * hidden)
     end_bias: Tensor  # with the biases of the skips in it
     dilations: tuple[int, ...]  # of each layer
@@ -110,7 +110,7 @@ def prepare(net: Net, dilations: tuple[int, ...], dtype: torch.dtype) -> Prepare
         net,
         (net.gates * factor.unsqueeze(4)).contiguous(),
         net.gates_bias * factor,
-        net.gates.flip(4).transpose(2, 3).contiguous() if len(net.gates) > 1 else net.gates[:0],
+        net.gates.flip(4).transpose(2, 3).contiguous() if len(net.gates) > 1 else None,
         net.skip.transpose(1, 2).flatten(2).contiguous(),
         torch.baddbmm(net.end_bias, net.end, net.skip_bias.sum(dim=1)),
         dilations,
@@ -140,7 +140,7 @@ def forward(prepared: Prepared, x: Tensor, masks: Tensor | None = None) -> tuple
 
 def backward(
     prepared: Prepared, kept: Kept, g_out: Tensor, g_x: Tensor, masks: Tensor | None = None, x: Tensor | None = None
-) -> Net | None:
+) -> Net | Any:
     """Add the gradient with respect to the input to `g_x`; returns the weights' gradients where the input is given."""
     net, (activations, inputs, total) = prepared.net, kept
     g_total = _product(net.end.mT, g_out)
@@ -170,6 +170,7 @@ def backward(
             biases.append(_sum(g_both))
         back = _transposed(g_both, prepared, layer)
         g_h = back if g_h is None else back.add_(g_h)
+    assert g_h is not None
     if g_x.dtype == g_h.dtype:
         _add_product(net.start.mT, g_h, g_x)
     else:
@@ -224,6 +225,7 @@ def _transposed(g: Tensor, prepared: Prepared, layer: int) -> Tensor:
     """The gradient of a convolution's input."""
     dilation = prepared.dilations[layer]
     if len(g) > 1:
+        assert prepared.flipped is not None
         return _convolution(g, prepared.flipped[:, layer], None, dilation)
     gates, frames = prepared.net.gates[:, layer], g.shape[3]
     kernel, out = gates.shape[-1], g.new_zeros(1, gates.shape[2], *g.shape[2:])

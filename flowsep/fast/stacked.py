@@ -15,7 +15,7 @@ and each affine, which is folded into the step after it.
 
 import copy
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple  # noqa: F401  # Any: in type comments
 
 import torch
 from torch import Tensor
@@ -58,7 +58,7 @@ class StackedFlows:
         shifts = [-torch.stack([flow[k].bias[order] for flow in norms]) * scales[k] for k in range(count)]
         none = torch.ones_like(scales[0]), torch.zeros_like(shifts[0])
         before = [*zip(scales[1:], shifts[1:], strict=True), none]  # the affine that leads into each step
-        half, types = order[: len(order) // 2], (device, dtype, inner or dtype)
+        half, types = order[: len(order) // 2], (device, dtype, inner or dtype)  # type: Tensor, Any
         self.steps = [
             _step([flow[k] for flow in couplings], [flow[k] for flow in mixes], *before[k], half, *types)
             for k in reversed(range(count))
@@ -143,7 +143,7 @@ class _Step(NamedTuple):
         shift, log_e = out.to(x0.dtype).chunk(2, dim=1)
         if self.sigmoid_scale:  # log_e is -u there, and logs = log(1e-6 + sigmoid(u + 2))
             log_e = -torch.log(1e-6 + torch.sigmoid(2 - log_e))
-        return shift, log_e, kept._replace(inputs=[], total=None)
+        return shift, log_e, kept._replace(inputs=[], total=None)  # type: ignore[arg-type]  # not needed
 
     def undo(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, nets.Kept]:
         """The step's input from its output, and what `decode` keeps."""

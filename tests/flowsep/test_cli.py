@@ -80,22 +80,29 @@ def test_clipping_of_flac_is_told(priors, song, tmp_path, capsys):
 
 
 def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
-    seen = []
+    seen, limits = [], []
 
-    def fake(blocks, priors, config, sample_rate, **_):
-        seen.append(config)
-        for block in blocks:
-            yield 0, dict.fromkeys(priors, block)
+    class Fake:
+        def __init__(self, priors, config, *, memory_limit):
+            self.names = tuple(priors)
+            seen.append(config)
+            limits.append(memory_limit)
 
-    monkeypatch.setattr(separator, "separate_stream", fake)
+        def stream(self, blocks, sample_rate, callback, *, samples):
+            assert (sample_rate, samples) == (RATE, RATE // 2)
+            for block in blocks:
+                yield 0, dict.fromkeys(self.names, block)
+
+    monkeypatch.setattr(separator, "Separator", Fake)
     options = ["--alpha=0", "--space=z", "--no-wiener", "--device=cpu", "--seed=9"]
     assert separate(song, priors, tmp_path / "a", *options) == 0
     assert separate(song, priors, tmp_path / "b") == 0
-    assert separate(song, priors, tmp_path / "c", "--paper") == 0
+    assert separate(song, priors, tmp_path / "c", "--paper", "--memory-limit=2GB") == 0
     first = {"iterations": 2, "alpha": 0.0, "space": "z", "wiener": False, "device": "cpu", "seed": 9}
     assert {key: getattr(seen[0], key) for key in first} == first
     assert seen[1] == type(seen[1])(iterations=2)  # what is not given stays at its default
     assert seen[2] == type(seen[2]).paper(iterations=2)
+    assert limits == [None, None, 2 * 10**9]
 
 
 def test_existing_output_needs_force(priors, song, tmp_path, capsys):
@@ -112,8 +119,23 @@ def test_existing_output_needs_force(priors, song, tmp_path, capsys):
     assert sf.info(out / "song" / "vocals.wav").frames == RATE // 2
 
 
+def test_all_inputs_have_one_separator(priors, song, tmp_path, monkeypatch):
+    made = []
+
+    class Counted(separator.Separator):
+        def __init__(self, *given, **options):
+            made.append(given)
+            super().__init__(*given, **options)
+
+    monkeypatch.setattr(separator, "Separator", Counted)
+    other = tmp_path / "in" / "other.wav"
+    sf.write(other, sum(make_stems(seed=1).values()).T, RATE, "FLOAT")
+    assert separate([song, other], priors, tmp_path / "out") == 0
+    assert len(made) == 1 and len(files_below(tmp_path / "out")) == 4
+
+
 def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separator, "Separator", lambda *_, **__: pytest.fail("work began"))
     out = tmp_path / "out"
     other = tmp_path / "in" / "song.flac"
     sf.write(other, np.zeros(100), RATE)
@@ -161,7 +183,7 @@ def test_long_song_of_many_chunks(priors, tmp_path, capsys):
 
 
 def test_output_folder_that_exists_but_cannot_be_written(priors, song, monkeypatch, capsys):
-    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: pytest.fail("work began"))
+    monkeypatch.setattr(separator.Separator, "stream", lambda *_, **__: pytest.fail("work began"))
     assert separate(song, priors, "/proc") == 1  # it exists, and no one may make a folder in it
     assert "/proc: cannot write there" in capsys.readouterr().err
 
@@ -199,11 +221,11 @@ def test_nothing_is_left_of_a_failed_or_interrupted_separation(priors, song, tmp
         raise KeyboardInterrupt
 
     out = tmp_path / "out"
-    monkeypatch.setattr(separator, "separate_stream", interrupt)
+    monkeypatch.setattr(separator.Separator, "stream", interrupt)
     assert separate(song, priors, out) == 130
     assert "interrupted" in capsys.readouterr().err and list(out.iterdir()) == []
     stems = {source: np.zeros((2, 10), np.float32) for source in ("vocals", "bass")}
-    monkeypatch.setattr(separator, "separate_stream", lambda *_, **__: iter([(0, stems), interrupt]))
+    monkeypatch.setattr(separator.Separator, "stream", lambda *_, **__: iter([(0, stems), interrupt]))
     with pytest.raises(TypeError):
         separate(song, priors, out)
     assert list(out.iterdir()) == []  # the first block was written, but is not there

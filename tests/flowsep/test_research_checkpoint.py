@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowsep.instglow import read_tensors
 from reference.checkpoints import research_checkpoint
 
 from flowsep import FlowsepError, load_prior
+from flowsep.research_checkpoint import read_tensors
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "instglow_small"
 

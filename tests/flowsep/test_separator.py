@@ -10,12 +10,14 @@ import torch
 import flowsep
 from companion.scores import sdr
 from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig
+from flowsep.fast.stacked import StackedFlows
 from flowsep.machine import held_memory
-from flowsep.search import kl_divergence, named_ratio_masks, separate_magnitude
+from flowsep.search import kl_divergence, masks, named_ratio_masks, ratio_masks, separate_magnitude
 from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
 
 separate_module = importlib.import_module("flowsep.separator")  # as an attribute of flowsep, that name is the function
+search_module = importlib.import_module("flowsep.search")
 QUICK = SeparationConfig(iterations=3, device="cpu")
 
 
@@ -34,10 +36,8 @@ def band_prior(source, low, high):
     norm, conv = prior.glow.layers[0], prior.glow.layers[1]
     scale = torch.full((514,), 0.003)
     scale[low:high] = 3.0
-    # the grouped order of channels: of each half (one frame of two) the even bins, then the odd ones
-    half = torch.cat([scale[0::2], scale[1::2]])
     with torch.no_grad():
-        norm.logs.copy_(-torch.cat([half, half]).log().unsqueeze(1))
+        norm.logs.copy_(-torch.cat([scale, scale]).log().unsqueeze(1))  # of two frames
         norm.bias.fill_(-0.1)  # the mode is a little above zero: at exactly zero the mixture term has no slope
         conv.weight.copy_(torch.eye(4))
     return prior.eval()
@@ -102,6 +102,85 @@ def test_the_callback_sees_the_loss_fall(pair):
         assert losses[-1] < losses[0]
 
 
+def test_what_the_callback_is_told(pair, monkeypatch):
+    """Of a song which chunk of how many, and estimates without the padding; of several chunks at once those of all."""
+    config = SeparationConfig(iterations=2, chunk_seconds=1.5, overlap_seconds=0.5, device="cpu")
+    common = {"iteration", "iterations", "loss", "estimates"}
+    for batch, shapes in ((1, 5 * [(513, 130)]), (4, [(4, 513, 130), (513, 130)])):
+        seen = []
+        monkeypatch.setattr(separate_module, "within_memory", lambda *_, batch=batch: (config, batch))
+        flowsep.separate(noise(5 * 22050), pair, config, sample_rate=22050, callback=seen.append)
+        assert all(set(state) == common | {"chunk", "chunks", "batch"} for state in seen)
+        assert all(state["iterations"] == 2 and state["chunks"] == 5 for state in seen)
+        chunks = [(0, 4), (4, 1)] if batch == 4 else [(chunk, 1) for chunk in range(5)]
+        assert [(state["chunk"], state["batch"]) for state in seen[::2]] == chunks
+        assert sum(state["batch"] for state in seen) == 2 * 5  # so that a bar of chunks * iterations ends full
+        for state, shape in zip(seen[::2], shapes, strict=True):
+            assert state["loss"].shape == () and list(state["estimates"]) == ["vocals", "bass"]
+            assert all(x.shape == shape for x in state["estimates"].values())
+
+
+@pytest.mark.parametrize("shape", [(513, 7), (3, 513, 8)])
+@pytest.mark.parametrize("wiener", [False, True])
+def test_what_the_callback_of_a_magnitude_is_told(pair, shape, wiener):
+    """The last estimates that it sees are those that are returned, or that the masks are made of."""
+    seen = []
+    config = QUICK.model_copy(update={"wiener": wiener})
+    magnitude = torch.from_numpy(np.abs(noise(*shape)))
+    estimates = separate_magnitude(magnitude, pair, config, seen.append)
+    assert all(set(state) == {"iteration", "iterations", "loss", "estimates"} for state in seen)
+    assert [state["iteration"] for state in seen] == [0, 1, 2]
+    last = seen[-1]["estimates"]
+    if wiener:
+        stacked = ratio_masks(torch.stack([*last.values()], dim=-3), config.mask_power)
+        last = {name: gain * magnitude for name, gain in zip(last, stacked.unbind(-3), strict=True)}
+    for name in pair:
+        assert seen[0]["estimates"][name].shape == estimates[name].shape == shape
+        torch.testing.assert_close(estimates[name], last[name])
+
+
+@pytest.mark.parametrize("wiener", [False, True])
+def test_masks_are_made_once_for_each_batch_of_chunks(pair, monkeypatch, wiener):
+    calls = []
+
+    def counted(estimates, *rest):
+        calls.append(len(estimates))
+        return masks(estimates, *rest)
+
+    monkeypatch.setattr(separate_module, "masks", counted)
+    config = SeparationConfig(iterations=2, chunk_seconds=1.5, overlap_seconds=0.5, wiener=wiener, device="cpu")
+    for batch, expected in ((1, [1, 1, 1, 1, 1]), (4, [4, 1])):
+        calls.clear()
+        monkeypatch.setattr(separate_module, "within_memory", lambda *_, batch=batch: (config, batch))
+        flowsep.separate(noise(2, 5 * 22050), pair, config, sample_rate=22050, callback=lambda state: None)
+        assert calls == expected
+
+
+def test_priors_are_prepared_once_for_many_songs(pair, tiny_prior, monkeypatch):
+    made = []
+
+    class Counted(StackedFlows):
+        def __init__(self, flows, **options):
+            made.append(len(flows))
+            super().__init__(flows, **options)
+
+    monkeypatch.setattr(search_module, "StackedFlows", Counted)
+    config = SeparationConfig(iterations=2, chunk_seconds=0.6, overlap_seconds=0.2)
+    separator = flowsep.Separator(pair, config)
+    songs = [noise(2, 40000), noise(30000, seed=1)]
+    together = [separator(song, 22050) for song in songs]
+    list(separator.stream([songs[0]], 22050))
+    assert made == [2] and separator.names == ("vocals", "bass")
+    for song, stems in zip(songs, together, strict=True):  # and one song leaves nothing behind for the next
+        alone = flowsep.separate(song, pair, config, sample_rate=22050)
+        for name in pair:
+            np.testing.assert_array_equal(stems[name], alone[name])
+    made.clear()
+    larger = tiny_prior(2, "drums", GlowConfig(steps=1, hidden=4, layers=1, kernel=1))
+    flowsep.Separator(pair | {"drums": larger}, config)
+    assert sorted(made) == [1, 2]  # one stack for each shape
+
+
 def test_a_callback_that_raises_cancels(pair):
     def stop(state):
         raise KeyboardInterrupt
@@ -122,24 +201,24 @@ def test_chunks_leave_no_hole_and_no_bump():
         assert sdr(low, stems["low"], window=2205).min() > 15
 
 
-def local(magnitudes, _priors, _config, _report):
-    """A separator whose estimates depend on eight frames to both sides, and on where pairs of frames begin."""
+def local(magnitudes, _flows, _config, _callback):
+    """A search whose estimates depend on eight frames to both sides, and on where pairs of frames begin."""
     weights = torch.rand(17, generator=torch.Generator().manual_seed(0))
     smooth = torch.nn.functional.conv1d(magnitudes.flatten(0, 1).unsqueeze(1), weights.view(1, 1, -1), padding=8)
     even = torch.arange(magnitudes.shape[-1]) % 2
     first = (smooth.view(magnitudes.shape) - magnitudes).abs() * (1 + even)
-    return {"vocals": first, "bass": magnitudes}
+    return torch.stack([first, magnitudes], dim=1)
 
 
-def relative(found, expected):
-    return 20 * np.log10(max(np.linalg.norm(found - expected), 1e-12) / np.linalg.norm(expected))
+def relative(actual, expected):
+    return 20 * np.log10(max(np.linalg.norm(actual - expected), 1e-12) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
 @pytest.mark.parametrize("seconds", [1.0, 3.17, 4.0, 4.011, 5.3])
 def test_chunks_and_whole_agree_where_the_context_suffices(pair, monkeypatch, rate, seconds):
     """All else (resampling, transform, joints, the last chunk) makes no difference, whatever the rate and length."""
-    monkeypatch.setattr(separate_module, "_separate_batch", local)
+    monkeypatch.setattr(separate_module, "search", local)
     mixture = noise(2, round(seconds * rate))
     for wiener in (True, False):
         config = SeparationConfig(chunk_seconds=1.5, overlap_seconds=1.0, wiener=wiener)
@@ -163,10 +242,10 @@ def test_chunks_without_overlap_are_pieces_side_by_side(pair):
     mixture = noise(60000)
     config = SeparationConfig.paper(iterations=3, chunk_seconds=1.0)
     assert config.overlap_seconds == 0
-    found = flowsep.separate(mixture, pair, config, sample_rate=22050)
+    stems = flowsep.separate(mixture, pair, config, sample_rate=22050)
     pieces = [flowsep.separate(piece, pair, config, sample_rate=22050) for piece in np.split(mixture, [22050, 44100])]
     for name in pair:
-        np.testing.assert_array_equal(found[name], np.concatenate([piece[name] for piece in pieces]))
+        np.testing.assert_array_equal(stems[name], np.concatenate([piece[name] for piece in pieces]))
 
 
 @pytest.mark.parametrize("rate", [22050, 48000])
@@ -212,7 +291,7 @@ def test_several_chunks_at_once(pair, monkeypatch):
         shapes.append(magnitudes.shape)
         return local(magnitudes, *rest)
 
-    monkeypatch.setattr(separate_module, "_separate_batch", watched)
+    monkeypatch.setattr(separate_module, "search", watched)
     mixture = noise(5 * 22050)
     for overlap, expected in ((0.5, [(4, 130), (1, 130)]), (0.0, [(3, 130), (1, 44)])):
         config = SeparationConfig(chunk_seconds=1.5, overlap_seconds=overlap)
@@ -258,8 +337,8 @@ def test_map_pulls_the_latents_towards_the_prior(pair):
     distances = []
     for alpha in (0.0, 1e4):
         config = SeparationConfig(space="z", alpha=alpha, iterations=30, lr=0.05, wiener=False)
-        found = separate_magnitude(magnitude[:, :32], pair, config)
-        distances.append(sum((found[name] - at_mode[name]).norm() for name in pair))
+        estimates = separate_magnitude(magnitude[:, :32], pair, config)
+        distances.append(sum((estimates[name] - at_mode[name]).norm() for name in pair))
     assert distances[1] < 0.5 * distances[0]
 
 
@@ -279,9 +358,9 @@ def test_precision_and_the_caller_modules(pair):
 
 
 def test_masks_sum_to_one_also_in_silence():
-    masks = named_ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
-    torch.testing.assert_close(masks["a"] + masks["b"], torch.ones(1, 3))
-    torch.testing.assert_close(masks["a"], torch.tensor([[0.25, 0.0, 0.5]]), atol=1e-7, rtol=0)
+    gains = named_ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])})
+    torch.testing.assert_close(gains["a"] + gains["b"], torch.ones(1, 3))
+    torch.testing.assert_close(gains["a"], torch.tensor([[0.25, 0.0, 0.5]]), atol=1e-7, rtol=0)
     powers = named_ratio_masks({"a": torch.tensor([[1.0, -1.0, 0.0]]), "b": torch.tensor([[3.0, 1.0, 0.0]])}, 2.0)
     torch.testing.assert_close(powers["a"], torch.tensor([[0.1, 0.0, 0.5]]), atol=1e-7, rtol=0)
     tiny = named_ratio_masks({"a": torch.full((1, 1), 1e-7), "b": torch.full((1, 1), 2e-7)}, 8.0)  # 1e-56 is no float

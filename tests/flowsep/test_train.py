@@ -1,12 +1,12 @@
 """Training: it learns, it resumes to the same weights after a kill, it stops with a reason."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,15 +80,15 @@ def test_noise_blurs_the_density(tmp_path):
     """Of silence and normal noise s the negative log-likelihood is that of the noise, log s + 0.5 log(2 pi e)."""
     quiet = SimpleNamespace(batch=lambda step: 1e-9 * Hum(seed=step).batch(step))
     sizes = {name: SIZES[name] for name in ("model", "feature")}
-    found = {}
+    values = {}
     for noise in (0.05, 0.2):
         training = SIZES["training"].model_copy(update={"noise": noise, "steps": 20, "validate_every": 5, "lr": 1e-3})
         place = {"checkpoint": tmp_path / f"{noise}.safetensors", "work": tmp_path / str(noise), "source": "hum"}
         fit_prior(quiet, quiet.batch(99), **sizes, **place, training=training, progress=False)
         curve = pd.read_csv(tmp_path / str(noise) / "loss.csv")
-        found[noise] = curve[curve.split == "valid"].nll.iloc[0]
-        assert found[noise] == pytest.approx(np.log(noise) + 0.5 * np.log(2 * np.pi * np.e), abs=0.05)
-    assert found[0.2] - found[0.05] == pytest.approx(np.log(4), abs=0.02)
+        values[noise] = curve[curve.split == "valid"].nll.iloc[0]
+        assert values[noise] == pytest.approx(np.log(noise) + 0.5 * np.log(2 * np.pi * np.e), abs=0.05)
+    assert values[0.2] - values[0.05] == pytest.approx(np.log(4), abs=0.02)
 
 
 def test_it_learns_and_leaves_its_files(tmp_path):
@@ -108,17 +108,20 @@ def test_it_learns_and_leaves_its_files(tmp_path):
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, sys.argv[1])
-import pathlib, torch, test_train
+import importlib.util, pathlib, sys, torch
+spec = importlib.util.spec_from_file_location("training_of_a_hum", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
 torch.set_num_threads(1)
-test_train.fit(pathlib.Path(sys.argv[2]))
+module.fit(pathlib.Path(sys.argv[2]))
 """
 
 
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     whole = fit(tmp_path / "whole")
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(tmp_path / "killed")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", SCRIPT, __file__, str(tmp_path / "killed")]
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # of what this module imports
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | paths)
     state = tmp_path / "killed" / "work" / "state.safetensors"
     while not state.is_file() and process.poll() is None:  # however long a busy machine takes to start it
         time.sleep(0.005)
@@ -167,12 +170,12 @@ def test_drawing_ahead_ends_with_an_error_and_hands_it_on():
 
 def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tmp_path):
     whole = fit(tmp_path / "whole")
-    reversible = SIZES["training"].model_copy(update={"reversible": True})
-    fit(tmp_path / "other", training=reversible)
+    recompute = SIZES["training"].model_copy(update={"recompute": True})
+    fit(tmp_path / "other", training=recompute)
     curves = [pd.read_csv(tmp_path / run / "work" / "loss.csv").nll for run in ("whole", "other")]
     np.testing.assert_allclose(*curves, atol=2e-3)  # rounding grows along the steps
     np.testing.assert_allclose(curves[0][:3], curves[1][:3], atol=1e-5)
-    again = fit(tmp_path / "whole", training=reversible)  # finished; its state belongs to this configuration too
+    again = fit(tmp_path / "whole", training=recompute)  # finished; its state belongs to this configuration too
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
 

@@ -45,32 +45,31 @@ def research_checkpoint(folder: Path, seed: int, *, bins: int = 6, epoch: int = 
     return folder
 
 
-def research_names(stacked: dict[str, torch.Tensor], order: torch.Tensor, layers: int) -> dict[str, torch.Tensor]:
+def research_names(stacked: dict[str, torch.Tensor], order: torch.Tensor) -> dict[str, torch.Tensor]:
     """Weights of a `flowsep.fast.likelihood.Likelihood`, or their gradients, by the names of the research code.
 
-    `stacked` holds (steps, rows, columns) under the names of the parameters; `order` is the buffer of that module.
+    `stacked` holds them by the names of its parameters, steps first; `order` is the buffer of that module.
     """
     back, half = order.argsort(), order[: len(order) // 2].argsort()
     both = torch.cat([half, half + len(half)])
     named = {}
     for step in range(len(stacked["logs"])):
-        its = {name: tensor[step] for name, tensor in stacked.items()}
+        own = {name: tensor[step] for name, tensor in stacked.items()}
         norm, mix, coupling = (f"decoder.flows.{3 * step + part}" for part in range(3))
-        named[f"{norm}.logs"], named[f"{norm}.bias"] = its["logs"][back][None], its["bias"][back][None]
-        named[f"{mix}.weight"] = its["mixing"]
-        hidden = len(its["start"])
-        convs = {"start": (its["start"][:, half], its["start_norm"], its["start_bias"])}
+        named[f"{norm}.logs"], named[f"{norm}.bias"] = own["logs"][back][None], own["bias"][back][None]
+        named[f"{mix}.weight"] = own["mixing"]
+        convs = {"start": (own["start"][:, half], own["start_norm"], own["start_bias"])}
+        layers = len(own["gates"])
         for layer in range(layers):
-            rows = slice(2 * hidden * layer, 2 * hidden * (layer + 1))
-            for theirs, ours, bias in (
-                ("in_layers", "gates", "gate_biases"), ("res_skip_layers", "res_skips", "res_skip_biases"),
-            ):  # fmt: skip
-                convs[f"wn.{theirs}.{layer}"] = its[ours][rows], its[f"{ours}_norm"][rows], its[bias][rows]
+            rows = ("skip",) if layer == layers - 1 else ("residual", "skip")
+            for theirs, ours in (("in_layers", ("gates",)), ("res_skip_layers", rows)):
+                convs[f"wn.{theirs}.{layer}"] = tuple(
+                    torch.cat([own[f"{name}{part}"][layer] for name in ours]) for part in ("", "_norm", "_bias")
+                )
         for name, (direction, length, bias) in convs.items():
-            inputs = len(half) if name == "start" else hidden
-            named[f"{coupling}.{name}.weight_v"] = direction.reshape(len(direction), inputs, -1)
+            named[f"{coupling}.{name}.weight_v"] = direction.reshape(*direction.shape[:2], -1)
             named[f"{coupling}.{name}.weight_g"] = length.unsqueeze(2)
             named[f"{coupling}.{name}.bias"] = bias[:, 0]
-        named[f"{coupling}.end.weight"] = its["end"][both].unsqueeze(2)
-        named[f"{coupling}.end.bias"] = its["end_bias"][both, 0]
+        named[f"{coupling}.end.weight"] = own["end"][both].unsqueeze(2)
+        named[f"{coupling}.end.bias"] = own["end_bias"][both, 0]
     return named

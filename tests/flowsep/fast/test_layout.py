@@ -11,7 +11,7 @@ from flowsep.glow import InvertibleConv
 def test_unfold_undoes_fold(squeeze, groups):
     x = torch.randn(3, 2, 16, 8, generator=torch.Generator().manual_seed(1))
     folded = fold(x, squeeze, groups)
-    assert folded.shape == (2, 16 * squeeze, 3, 8 // squeeze)
+    assert folded.shape == (2, 16 * squeeze, 3, 8 // squeeze) and folded.is_contiguous()
     assert torch.equal(unfold(folded, squeeze, groups), x)
 
 
