@@ -4,7 +4,6 @@ Read `search` first: it is the paper's algorithm. Around it stand the loss, the 
 Taught in `notebooks/09_the_flow_shown.ipynb`; `flowsep.separator` brings audio to it and back.
 """
 
-import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .config import SeparationConfig
+from .fast.layers import LayerByLayer
 from .fast.stacked import StackedFlows
 from .files import FlowsepError
-from .glow import Glow
 from .machine import choose_device
 from .prior import Prior
 from .spectrogram import pad_features
@@ -240,36 +239,6 @@ class Flows:
             latent.grad = engine.vjp(engine.fold(shared), weight if in_x else 0.0)
             if weight:
                 latent.grad.add_(latent, alpha=weight)
-
-
-class LayerByLayer:
-    """The same as `StackedFlows` by autograd through the layers: the reference, in the research code's order."""
-
-    def __init__(self, flows: list[Glow], *, device: torch.device, dtype: torch.dtype, inner: torch.dtype, **_: Any):
-        self.flows = [copy.deepcopy(flow).to(device, dtype).eval().requires_grad_(False) for flow in flows]
-        self.autocast = torch.autocast(device.type, inner, enabled=inner != dtype)
-
-    def fold(self, x: Tensor) -> Tensor:
-        """Nothing to fold."""
-        return x
-
-    unfold = fold
-
-    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """See `StackedFlows.decode`; (batch, sources, bins, frames)."""
-        self.latents = [latent.clone().requires_grad_() for latent in z.unbind(1)]
-        with self.autocast, torch.enable_grad():
-            pairs = [flow.inverse(latent) for flow, latent in zip(self.flows, self.latents, strict=True)]
-            self.decoded = [x.to(z.dtype) for x, _ in pairs]
-            self.logdet = torch.stack([logdet for _, logdet in pairs])
-        return torch.stack(self.decoded, dim=1).detach(), self.logdet.detach()
-
-    def vjp(self, gradient: Tensor, logdet_weight: float = 0.0) -> Tensor:
-        """See `StackedFlows.vjp`."""
-        outputs, gradients = [*self.decoded], [*gradient.unbind(1)]
-        if logdet_weight:
-            outputs, gradients = [*outputs, self.logdet], [*gradients, torch.full_like(self.logdet, logdet_weight)]
-        return torch.stack(torch.autograd.grad(outputs, self.latents, gradients), dim=1)
 
 
 def config_for(priors: Mapping[str, Prior], **changes: Any) -> SeparationConfig:

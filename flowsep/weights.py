@@ -17,9 +17,7 @@ from .files import MAX_HEADER, FlowsepError, atomic_path, brief
 
 
 def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """(header, {tensor: shape}) of a file of `prior.save_safetensors`; FlowsepError if it is none."""
-    from safetensors import SafetensorError, safe_open
-
+    """(header, {tensor: shape}) of a file of `save_safetensors`; FlowsepError if it is none."""
     path = Path(path)
     try:
         with path.open("rb") as file:

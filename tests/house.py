@@ -27,7 +27,18 @@ ALONE = {
 ROOMS = ("band", "show", "codehash", "profile", "data", "systems", "provenance", "scores", "tables", "live")
 TOP = ("studies", "graph")  # nobody imports these, and they not each other
 READ = ("glow", "spectrogram", "config", "prior", "train", "search", "separator", "stream")
-DOORS = ("__init__", "files", "weights", "checkpoint", "research_checkpoint", "audio", "machine", "resume", "cli")
+DOORS = (
+    "__init__",
+    "files",
+    "weights",
+    "checkpoint",
+    "research_checkpoint",
+    "audio",
+    "machine",
+    "memory",
+    "resume",
+    "cli",
+)
 LINES = {  # at most
     "one file": 300,
     "READ": 1_500,

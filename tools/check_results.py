@@ -41,7 +41,7 @@ QUOTED = {
         ),
     },
     "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
-    "notebooks/13_speed.ipynb": {"60 dB": "the bound of a test of flowsep.separate_stream"},
+    "notebooks/13_speed.ipynb": {"60 dB": "the bound of a test of Separator.stream"},
     "notebooks/14_beyond_the_paper.ipynb": {"20 dB": "an aim"},
 }
 

@@ -1,1 +1,1 @@
-"""The engine: several flows side by side, and the likelihood with its gradient written out."""
+"""The engine: several flows side by side, the likelihood with its gradient, and the layers as their reference."""

@@ -1,0 +1,96 @@
+"""Pages around the tables: the README, how to run a chapter, the numbers behind it, links, the status page."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+from nbformat import NotebookNode
+from score_rows import PUBLISHED, spending
+
+from companion.scores.evaluate import write_scores
+from companion.tables import plain, table_markdown, write_tables
+from flowsep.files import sha256
+
+
+def test_the_readme_has_no_room_for_quartiles(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from readme_table import compact
+
+    lines = compact(table_markdown(spending(), convention="paper", sources=("bass", "drums"))).splitlines()
+    assert "| net | mixtures | 266 M | 12,345 | 0.2 | 2 (1 failed) | *3.50* | *3.50* | *3.50* |" in lines
+    assert "SDR in dB by convention paper: median over n pieces (mono, 22.05 kHz); mean over sources." in lines[-1]
+    assert "-1.00 |" in compact("| -1.00 (-2.0 to -0.1) |")
+
+
+def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import how_to_run
+
+    parameters = {"profile": {"name": "demo"}, "system": "my system", "checkpoints": ""}
+    about = SimpleNamespace(input_path="notebooks/05_separate.ipynb", parameters=parameters, duration=12.3)
+    told = how_to_run(about, Path("results/demo"), ["demo/scores/my system.csv"])
+    assert "papermill notebooks/05_separate.ipynb out.ipynb -f configs/demo.yaml -p system 'my system'\n" in told
+    assert "make results PROFILE=demo" in told and "It took 12 s" in told
+    assert '<a href="../_data/demo/scores/my%20system.csv" download>demo/scores/my system.csv</a>' in told
+
+
+def test_the_numbers_behind_a_page_are_found(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import data_of
+
+    for name in (
+        "x/scores/nmf.csv",
+        "x/table-paper.csv",
+        "x/table-paper.md",
+        "x/training/bass/loss.csv",
+        "published.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert data_of("05_separate_nmf", tmp_path / "x") == ["x/scores/nmf.csv"]
+    assert data_of("06_results", tmp_path / "x") == ["x/table-paper.csv", "x/scores/nmf.csv", "published.csv"]
+    assert data_of("04_train_prior_bass", tmp_path / "x") == ["x/training/bass/loss.csv"]
+    assert data_of("03_glow", tmp_path / "x") == []
+
+
+def test_a_link_that_leads_nowhere_is_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from finish import dead_links
+
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "two.html").write_text('<h2 id="here ü"></h2><a href="../one.html">up</a><a href="#top">?</a>')
+    (tmp_path / "a b" / "index.html").write_text("")
+    good = ("a%20b/two.html#here%20%C3%BC", "a b", "a%20b/two.html", "#one", "data:,", "//host/x", "https://host/x")
+    links = "".join(f'<a href="{link}">x</a>' for link in (*good, "a%20b/two.html#there"))
+    (tmp_path / "one.html").write_text(f'<p id="one"></p>{links}<img src="gone.png">')
+    assert dead_links(tmp_path) == ["a b/two.html: #top", "one.html: a%20b/two.html#there", "one.html: gone.png"]
+
+
+def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from build_book import status_page
+
+    frame = spending().assign(config_hash="abc", git_commit="0123", checkpoint="")
+    frame.loc[frame["system"] == "net", "checkpoint"] = "net.safetensors:12 more:34"
+    folder = tmp_path / "p"
+    write_scores(pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), folder / "scores" / "a.csv")
+    write_tables(folder, None, conventions=["paper"], sources=("bass", "drums"))
+    accepted = {"system": "net", "was": "01", "now": "02", "reason": "a | <b>", "git_commit": "", "date": "2026-01-01"}
+    pd.DataFrame([accepted]).to_csv(tmp_path / "accepted.csv", index=False)
+    faults = {"commit": "0123", "faults": [{"kind": "kill <b>", "injected": 20, "lost": 0}]}
+    (tmp_path / "faults.json").write_text(json.dumps(faults))
+    run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5", parameters={"system": "wave_u_net"})
+    chapters = {
+        name: NotebookNode(metadata=NotebookNode(papermill=run), cells=[NotebookNode(source=f"# {title}\n\nText")])
+        for name, title in {"06": "Results", "05_separate_wave_u_net": "Separating the test songs"}.items()
+    }
+    page = status_page(folder, chapters)
+    assert "| [Results](<06.ipynb>) | 3 | 2026-01-01 00:00 |" in page
+    assert "| [Separation: Wave-U-Net](<05_separate_wave_u_net.ipynb>) | 3 | 2026-01-01 00:00 |" in page
+    assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` |" in page and "| their own | – | – | 3 | 700 | `abc` |" in page
+    assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` |" in page
+    assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | none |" in page
+    assert f"| `{sha256(folder / 'scores' / 'a.csv')[:16]}` | p/scores/a.csv |" in page
+    assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
+    assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
