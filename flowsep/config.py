@@ -19,7 +19,7 @@ from pydantic import (
 
 from .files import SAMPLE_RATES, FlowsepError, brief
 
-HOW_ONLY = ("devices", "recompute")  # of a training: how it is computed, not what
+HOW_ONLY = ("devices", "recompute")  # settings of a training that change its speed or memory, but not its result
 
 
 class Settings(BaseModel):
@@ -67,7 +67,8 @@ class TrainingConfig(Settings):
     """How a prior is fitted; `steps` counts optimiser steps, so that a run is the same on any machine."""
 
     steps: PositiveInt = 400_000
-    epochs: PositiveInt | None = None  # passes through the segments, each drawn once in a pass; they replace `steps`
+    # passes through the segments, each drawn once in a pass; `train_source` of the companion turns them into `steps`
+    epochs: PositiveInt | None = None
     batch: PositiveInt = 32
     crop_seconds: PositiveFloat = 3.0
     lr: PositiveFloat = 1e-4
@@ -75,8 +76,8 @@ class TrainingConfig(Settings):
     clip: PositiveFloat = 4.0  # norm of the gradient
     gain_db: float = Field(0.0, ge=0)  # crops are scaled by a uniform gain in [-gain_db, gain_db]
     silence_db: float = -50.0  # crops whose level lies below are left out (dB of full scale)
-    # standard deviation of normal noise on the magnitudes: the prior becomes that of the source and the noise, smooth
-    # where it would else be spent on what nobody hears; 0, the paper's: none but the last bit of the audio
+    # standard deviation of the Gaussian noise that is added to the magnitudes: the prior then models source plus noise,
+    # and wastes no capacity on inaudible detail; the paper adds none
     noise: float = Field(0.0, ge=0)
     validate_every: PositiveInt = 2_000
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
@@ -94,8 +95,8 @@ class TrainingConfig(Settings):
 class SeparationConfig(Settings):
     """The optimiser in latent space (PAPER, section "Separation"): `alpha` = 0 is MLE, above 0 MAP.
 
-    The defaults were chosen on the demo's validation songs, for priors without noise; `for_noisy_priors` has those
-    for priors trained with noise, and `flowsep.search.config_for` chooses. What each is worth:
+    The defaults were chosen on the demo's validation songs, for priors without noise; `for_noisy_priors` holds
+    the defaults for priors trained with noise, and `flowsep.search.config_for` chooses. What each is worth:
     `notebooks/11_ablations.ipynb` and `notebooks/14_beyond_the_paper.ipynb`.
     """
 
@@ -105,10 +106,11 @@ class SeparationConfig(Settings):
     lr: PositiveFloat = 0.04
     lr_decay: float = Field(0.97, gt=0, le=1)  # the learning rate is multiplied by it ...
     lr_every: PositiveInt = 1  # ... after each so many iterations
-    momentum: float = Field(0.0, ge=0, lt=1)  # Adam's first beta; with 0.9, the paper's, estimates run past the stems
-    # |s|, the magnitude of the sum of the estimates, is sqrt(s^2 + modulus_floor^2), and the gradient's scale is the
-    # same for any length: chunks then agree with the whole song to 60 dB, to 50 at 0.03. 0, the paper's: a kink where s
-    # changes its sign, at which tiny differences grow, and the mean over all elements, so that Adam's floor matters
+    momentum: float = Field(0.0, ge=0, lt=1)  # Adam's first beta; with the paper's 0.9 the estimates overshoot
+    # |s|, the magnitude of the sum of the estimates, is computed as sqrt(s^2 + modulus_floor^2), and the gradient has
+    # the same scale for any length: chunks then agree with the whole song to 60 dB, to 50 dB at 0.03. The paper (0)
+    # uses |s|, whose kink at zero lets tiny differences grow, and averages over all elements, so that Adam's epsilon
+    # matters
     modulus_floor: float = Field(0.05, ge=0)
     sigma: float = Field(0.0, ge=0)  # standard deviation of the initial latents; 0: start at the prior's mode
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
@@ -116,16 +118,16 @@ class SeparationConfig(Settings):
     mask_power: PositiveFloat = 1.0  # of the estimates in that mask: 1 divides magnitudes, 2 powers
     seed: int = 0  # of the initial latents, when sigma > 0
     chunk_seconds: PositiveFloat = 20.0  # of the song that are separated together
-    # by which two chunks overlap: faded in its middle half, thrown away outside; 0: pieces, each a song of its own
+    # overlap of neighbouring chunks: its middle half is cross-faded, its outer quarters are dropped; 0: separate pieces
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
     precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
     engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, in the order of the research code
-    recompute: bool = False  # activations from outputs, not from memory: depth costs none, a third more operations
+    recompute: bool = False  # activations are computed again from the outputs: memory does not grow with depth
 
     @classmethod
     def for_noisy_priors(cls, **changes: Any) -> Self:
-        """For priors whose training had noise (`TrainingConfig.noise`): more steps, a higher floor, sharper masks."""
+        """For priors trained with noise (`TrainingConfig.noise`): more steps, a higher floor, sharper masks."""
         ours = {"iterations": 72, "lr": 0.02, "lr_decay": 0.98, "modulus_floor": 0.2, "mask_power": 1.5}
         return cls(**(ours | changes))
 

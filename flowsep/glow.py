@@ -41,8 +41,8 @@ class ActNorm(nn.Module):
 class InvertibleConv(nn.Module):
     """Channels in `groups` groups of C / groups, mixed by one matrix W; log-det = log|det W| * C / groups * frames.
 
-    Channels are read as (2, C / groups, groups / 2) and brought to (2, groups / 2, C / groups), where a group is a
-    block, and back.
+    The channels are reshaped to (2, C / groups, groups / 2) and permuted to (2, groups / 2, C / groups), so that each
+    group is contiguous; W is applied, and the permutation undone.
     """
 
     def __init__(self, channels: int, groups: int = 4):
@@ -92,7 +92,7 @@ class CouplingNet(nn.Module):
             dilation = dilation_rate**layer
             padding = dilation * (kernel - 1) // 2
             self.gates.append(nn.Conv1d(hidden, 2 * hidden, kernel, dilation=dilation, padding=padding))
-            last = layer == layers - 1  # its residual would go nowhere
+            last = layer == layers - 1  # nothing reads its residual
             self.res_skips.append(nn.Conv1d(hidden, hidden if last else 2 * hidden, 1))
         self.dropout = nn.Dropout(dropout)
         self.end = nn.Conv1d(hidden, outputs, 1)

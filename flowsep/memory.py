@@ -1,4 +1,4 @@
-"""How much memory a separation takes, and chunks that fit into what is there."""
+"""How much memory a separation takes, and chunks that fit into the free memory."""
 
 import math
 from collections.abc import Mapping

@@ -36,7 +36,7 @@ class Prior(nn.Module):
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the noise on the magnitudes that it was trained on; 0 where nothing is said of any."""
+        """Standard deviation of the noise on the training magnitudes; 0 if the provenance names none."""
         return float((self.provenance.get("training") or {}).get("noise", 0.0))
 
     def encode(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:

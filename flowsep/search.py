@@ -19,7 +19,7 @@ from .machine import choose_device
 from .prior import Prior
 from .spectrogram import pad_features
 
-LENGTH = 1000  # frames, 12 s: the scale of gradients where it shall not depend on the number of frames
+LENGTH = 1000  # frames, 12 s: with a modulus floor, gradients are scaled as for a spectrogram of this length
 FLOOR = 1e-8  # of magnitudes inside logarithms and ratios (paper)
 
 Magnitudes = dict[str, Tensor]
@@ -30,16 +30,17 @@ def search(target: Tensor, flows: "Flows", config: SeparationConfig, callback: C
     """argmin over z_i of KL(|x| ; |sum_i G_i(z_i)|) + alpha R(z), by Adam from z_i = sigma * noise; returns G_i(z_i).
 
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
-    As in the research code, the estimates are those that the last loss was computed from.
+    The gradient of KL is autograd's, up to the sum of the estimates; `Flows.vjp` takes it through the flows and adds
+    the gradient of alpha R. Returned are the estimates behind the last loss, as in the research code.
 
     Args:
-        target: padded magnitudes of the mixture; the entries of a batch do not see each other.
+        target: padded magnitudes of the mixture; the entries of a batch are independent.
         callback: see `separate_magnitude`; its estimates have the shape of the result.
     Shape:
         (batch, bins, frames) -> (batch, sources, bins, frames).
     """
     target, in_x = target.clone(), config.space == "x"
-    scale = target.shape[-1] / LENGTH if config.modulus_floor else 1.0  # of the gradient: Adam's floor is absolute
+    scale = target.shape[-1] / LENGTH if config.modulus_floor else 1.0  # of the gradient: Adam's epsilon is absolute
     weight = (torch.tensor(config.alpha, dtype=target.dtype) / target[0].numel()).item() * scale
     z = flows.start(target, config.sigma, config.seed)
     optimizer = torch.optim.Adam(z, config.lr, betas=(config.momentum, 0.999), fused=config.engine == "stacked")
@@ -52,7 +53,7 @@ def search(target: Tensor, flows: "Flows", config: SeparationConfig, callback: C
         if callback is not None:
             shown = {"iteration": iteration, "iterations": config.iterations, "loss": loss, "estimates": estimates}
             callback(shown)
-        if iteration < config.iterations - 1:  # the last step would move latents that nobody decodes any more
+        if iteration < config.iterations - 1:  # the latents of the last step would never be decoded
             flows.vjp(gradient * scale, z, weight, in_x=in_x)
             optimizer.param_groups[0]["lr"] = config.lr * config.lr_decay ** (iteration // config.lr_every)
             optimizer.step()
@@ -79,7 +80,7 @@ def misfit(target: Tensor, total: Tensor, audible: Tensor, modulus_floor: float 
 def kl_divergence(target: Tensor, estimate: Tensor) -> Tensor:
     """KL(a; b) = mean(a log(a / (b + e) + e) - a + b) with e = 1e-8, as the research code has it. Shape: any -> scalar.
 
-    Neither may be negative; it is zero, but for terms of the size of e, only where they agree.
+    Neither may be negative. It is zero, up to terms of the size of e, only if a = b.
     """
     return (target * (target / (estimate + FLOOR) + FLOOR).log() - target + estimate).mean()
 
@@ -87,7 +88,8 @@ def kl_divergence(target: Tensor, estimate: Tensor) -> Tensor:
 def regulariser(z: list[Tensor], logdet: Tensor | None, target: Tensor) -> Tensor:
     """R = sum_i 0.5 |z_i|^2 / N, or with the sum of log|det dx/dz| the negative log-likelihood of G_i(z_i) / N.
 
-    -log p(x) = 0.5 |z|^2 + log|det dx/dz| + const at x = G(z). The mean over a batch.
+    -log p(x) = 0.5 |z|^2 + log|det dx/dz| + const at x = G(z). The mean over a batch. Its gradient
+    is not taken here but written out in `Flows.vjp`: whoever changes R changes both.
     """
     total = sum(0.5 * latent.square().sum() for latent in z) / target.numel()  # type: Any
     if logdet is not None:
@@ -111,8 +113,8 @@ def separate_magnitude(
     `Separator` does that.
 
     Args:
-        magnitude: linear magnitude spectrogram of the mixture, audio in [-1, 1]; the entries of a batch do not see
-            each other.
+        magnitude: linear magnitude spectrogram of the mixture, audio in [-1, 1]; the entries of a batch are
+            independent.
         priors: name -> prior; all of one number of bins.
         config: default `config_for(priors)`.
         callback: called before each step with `iteration` (from 0), `iterations`, `loss` (0-d tensor, not yet
@@ -148,7 +150,7 @@ def separate_magnitude(
 
 
 def masks(estimates: Tensor, mixture: Tensor, config: SeparationConfig) -> Tensor:
-    """M_i with M_i |x| the estimate of source i: `ratio_masks`, `signed_ratios`, or G_i / |x| without `config.wiener`.
+    """Masks such that M_i |x| estimates source i: `ratio_masks`, `signed_ratios`, or G_i / |x| without `config.wiener`.
 
     Shape: (batch, sources, bins, frames), (batch, bins, frames) -> (batch, sources, bins, frames).
     """
@@ -164,7 +166,7 @@ def ratio_masks(estimates: Tensor, power: float = 1.0) -> Tensor:
     """
     floored = estimates.clamp_min(FLOOR)
     if power != 1:
-        floored = (floored / floored.amax(dim=-3, keepdim=True)).pow(power)  # of small numbers nothing would be left
+        floored = (floored / floored.amax(dim=-3, keepdim=True)).pow(power)  # or powers of small numbers underflow
     return floored / floored.sum(dim=-3, keepdim=True)
 
 
@@ -179,7 +181,7 @@ def signed_ratios(estimates: Tensor) -> Tensor:
 
 
 class Flows:
-    """x_i = G_i(z_i) of all priors as one function: those of one shape in one stack, or each through autograd.
+    """x_i = G_i(z_i) of all priors as one function. Priors of one shape share a stack; engine 'layers' has none.
 
     The weights are copied and prepared once. Latents are a list of folded tensors, one per stack.
     """
@@ -192,7 +194,7 @@ class Flows:
         self.device = choose_device(config.device)
         self.dtype = torch.float64 if config.precision == "64-true" else torch.float32
         inner = torch.bfloat16 if config.precision == "bf16-mixed" else self.dtype
-        # bins that a mixture has: the padded one counts in the mean, but must not be explained
+        # the padded bin counts in the mean, but the estimates there are ignored
         self.audible = torch.arange(self.bins, device=self.device).unsqueeze(1) < first.feature.n_fft // 2 + 1
         self.audible = self.audible.to(self.dtype)
         shapes: dict[str, list[str]] = {}

@@ -28,7 +28,7 @@ class Separator:
     """Stems of a mixture: s_i = iSTFT(M_i X), M_i from `search` on the mixture's magnitude.
 
     The mixture is analysed at a multiple of the priors' sample rate that covers its own (44.1 kHz for 22.05 kHz
-    priors) with as many times longer windows, so that bins and frames fall on the prior's. Channels share one mask,
+    priors), with windows longer by the same factor, so that bins and frames match the prior's. Channels share one mask,
     computed from the root mean square of their magnitudes, which keeps the stereo image and costs one separation; for
     mono input all this is exactly the paper's method. Above the prior's band (11 kHz) each stem gets the share that it
     has in the top quarter of the band.
@@ -79,8 +79,8 @@ class Separator:
     ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Separate a song of any length, block by block, in the memory of a few chunks.
 
-        Chunks of `config.chunk_seconds` share `config.overlap_seconds` with their neighbours: the outer quarters of
-        what two of them share are thrown away, and in its middle half the one is faded into the other. Chunks begin on
+        Chunks of `config.chunk_seconds` share `config.overlap_seconds` with their neighbours: the outer quarters
+        of the overlap are dropped, and its middle half is cross-faded. Chunks begin on
         even frames of the whole song's spectrogram, and the last one ends with it, so that whole and chunks differ by
         the missing context alone. Without overlap, the paper's setting, they are pieces side by side, each for itself.
 
@@ -88,7 +88,7 @@ class Separator:
             blocks: of the mixture, each (channels, samples), float32, full scale = 1.
             callback: as in `separate_magnitude`, with `chunk` (from 0, the first of several that are separated at
                 once), `chunks` (None if `samples` is) and `batch` (how many these are) added.
-            samples: how many there will be; for `chunks` alone, so about as many will do.
+            samples: how many there will be; only for the number of chunks, so an estimate is enough.
         Yields:
             (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
         Raises:
@@ -163,7 +163,7 @@ def separate_with_masks(
 
 
 def _channels(mixture: np.ndarray | Tensor) -> Tensor:
-    """(channels, samples) of what is none, several or one of them; FlowsepError for what is no audio."""
+    """Accept (samples,) or (channels, samples), return (channels, samples); FlowsepError for anything else."""
     audio = torch.as_tensor(np.asarray(mixture), dtype=torch.float32)
     if audio.ndim not in (1, 2) or audio.numel() == 0:
         raise FlowsepError(

@@ -1,4 +1,4 @@
-"""Short-time Fourier transform, its inverse, and the two paddings that a prior asks for: one bin, even frames.
+"""Short-time Fourier transform, its inverse, and the padding that a prior needs: one bin, and frames to fold.
 
 Shown in `notebooks/02_spectrograms_and_phase.ipynb`.
 """
@@ -43,7 +43,7 @@ def istft(spectrum: Tensor, samples: int, n_fft: int = 1024, hop: int = 256) -> 
 
 
 def pad_features(magnitude: Tensor, bins: int, multiple: int = 2) -> Tensor:
-    """Append zero bins up to `bins` and zero frames up to a multiple of `multiple` (the flow squeezes frames by it).
+    """Append zero bins up to `bins` and zero frames up to a multiple of `multiple`, which the flow folds into one.
 
     Shape:
         (..., at most `bins`, frames) -> (..., bins, frames rounded up).

@@ -21,7 +21,7 @@ MasksOf = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 class Chunk(NamedTuple):
-    """A span of the song: its number, its first sample, its audio (..., channels, samples), and whether it ends it."""
+    """A span of the song: its number, first sample and audio (..., channels, samples), and whether it is the last."""
 
     number: int
     start: int
@@ -35,7 +35,7 @@ class Cut(NamedTuple):
     length: float  # of a chunk
     step: float  # from the start of one to the next
     hop: int = 0
-    multiple: int = 1  # of frames, that the last chunk begins on; all others do so anyway
+    multiple: int = 1  # the last chunk begins on a multiple of so many frames, as all others do
 
     @property
     def overlap(self) -> Any:
@@ -58,6 +58,10 @@ class Cut(NamedTuple):
 
 
 def cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, times: int) -> Cut:
+    """The chunks that a config asks for, of whole frames that the flows can squeeze; pieces where nothing overlaps.
+
+    `times` is how many times the analysed audio's rate is the prior's.
+    """
     second, hop = feature.sample_rate / feature.hop, times * feature.hop
     frames = max(squeeze, _up(round(config.chunk_seconds * second), squeeze))
     shared = min(round(config.overlap_seconds * second), frames // 2) // squeeze * squeeze
@@ -84,7 +88,7 @@ def stream_masks(
         blocks: of the mixture, each (channels, samples).
         masks_of: see `MasksOf`; of all bins of the feature, for chunks that are not silent.
         batch: how many chunks are handed over at once, at most.
-        exact: the masks sum to one, and the stems shall sum to the mixture.
+        exact: the masks sum to one: make the stems sum to the mixture.
     Yields:
         (first sample, {name: (channels, samples)}).
     Raises:
@@ -106,7 +110,7 @@ def stream_masks(
         for chunks in _batches(_chunks(_resampled(heard(), sample_rate, rate), cut), batch):
             yield from _explain(chunks, masks_of, feature, times, cut.multiple, len(names))
 
-    def rest() -> Iterator[np.ndarray]:  # resampling there and back may end a sample early
+    def rest() -> Iterator[np.ndarray]:  # zeros where resampling there and back ends a sample early
         missing = sum(block.shape[1] for block in waiting)
         yield np.zeros((len(names) * len(waiting[0]), missing), np.float32)
 
@@ -125,7 +129,7 @@ def stream_masks(
 
 
 def _chunks(blocks: Iterable[np.ndarray], cut: Cut) -> Iterator[Chunk]:
-    """The song as chunks; held is no more than two of them."""
+    """The song as chunks; holds at most two of them."""
     held, first, start, number = None, 0, 0, 0  # type: Any, int, Any, int
     for block in blocks:
         held = np.array(block) if held is None else np.concatenate([held, block], axis=1)

@@ -40,7 +40,7 @@ class Sampler(Protocol):
 
 
 class Task:
-    """What `optimise` trains: a network, its loss on training and held-out data, and what is kept of it.
+    """What `optimise` trains: a network, its loss on training and held-out data, and what to save.
 
     `column` names the loss in `loss.csv`, `key` the learning rate in messages; a validation loss that exceeds the first
     one by more than `margin` ends the training; `betas` are Adam's.
@@ -89,8 +89,9 @@ def fit_prior(
 ) -> Prior:
     """Minimise the mean of -log p(x) / N over crops x of one source, N elements each (paper, section "Prior").
 
-    With `training.noise` s, x is a crop and s times normal noise, also in validation: the prior is then the density of
-    the source blurred by N(0, s^2), and likelihoods for different s do not compare. Every ActNorm is initialised from
+    `training.noise` adds N(0, s^2) to each crop, also in validation: the prior is then the density of source plus
+    noise, and likelihoods for different s do not compare. The gradient is written out in `fast.likelihood`, which also
+    gives the convolutions weight norm. Every ActNorm is initialised from
     the first batches. After each validation the best prior so far and the last one go to `work` (`best.safetensors`,
     `last.safetensors`), beside what `optimise` writes there. At the end the best prior goes to `checkpoint`, its
     provenance with the number of `parameters` and what `optimise` returns.
@@ -99,7 +100,7 @@ def fit_prior(
         sampler: crops of `crop_samples` samples at the feature's rate.
         validation: (crops, samples) of held-out recordings.
         source, model, feature, training, seed: what is fitted, and how.
-        checkpoint: the `.safetensors` file of the best prior, once all is done.
+        checkpoint: the `.safetensors` file that the best prior is written to at the end.
         work: folder of this training.
         provenance: stored with the weights, beside what the training adds.
         progress: show a bar.
@@ -167,7 +168,7 @@ def optimise(
     task: Task, training: TrainingConfig, work: Path, settings: Mapping[str, Any], fabric: "Fabric",
     *, seed: int = 0, progress: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """`training.steps` steps of Adam on a task, seeded by (seed, step), that go on where a killed run left off.
+    """Take `training.steps` steps of Adam on a task, seeded by (seed, step); resume a killed run.
 
     Each `training.validate_every` steps the task is validated and keeps its weights, and the whole state and the curve
     go to `work`: `state.safetensors`, and `loss.csv` with the columns step, split, the task's `column`, seconds. A run
@@ -196,7 +197,7 @@ def optimise(
         with torch.no_grad():
             value = task.validate(wrapped)
         network.train()
-        return fabric.broadcast(value)  # what is decided by it must not differ between processes
+        return fabric.broadcast(value)  # all processes must take the same decision
 
     def note(step: int, split: str, value: float) -> None:
         rows.append({"step": step, "split": split, column: value, "seconds": before + time.monotonic() - began})
@@ -236,7 +237,7 @@ def optimise(
             if fabric.is_global_zero:
                 task.keep(done, held_out, held_out < best)
                 write_curve(work, rows)
-                # last: what it continues is on disk by now
+                # last, after the files that it depends on
                 save_state(state, settings, network, optimizer, step=done, best=min(best, held_out), memory=memory)
             best = min(best, held_out)
     bar.close()

@@ -29,9 +29,9 @@ NORMALISED = {"start": 1, "gates": 2, "residual": 1, "skip": 1}  # weights with 
 
 
 class Likelihood(nn.Module):
-    """log p(x) = log N(f(x); 0, I) + log|det df/dx| in nats, f the function of a `Glow`, with weights of its own.
+    """log p(x) = log N(f(x); 0, I) + log|det df/dx| in nats, f the function of a `Glow`.
 
-    They begin as the flow's; those of all steps are one tensor. All convolutions but the last ones of the couplings
+    It holds a copy of the weights, stacked over the steps. All convolutions but the last ones of the couplings
     have weight norm, w = g v / |v| for each output channel (Salimans and Kingma 2016). `put_back` makes the flow
     compute what has been learnt. Under autocast the coupling nets compute in its lower precision, and all that must be
     inverted in the precision of x.
@@ -134,7 +134,7 @@ class _LogLikelihood(torch.autograd.Function):
             shift, scale, change, kept = step.shift_and_scale(y0)
             u = y1 * scale
             logdet += change
-            torch.add(u, shift, out=y1)  # where it lies: y becomes z
+            torch.add(u, shift, out=y1)  # in place: y becomes z
             if plan.recompute:
                 ctx.lines, step.net = [z], None
             else:

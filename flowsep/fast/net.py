@@ -42,7 +42,7 @@ class Prepared(NamedTuple):
     """A `Net` as the products need it."""
 
     net: Net
-    doubled: Tensor  # gates, those of tanh times 2
+    doubled: Tensor  # gates; the tanh half is doubled
     doubled_bias: Tensor
     flipped: Tensor | None  # gates, transposed (sources, layers, hidden, 2 hidden, kernel); None of one source alone
     skip: Tensor  # (sources, hidden, layers * hidden)
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What `backward` needs of `forward`; of the last two only the gradients of the weights."""
+    """What `backward` needs of `forward`; only the weights' gradients need the last two."""
 
     gates: Tensor  # tanh and sigmoid, (sources, layers, 2 hidden, batch, frames)
     inputs: list[Tensor]  # of each layer
@@ -118,7 +118,7 @@ def prepare(net: Net, dilations: tuple[int, ...], dtype: torch.dtype) -> Prepare
 
 
 def forward(prepared: Prepared, x: Tensor, masks: Tensor | None = None) -> tuple[Tensor, Kept]:
-    """The nets' outputs; `masks` are those of dropout, of the shape of `Kept.gates`."""
+    """The nets' outputs; `masks` are dropout's, shaped like `Kept.gates`."""
     net, hidden, layers = prepared.net, prepared.net.start.shape[1], len(prepared.dilations)
     h = _product(net.start, x, net.start_bias)
     activations = h.new_empty(len(h), layers, 2 * hidden, *h.shape[2:])

@@ -164,7 +164,7 @@ def _step(
     net = net._replace(
         start=net.start * a[:, :middle].mT,
         start_bias=net.start_bias + net.start @ b[:, :middle],
-        end=-net.end,  # the signs are turned, so that the outputs are what is needed of them
+        end=-net.end,  # turned signs: the outputs are b1 - m and -logs
         end_bias=end_bias,
     )
     dilations = tuple(gate.dilation[0] for gate in couplings[0].net.gates)
