@@ -18,7 +18,7 @@ KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
 
 
 def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationConfig) -> tuple[SeparationConfig, int]:
-    """`config` with chunks short enough for a limit, and how many of them fit into it at once: see `Separator`.
+    """`config` with chunks short enough for a limit, and how many of them fit into it at once.
 
     Chunks that overlap become shorter than `config.chunk_seconds`, but no shorter than 2 s or twice their overlap; the
     paper's pieces, which do not, keep their length. A CPU separates one at a time, as more would not be faster.
