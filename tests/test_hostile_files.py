@@ -371,7 +371,7 @@ def research():
     sizes = {"n_ipt_channels": 514, "sampling_rate": 22050, "filter_length": 1024, "hop_length": 256}
     model = {"n_sqz": 2, "n_blocks_dec": 2, "hidden_channels": 8, "n_block_layers": 1, "kernel_size_dec": 3,
              "dilation_rate": 1, "n_split": 4, "p_dropout_dec": 0.0}  # fmt: skip
-    config = GlowConfig(steps=2, hidden=8, layers=1, kernel=3, dropout=0.0, order="plain")
+    config = GlowConfig(steps=2, hidden=8, layers=1, kernel=3, dropout=0.0)
     state = {}
     for name, value in Glow(**config.model_dump()).state_dict().items():
         theirs = _their_name(name)

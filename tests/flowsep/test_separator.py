@@ -9,7 +9,7 @@ import torch
 
 import flowsep
 from companion.scores import sdr
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, Prior, SeparationConfig, memory
 from flowsep.fast.stacked import StackedFlows
 from flowsep.machine import held_memory
 from flowsep.search import kl_divergence, masks, named_ratio_masks, ratio_masks, separate_magnitude
@@ -306,11 +306,11 @@ def test_several_chunks_at_once(pair, monkeypatch):
 
 
 def test_memory_limit_shortens_chunks_and_says_what_is_too_little(pair):
-    need, fit = separate_module.bytes_of_separation, separate_module.within_memory
+    need, fit = memory.bytes_of_separation, memory.within_memory
     assert need(pair, 10.0, batch=3) == pytest.approx(30 * need(pair, 1.0), rel=1e-6)
     config = SeparationConfig(device="cpu")
-    held = held_memory() + separate_module.SPARE
-    second = need(pair, 1.0) + separate_module.AUDIO
+    held = held_memory() + memory.SPARE
+    second = need(pair, 1.0) + memory.AUDIO
     chosen, batch = fit(round(held + 8 * second), pair, config)
     assert 7 < chosen.chunk_seconds < 9 and batch == 1
     assert fit(2**40, pair, config) == (config, 1) == fit(None, pair, config)

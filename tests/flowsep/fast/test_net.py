@@ -63,8 +63,10 @@ def test_every_weight_gets_the_gradient_of_autograd(name, sources, dropout):
     prepared = nets.prepare(net, dilations, torch.float64)
     out, kept = nets.forward(prepared, x[:, half].contiguous(), masks)
     torch.testing.assert_close(out, torch.stack(outputs).detach()[:, both])
-    g_x, gradients = nets.backward(prepared, kept, g_out, masks, x[:, half].contiguous())
-    torch.testing.assert_close(g_x, inputs.grad.transpose(1, 2)[:, half])
+    before = torch.randn_like(x)  # the gradient is added to what lies there
+    g_x = before.clone()
+    gradients = nets.backward(prepared, kept, g_out, g_x, masks, x[:, half].contiguous())
+    torch.testing.assert_close(g_x - before, inputs.grad.transpose(1, 2)[:, half])
     for coupling in made:
         for parameter in coupling.parameters():
             parameter.data = parameter.grad
@@ -73,8 +75,9 @@ def test_every_weight_gets_the_gradient_of_autograd(name, sources, dropout):
         torch.testing.assert_close(getattr(gradients, field), getattr(expected, field), msg=field)
         empty = field.startswith("residual") and len(dilations) == 1
         assert empty or getattr(gradients, field).any(), field
-    alone, nothing = nets.backward(prepared, kept._replace(inputs=[], total=None), g_out, masks)
-    assert torch.equal(alone, g_x) and nothing is None
+    alone = before.clone()
+    assert nets.backward(prepared, kept._replace(inputs=[], total=None), g_out, alone, masks) is None
+    assert torch.equal(alone, g_x)
 
 
 def test_scatter_puts_back_what_was_gathered():
