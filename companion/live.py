@@ -29,7 +29,7 @@ class CancelledError(Exception):
 
 
 def prior_sets(folder: str | Path) -> dict[str, Path]:
-    """The folders of priors of a profile's run, {label: folder}; those of the system `flowsep` come first."""
+    """{label: folder} of the priors that a run of a profile left, the system `flowsep` first."""
     folder = Path(folder)
     places = [*sorted((folder / "systems" / "flowsep").glob("*/priors")), folder / "priors"]
     return {str(place.relative_to(folder)): place for place in places if any(place.glob("*.safetensors"))}

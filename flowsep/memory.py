@@ -79,5 +79,5 @@ def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int 
 
 
 def bytes_of_weights(priors: Mapping[str, Prior]) -> int:
-    """Bytes of the two copies that `separate_magnitude` makes: the frozen priors, and those of one size stacked."""
+    """Bytes of the weights twice: as the priors hold them, and as `search.Flows` prepares them."""
     return 2 * 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())
