@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.tables import FORMAT, read_bench
 from companion.provenance import git_state
+from companion.tables.speed import FORMAT, read_bench
 from flowsep.files import FlowsepError, write_text
 from flowsep.machine import device_name
 

@@ -27,13 +27,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from benchmarks.tables import figures, read_bench
 from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.systems import load_system
 from companion.systems.gan_prior import GanPrior
 from companion.systems.supervised import Supervised
 from companion.tables import costs, load_scores
+from companion.tables.speed import figures, read_bench
 from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError, atomic_path
 

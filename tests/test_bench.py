@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import TOPICS, floor, harness, separation, tables, targets
+from benchmarks import TOPICS, floor, harness, separation, targets
 from benchmarks.__main__ import main
 from companion import show
+from companion.tables import speed
 from flowsep import FlowsepError, GlowConfig, Prior
 from flowsep.config import FeatureConfig
 
@@ -136,21 +137,21 @@ def test_tame_weights_decode_without_overflow(tmp_path):
 def test_quick_runs_write_whole_files_that_merge(tmp_path, capsys):
     path = tmp_path / "here.json"
     assert main(["--quick", "--only", "floor", "--out", str(path)]) == 0
-    first = tables.read_bench(path)
+    first = speed.read_bench(path)
     assert list(first["topics"]) == ["floor"]
     assert main(["--quick", "--only", "separation", "--out", str(path)]) == 0
-    both = tables.read_bench(path)
+    both = speed.read_bench(path)
     assert both["topics"]["floor"] == first["topics"]["floor"]  # to the second of its date
     about = both["topics"]["separation"]["provenance"]
     assert about["quick"] is True and about["torch"] == torch.__version__ and about["date"]
     assert "separation.speedup" in capsys.readouterr().out
-    rows = tables.figures(both, "separation.gap")
+    rows = speed.figures(both, "separation.gap")
     assert (rows[rows.arithmetic == "fp32"].value < 1e-3).all() and (rows[rows.arithmetic == "bf16"].value < 0.1).all()
-    parts = tables.figures(both, "separation.part")
+    parts = speed.figures(both, "separation.part")
     assert (parts.value >= 0).all() and parts.part.is_unique
-    assert (tables.figures(both, "floor.layer").value > 0).all()
-    assert set(tables.provenance(both).loc["status"]) == {"done"} and len(tables.targets(both)) == len(both["targets"])
-    assert len(tables.readable(tables.figures(both))) == len(tables.figures(both))
+    assert (speed.figures(both, "floor.layer").value > 0).all()
+    assert set(speed.provenance(both).loc["status"]) == {"done"} and len(speed.targets(both)) == len(both["targets"])
+    assert len(speed.readable(speed.figures(both))) == len(speed.figures(both))
 
 
 def row(name: str, value: float, **settings) -> dict:
@@ -197,7 +198,7 @@ def test_a_missing_package_and_a_failure_are_told(monkeypatch):
 
 def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
     path = tmp_path / "b.json"
-    path.write_text(json.dumps({"format": tables.FORMAT, "device": "an abacus", "kind": "cpu", "topics": {}}))
+    path.write_text(json.dumps({"format": speed.FORMAT, "device": "an abacus", "kind": "cpu", "topics": {}}))
     with pytest.raises(FlowsepError, match="an abacus"):
         harness.merge(path, harness.Context(), {})
     path.write_text("{}")
@@ -205,7 +206,7 @@ def test_files_of_another_device_or_kind_are_left_alone(tmp_path, capsys):
     assert "not a bench" in capsys.readouterr().err and path.read_text() == "{}"
     path.write_text("[")
     with pytest.raises(FlowsepError, match="not readable as JSON"):
-        tables.find_benches(tmp_path)
+        speed.find_benches(tmp_path)
     with pytest.raises(SystemExit):
         main(["--only", "organ"])
     assert "unknown topic 'organ'" in capsys.readouterr().err
