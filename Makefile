@@ -1,5 +1,5 @@
-# PROFILE names a file in configs/; CORES is how many jobs run side by side, each on `threads` CPU threads of the profile.
-PROFILE ?= demo
+# PROFILE names a file in configs/; CORES is how many jobs run side by side, each on `threads` CPU threads of the profile;
+# QUIET=1 prints nothing but failures.
 CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
@@ -7,11 +7,11 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
 .PHONY: env book keep book-from-results site pdf results check-results test test-faults test-cluster bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
-results: env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- results
-book:    env ; $(RUN) snakemake --configfile configs/$(PROFILE).yaml --cores $(CORES) --quiet rules -- book
+# everything that is not up to date; the demo, whose results are committed, takes an hour: make book PROFILE=demo
+results book: env ; @$(RUN) python tools/run.py $@ --profile $(or $(PROFILE),quick) --cores $(CORES) $(if $(QUIET),--quiet)
 # the executed chapters, made small, to be committed beside the scores; and the book from what was committed, untrained
-keep:    env ; $(RUN) python tools/build_book.py results/$(PROFILE) --keep
-book-from-results: env ; $(RUN) python tools/build_book.py results/$(PROFILE) --kept
+keep:    env ; $(RUN) python tools/build_book.py results/$(or $(PROFILE),demo) --keep && python tools/codecheck.py
+book-from-results: env ; $(RUN) python tools/build_book.py results/$(or $(PROFILE),demo) --kept
 # site/ for any static host, of the book that was built last, or else of what was committed
 site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf site && cp -r $(HTML) site
 pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf

@@ -46,9 +46,10 @@ wildcard_constraints:
     number=r"\d+",
 
 # Written beside the log first and renamed when it has run to its end: a notebook under notebooks/ is a whole one.
+# What papermill and the kernel print goes to a file, since the notebook itself holds the traceback of a failure.
 RUN = (
     "OMP_NUM_THREADS={threads} papermill {input.notebook} {log} -f " + CONFIG + " {params.more} --log-level WARNING"
-    " --no-progress-bar && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
+    " --no-progress-bar 2> {log}.err && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
 )
 
 # A job that gets the whole machine; on a cluster, where it sees only some node, what the others get.
@@ -60,6 +61,8 @@ rule results:
         f"{OUT}/notebooks/06_results.ipynb",
 
 rule data:
+    message:
+        "composing or reading the songs"
     input:
         notebook="notebooks/01_data.ipynb",
     output:
@@ -75,6 +78,8 @@ rule data:
         RUN
 
 rule spectrograms:
+    message:
+        "chapter: spectrograms, phase and masks"
     input:
         f"{OUT}/data.json",
         notebook="notebooks/02_spectrograms_and_phase.ipynb",
@@ -89,6 +94,8 @@ rule spectrograms:
         RUN
 
 rule inverse:
+    message:
+        "chapter: one equation, many unknowns"
     input:
         f"{OUT}/data.json",
         notebook="notebooks/00_an_inverse_problem.ipynb",
@@ -103,6 +110,8 @@ rule inverse:
         RUN
 
 rule glow:
+    message:
+        "chapter: a flow in small"
     input:
         notebook="notebooks/03_glow.ipynb",
     output:
@@ -118,18 +127,24 @@ rule glow:
 # All that is learnt from is decoded and resampled here, into the cache folder, which no other job writes to. Only its
 # being there counts: a system that joins the profile must not train the others again.
 rule cache:
+    message:
+        "decoding what is learnt from"
     input:
         f"{OUT}/data.json",
     output:
         f"{OUT}/cache.json",
+    log:
+        f"{OUT}/logs/cache.txt",
     params:
         settings=[PROFILE.hash_of(name) for name in PROFILE.systems],
     priority: 20
     threads: 1
     shell:
-        f"python -m companion cache --profile {CONFIG}"
+        f"python -m companion cache --profile {CONFIG} > {{log:q}} 2>&1"
 
 rule prior:
+    message:
+        "training the prior of {wildcards.source}"
     input:
         f"{OUT}/data.json",
         ancient(f"{OUT}/cache.json"),
@@ -148,6 +163,8 @@ rule prior:
         RUN
 
 rule inside:
+    message:
+        "chapter: what the priors know"
     input:
         expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
         notebook="notebooks/08_inside_the_priors.ipynb",
@@ -163,6 +180,8 @@ rule inside:
         RUN
 
 rule shown:
+    message:
+        "chapter: the flow, seen and heard"
     input:
         expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
         notebook="notebooks/09_the_flow_shown.ipynb",
@@ -178,19 +197,23 @@ rule shown:
 
 # A training goes on from what it keeps beside its output in systems/, where a killed job leaves it.
 rule fit:
+    message:
+        "fitting {wildcards.system}, {wildcards.part}"
     input:
         lambda wildcards: OWN.get(wildcards.system, []),
         f"{OUT}/data.json",
         ancient(f"{OUT}/cache.json"),
     output:
         f"{OUT}/systems/{{system}}/fitted/{{part}}.json",
+    log:
+        f"{OUT}/logs/fit_{{system}}_{{part}}.txt",
     params:
         settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
     priority: 10
     threads: PROFILE.threads
     shell:
         "OMP_NUM_THREADS={threads} python -m companion fit {wildcards.system:q} --part {wildcards.part:q}"
-        f" --profile {CONFIG}"
+        f" --profile {CONFIG} > {{log:q}} 2>&1"
 
 def needs(wildcards):
     if wildcards.system == "instglow":
@@ -199,21 +222,27 @@ def needs(wildcards):
     return fitted + [OWN[wildcards.system]] if wildcards.system in OWN else fitted
 
 rule shard:
+    message:
+        "separating with {wildcards.system}, shard {wildcards.number}"
     input:
         needs,
         f"{OUT}/data.json",
     output:
         directory(f"{OUT}/shards/{{system}}/{{number}}of{PROFILE.shards}"),
+    log:
+        f"{OUT}/logs/shard_{{system}}_{{number}}.txt",
     params:
         settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
     priority: 5
     threads: PROFILE.threads
     shell:
         "OMP_NUM_THREADS={threads} python -m companion shard {wildcards.system:q} {wildcards.number}"
-        f" --profile {CONFIG}"
+        f" --profile {CONFIG} > {{log:q}} 2>&1"
 
 # with several shards it gathers them, with one it separates by itself
 rule separate:
+    message:
+        "separating and scoring with {wildcards.system}"
     input:
         needs,
         lambda wildcards: (
@@ -237,6 +266,8 @@ rule separate:
         RUN
 
 rule ablations:
+    message:
+        "chapter: ablations"
     input:
         expand(rules.prior.output.prior, source=PROFILE.sources),
         notebook="notebooks/11_ablations.ipynb",
@@ -252,6 +283,8 @@ rule ablations:
         RUN
 
 rule own_system:
+    message:
+        "chapter: your own system"
     input:
         OWN.values(),
         expand(rules.separate.output.scores, system=[*OWN, *({"instglow"} & set(PROFILE.systems) if OWN else ())]),
@@ -268,6 +301,8 @@ rule own_system:
 
 if PROFILE.new_sources:
     rule new_source:
+        message:
+            "chapter: a new source"
         input:
             expand(rules.prior.output.prior, source=PROFILE.trained),
             [f"{OUT}/scores/instglow.csv"] if "instglow" in PROFILE.systems else [],
@@ -284,6 +319,8 @@ if PROFILE.new_sources:
             RUN
 
 rule tables:
+    message:
+        "tables"
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
         "results/published.csv",
@@ -302,6 +339,8 @@ rule tables:
         RUN
 
 rule listen:
+    message:
+        "chapter: listen"
     input:
         EXCERPTS,
         expand(rules.separate.output.excerpts, system=PROFILE.systems),
@@ -317,6 +356,8 @@ rule listen:
         RUN
 
 rule failures:
+    message:
+        "chapter: what it cannot do"
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
         notebook="notebooks/15_what_it_cannot_do.ipynb",
@@ -331,6 +372,8 @@ rule failures:
         RUN
 
 rule speed:
+    message:
+        "chapter: speed"
     input:
         sorted(map(str, Path("results/bench").glob("*.json"))),
         notebook="notebooks/13_speed.ipynb",
@@ -345,6 +388,8 @@ rule speed:
         RUN
 
 rule beyond:
+    message:
+        "chapter: beyond the paper"
     input:
         sorted(map(str, Path("results/research").glob("*.csv"))),
         notebook="notebooks/14_beyond_the_paper.ipynb",
@@ -359,6 +404,8 @@ rule beyond:
         RUN
 
 rule machines:
+    message:
+        "chapter: your machines"
     input:
         sorted(map(str, Path("results").glob("scale.csv"))),  # which is made of this very graph
         notebook="notebooks/16_run_it_on_your_machines.ipynb",
@@ -373,6 +420,8 @@ rule machines:
         RUN
 
 rule book:
+    message:
+        "building the pages"
     input:
         rules.inverse.output.notebook,
         rules.data.output.notebook,
@@ -397,5 +446,7 @@ rule book:
         sorted(map(str, Path("book/_static").glob("*"))),
     output:
         "book/_build/html/index.html",
+    log:
+        f"{OUT}/logs/book.txt",
     shell:
-        "python tools/build_book.py {OUT}"
+        "python tools/build_book.py {OUT} > {log:q} 2>&1"

@@ -211,17 +211,23 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     """
     if isinstance(profile, Mapping):
         return _validate(profile, "profile")
+    path = profile_path(profile)
+    content = read_yaml(path)
+    if not isinstance(content, Mapping) or list(content) != ["profile"]:
+        given = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
+        raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {given}")
+    return _validate(content["profile"], str(path))
+
+
+def profile_path(profile: str | Path) -> Path:
+    """The file of a profile, given its name in configs/ or its path; FlowsepError if there is none."""
     path = Path(profile)
     if path.suffix not in (".yaml", ".yml"):
         path = find_root() / "configs" / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise FlowsepError(f"{path}: no such profile; profiles there: {known}")
-    content = read_yaml(path)
-    if not isinstance(content, Mapping) or list(content) != ["profile"]:
-        given = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
-        raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {given}")
-    return _validate(content["profile"], str(path))
+    return path
 
 
 def read_yaml(path: Path) -> Any:

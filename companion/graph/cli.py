@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m companion", description="The experiment behind the book.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    profile: dict[str, Any] = {"default": "demo", "help": "name in configs/, or path of a YAML file"}
+    profile: dict[str, Any] = {"default": "quick", "help": "name in configs/, or path of a YAML file"}
 
     command = commands.add_parser("score", help="score estimates on disk, of any systems, against the true stems")
     command.add_argument("estimates", type=Path, metavar="DIR", help="<system>/<track>/<stem>.wav, or of one system")
