@@ -18,8 +18,10 @@ import tempfile
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
+import crate
 import kept
 import media
 import nbformat
@@ -44,6 +46,8 @@ BEHIND = {
     "14_beyond_the_paper": ["research/*.csv"],
     "16_run_it_on_your_machines": ["scale.csv"],
 }
+OF_NO_PROFILE = ("03_glow", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")  # the same in every book
+SMALL, KEPT = "quick", "demo"  # the profile whose pages say that they are small, and the one that they point to
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 WRITTEN = {  # systems as their authors write them; any other by its name in the profile
     "conv_tasnet": "Conv-TasNet",
@@ -82,6 +86,8 @@ def main(results: Path, mode: str = "") -> None:
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
+    if results.name == SMALL:
+        write_text(chapters / "kept_table.md", kept_table(root / "results" / KEPT))
     build, old = root / "book" / "_build", root / "book" / "_build" / "before"
     for folder in (build / "next", old):  # left by a killed build
         shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +104,7 @@ def main(results: Path, mode: str = "") -> None:
         for file in data_of(name, results):
             (site / DATA / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(results.parent / file, site / DATA / file)
+    publish_crate(site / DATA / results.name, results, root)
     finish(site)
     if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")
@@ -122,11 +129,41 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
 def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
     """A copy with the chapter's own title, without the parameter cells, and with `how_to_run` at the end."""
     page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
-    page.cells[0].source = "\n".join([f"# {title_of(page, name)}", *page.cells[0].source.split("\n")[1:]])
+    head = [f"# {title_of(page, name)}", *(small_note() if results.name == SMALL and name not in OF_NO_PROFILE else [])]
+    page.cells[0].source = "\n".join([*head, *page.cells[0].source.split("\n")[1:]])
     given = {"parameters", "injected-parameters"}  # papermill injects the whole file of the profile
     page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
     page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
     return page
+
+
+def publish_crate(folder: Path, results: Path, root: Path) -> None:
+    """Add the profile's settings, its tables in Markdown and the RO-Crate to the numbers that the site offers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / "configs" / f"{results.name}.yaml", folder)
+    for path in sorted(results.glob("table-*.md")):
+        shutil.copy(path, folder)
+    crate.write_crate(folder, results.name, load_scores(results))
+
+
+def small_note() -> list[str]:
+    """The box on top of each page of the small profile, as lines of Markdown."""
+    return [
+        "",
+        ":::{note}",
+        f"A page of the profile `{SMALL}`: short songs and minutes of training, so that a laptop makes the book in ten"
+        f" minutes. [The table of the {KEPT}](kept_table) has the numbers of full training.",
+        ":::",
+    ]
+
+
+def kept_table(kept: Path) -> str:
+    """The page with the committed tables of another profile, which `make book-from-results` shows in full."""
+    lines = [f"# The table of the {KEPT}", "", f"From `results/{KEPT}`, where the scores behind it lie. `make"]
+    lines[-1] += " book-from-results` builds the book of these numbers in a few minutes, and trains nothing."
+    for path in sorted(kept.glob("table-*.md")):
+        lines += ["", path.read_text("utf-8")]
+    return "\n".join(lines) + "\n"
 
 
 def data_of(chapter: str, results: Path) -> list[str]:
@@ -172,18 +209,17 @@ def title_of(notebook: nbformat.NotebookNode, name: str) -> str:
 
 def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
     """The fold at a chapter's end: the command that runs its notebook, how long that took, its numbers as files."""
-    given = {name: str(value) for name, value in about.parameters.items() if name != "profile" and value}
-    for value in (*given, *given.values(), about.input_path):
+    command = command_of(about.input_path, about.parameters, results.name)
+    for value in command:
         if not value.isprintable() or "`" in value:  # which would end the block of code below
             raise FlowsepError(f"{results}: a chapter was run with {brief(value)}; use another name")
-    options = [part for name, value in given.items() for part in ("-p", name, value)]
     lines = [
         ":::{admonition} Run this page",
         ":class: dropdown tip",
         f"In a clone of the project, after `make results PROFILE={results.name}`, which makes what a page reads:",
         "",
         "```bash",
-        shlex.join(["papermill", about.input_path, "out.ipynb", "-f", f"configs/{results.name}.yaml", *options]),
+        shlex.join(command),
         "```",
         "",
         f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
@@ -193,6 +229,13 @@ def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) ->
         lines += ["", f"The numbers of this page as files: {', '.join(links)}."]
     lines.append(":::")
     return "\n".join(lines)
+
+
+def command_of(notebook: str, parameters: Mapping[str, Any], profile: str) -> list[str]:
+    """The command that executes a chapter, from papermill's record of its run."""
+    given = {name: str(value) for name, value in parameters.items() if name != "profile" and value}
+    options = [part for name, value in given.items() for part in ("-p", name, value)]
+    return ["papermill", notebook, "out.ipynb", "-f", f"configs/{profile}.yaml", *options]
 
 
 def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -> str:
@@ -221,6 +264,8 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
         lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
         hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
         checkpoints.append(f"| {plain(system)} | {hashes} |")
+    crate_link = f'<a href="../{DATA}/{quote(results.name)}/{crate.NAME}" download>{crate.NAME}</a>'
+    lines += ["", f"All of this for machines, as an RO-Crate beside scores and tables: {crate_link}."]
     return "\n".join([*lines, *checkpoints, *sources_of(results), *trials(results.parent)]) + "\n"
 
 
