@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf results check-results test test-faults test-cluster bench bench-gpu plan research clean
+.PHONY: env book keep book-from-results site pdf results check-results test test-all test-faults test-cluster bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
 # everything that is not up to date; the demo, whose results are committed, takes an hour: make book PROFILE=demo
@@ -18,6 +18,8 @@ pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
 # fails when the committed results are not of the committed code, configs and seeds; a test runs it too
 check-results: env ; $(RUN) python tools/check_results.py
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) pytest -n 2 --dist loadfile
+# what guards daily work, and then what is slow: the paper's profiles in miniature, hostile files, faults, a cluster
+test-all: test ; $(RUN) pytest -n 2 --dist loadfile -m slow && $(MAKE) test-faults test-cluster
 # runs killed, starved and interrupted at seeded moments, half an hour of two cores: results/faults.json when all went well
 test-faults: env ; $(RUN) pytest -m "" tests/faults
 # the smoke profile through a Slurm that is started here, as root, and stopped: beside a run without it, a killed job

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pandas as pd
+import check_results
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import launch, open_page
@@ -32,13 +33,49 @@ def snakemake(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
 
 
+def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """What `make book PROFILE=smoke` calls."""
+    command = [sys.executable, "tools/run.py", "book", "--profile", "smoke", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A copy of the project (a folder with a blank and an umlaut in its name) in which `book` has been made."""
+def made(tmp_path_factory):
+    """A copy of the project (a folder with a blank and an umlaut in its name) in which `book` has been made, and how."""
     tree = copy_project(tmp_path_factory.mktemp("chain") / "flowsep kopie ü")
-    done = snakemake(tree, "book")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return tree
+    done = run(tree)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return tree, done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(made):
+    return made[0]
+
+
+def test_a_run_says_what_it_does_and_where_the_book_lies(made, html):
+    lines = made[1].splitlines()
+    jobs = len(json.loads((made[0] / "results" / "smoke" / "logs" / "times.json").read_text()))
+    assert f"({jobs} steps in" in lines[-2] and lines[-1].strip() == (html / "index.html").as_uri()
+    assert len(lines) < 12 and sum("steps done: " in line for line in lines) >= 1  # one a minute
+
+
+def test_a_failing_step_shows_its_last_lines_and_its_log(tree, results):
+    chapter = results / "notebooks" / "13_speed.ipynb"
+    bench = tree / "results" / "bench" / "mine.json"
+    before = chapter.read_bytes()
+    try:
+        bench.parent.mkdir(exist_ok=True)
+        bench.write_text("{}")
+        done = run(tree)
+    finally:
+        bench.unlink()
+        chapter.write_bytes(before)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "FAILED: speed" in lines and any("mine.json: not a bench of this project" in line for line in lines)
+    assert "  (log: results/smoke/logs/13_speed.ipynb)" in lines
+    assert "Traceback" not in done.stdout + done.stderr and "Error in rule" not in done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +283,7 @@ def test_a_downloaded_notebook_holds_all_that_its_page_shows(html, results):
     assert len(whole.cells) == len(nbformat.read(results / "notebooks" / name, as_version=4).cells)
 
 
-def test_the_book_comes_again_from_what_was_kept(tree, results, html):
+def test_the_book_comes_again_from_what_was_kept(tree, results, html, monkeypatch, capsys):
     """Without data, priors or training: the same pages, the tables' chapters run again, and as a PDF."""
     before = {path.relative_to(html).as_posix() for path in html.rglob("*") if path.is_file()}
     build = [sys.executable, "tools/build_book.py", "results/smoke"]
@@ -262,7 +299,8 @@ def test_the_book_comes_again_from_what_was_kept(tree, results, html):
     finally:
         for path in away:
             path.with_name(f"{path.name} away").rename(path)
-    stale_results_are_named(tree, results)
+    monkeypatch.chdir(tree)
+    stale_results_are_named(results, capsys)
     after = {path.relative_to(html).as_posix() for path in html.rglob("*") if path.is_file()}
     pages = [name for name in before ^ after if not name.startswith(("_media/", "_sources/chapters/status"))]
     assert pages == []
@@ -278,16 +316,15 @@ def test_the_book_comes_again_from_what_was_kept(tree, results, html):
     assert not any(str(link.get("/A", {}).get("/URI", "")).endswith(".html") for link in links)
 
 
-def stale_results_are_named(tree, results):
+def stale_results_are_named(results, capsys):
     """What was kept is whole; each change of a file behind the book is found, by name."""
 
     def check() -> list[str]:
-        command = [sys.executable, "tools/check_results.py", "smoke"]
-        done = subprocess.run(command, cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
+        status = check_results.main(["smoke"])
         # while somebody works on the code, rows say so; that alone is as it should be here
-        found = [line for line in done.stdout.splitlines() if "git_dirty is yes" not in line]
-        assert done.stderr == "" and (done.returncode == 1 or found[0].endswith("are of this code, and whole"))
-        return [line for line in found if line.startswith("results/")]
+        lines = [line for line in capsys.readouterr().out.splitlines() if "git_dirty is yes" not in line]
+        assert status == 1 or lines[0].endswith("are of this code, and whole")
+        return [line for line in lines if line.startswith("results/")]
 
     assert check() == []
     changes = {
@@ -300,8 +337,8 @@ def stale_results_are_named(tree, results):
     for path, (old, new) in changes.items():
         text = path.read_text()
         path.write_text(text.replace(old, new, 1))
-        found = check()
-        assert any(path.name in line for line in found), (path.name, found)
+        lines = check()
+        assert any(path.name in line for line in lines), (path.name, lines)
         path.write_text(text)
     rows = (results / "scores" / "nmf.csv").read_text()
     code = pd.read_csv(results / "scores" / "nmf.csv").code[0]

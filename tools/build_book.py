@@ -3,8 +3,8 @@
 Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status page is written from their records and
 the score files, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
 
---keep also leaves the executed notebooks in `<results>/book/`, their pictures and sounds made small beside them, to be
-committed. --kept builds the book from these, without data, models or training: only the chapters that are made from
+--keep builds nothing, but leaves the executed notebooks in `<results>/book/`, their pictures and sounds made small
+beside them, to be committed. --kept builds the book from these, without data, models or training: only the chapters that are made from
 the committed tables (`FROM_TABLES`) are run again.
 """
 
@@ -77,6 +77,9 @@ def main(results: Path, mode: str = "") -> None:
         raise FlowsepError(f"{results}: the tables are not of the scores beside them; make them again: make results")
     for notebook in notebooks.values():
         stored |= media.take(notebook)
+    if mode == "keep":
+        kept.keep(results, notebooks, stored)
+        return
     chapters = root / "book" / "chapters"
     shutil.rmtree(chapters, ignore_errors=True)
     chapters.mkdir(parents=True)
@@ -114,8 +117,6 @@ def main(results: Path, mode: str = "") -> None:
     (build / "book.pdf").unlink(missing_ok=True)  # of the previous book
     for folder in (build / "next", old):
         shutil.rmtree(folder, ignore_errors=True)
-    if mode == "keep":
-        kept.keep(results, notebooks, stored)
 
 
 def read_finished(path: Path) -> nbformat.NotebookNode:
@@ -321,7 +322,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="build_book", description=__doc__.split(":")[0])
     parser.add_argument("results", type=Path, help="results/<profile>")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--keep", dest="mode", action="store_const", const="keep", help="keep what was executed, too")
+    which.add_argument("--keep", dest="mode", action="store_const", const="keep", help="keep what was executed")
     which.add_argument("--kept", dest="mode", action="store_const", const="kept", help="build from what was kept")
     given = parser.parse_args()
     try:

@@ -48,7 +48,7 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
     Raises FlowsepError if nothing was kept, or the scores have changed since.
     """
     place = results / "book"
-    again = f"make the book and keep it: make book && python tools/build_book.py {results} --keep"
+    again = f"make the book and keep it: make book keep PROFILE={results.name}"
     if not (place / "kept.json").is_file():
         raise FlowsepError(f"{place}: no kept chapters; {again}")
     if read_json(place / "kept.json")["scores"] != hash_of_scores(results):

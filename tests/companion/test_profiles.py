@@ -47,7 +47,7 @@ CASES = {  # profile -> (variable, changes of its data, systems; a notebook each
 }
 SECONDS = 14  # of a song: always two pieces
 
-pytestmark = pytest.mark.chain
+pytestmark = [pytest.mark.chain, pytest.mark.slow]
 
 
 def write_data(kind: str, root: Path) -> Path:
