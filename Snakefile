@@ -61,8 +61,6 @@ rule results:
         f"{OUT}/notebooks/06_results.ipynb",
 
 rule data:
-    message:
-        "composing or reading the songs"
     input:
         notebook="notebooks/01_data.ipynb",
     output:
@@ -78,8 +76,6 @@ rule data:
         RUN
 
 rule spectrograms:
-    message:
-        "chapter: spectrograms, phase and masks"
     input:
         f"{OUT}/data.json",
         notebook="notebooks/02_spectrograms_and_phase.ipynb",
@@ -94,8 +90,6 @@ rule spectrograms:
         RUN
 
 rule inverse:
-    message:
-        "chapter: one equation, many unknowns"
     input:
         f"{OUT}/data.json",
         notebook="notebooks/00_an_inverse_problem.ipynb",
@@ -110,8 +104,6 @@ rule inverse:
         RUN
 
 rule glow:
-    message:
-        "chapter: a flow in small"
     input:
         notebook="notebooks/03_glow.ipynb",
     output:
@@ -127,8 +119,6 @@ rule glow:
 # All that is learnt from is decoded and resampled here, into the cache folder, which no other job writes to. Only its
 # being there counts: a system that joins the profile must not train the others again.
 rule cache:
-    message:
-        "decoding what is learnt from"
     input:
         f"{OUT}/data.json",
     output:
@@ -143,8 +133,6 @@ rule cache:
         f"python -m companion cache --profile {CONFIG} > {{log:q}} 2>&1"
 
 rule prior:
-    message:
-        "training the prior of {wildcards.source}"
     input:
         f"{OUT}/data.json",
         ancient(f"{OUT}/cache.json"),
@@ -163,8 +151,6 @@ rule prior:
         RUN
 
 rule inside:
-    message:
-        "chapter: what the priors know"
     input:
         expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
         notebook="notebooks/08_inside_the_priors.ipynb",
@@ -180,8 +166,6 @@ rule inside:
         RUN
 
 rule shown:
-    message:
-        "chapter: the flow, seen and heard"
     input:
         expand(f"{OUT}/priors/{{source}}.safetensors", source=PROFILE.sources),
         notebook="notebooks/09_the_flow_shown.ipynb",
@@ -197,8 +181,6 @@ rule shown:
 
 # A training goes on from what it keeps beside its output in systems/, where a killed job leaves it.
 rule fit:
-    message:
-        "fitting {wildcards.system}, {wildcards.part}"
     input:
         lambda wildcards: OWN.get(wildcards.system, []),
         f"{OUT}/data.json",
@@ -222,8 +204,6 @@ def needs(wildcards):
     return fitted + [OWN[wildcards.system]] if wildcards.system in OWN else fitted
 
 rule shard:
-    message:
-        "separating with {wildcards.system}, shard {wildcards.number}"
     input:
         needs,
         f"{OUT}/data.json",
@@ -241,8 +221,6 @@ rule shard:
 
 # with several shards it gathers them, with one it separates by itself
 rule separate:
-    message:
-        "separating and scoring with {wildcards.system}"
     input:
         needs,
         lambda wildcards: (
@@ -266,8 +244,6 @@ rule separate:
         RUN
 
 rule ablations:
-    message:
-        "chapter: ablations"
     input:
         expand(rules.prior.output.prior, source=PROFILE.sources),
         notebook="notebooks/11_ablations.ipynb",
@@ -283,8 +259,6 @@ rule ablations:
         RUN
 
 rule own_system:
-    message:
-        "chapter: your own system"
     input:
         OWN.values(),
         expand(rules.separate.output.scores, system=[*OWN, *({"instglow"} & set(PROFILE.systems) if OWN else ())]),
@@ -301,8 +275,6 @@ rule own_system:
 
 if PROFILE.new_sources:
     rule new_source:
-        message:
-            "chapter: a new source"
         input:
             expand(rules.prior.output.prior, source=PROFILE.trained),
             [f"{OUT}/scores/instglow.csv"] if "instglow" in PROFILE.systems else [],
@@ -319,8 +291,6 @@ if PROFILE.new_sources:
             RUN
 
 rule tables:
-    message:
-        "tables"
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
         "results/published.csv",
@@ -339,8 +309,6 @@ rule tables:
         RUN
 
 rule listen:
-    message:
-        "chapter: listen"
     input:
         EXCERPTS,
         expand(rules.separate.output.excerpts, system=PROFILE.systems),
@@ -356,8 +324,6 @@ rule listen:
         RUN
 
 rule failures:
-    message:
-        "chapter: what it cannot do"
     input:
         expand(rules.separate.output.scores, system=PROFILE.systems),
         notebook="notebooks/15_what_it_cannot_do.ipynb",
@@ -372,8 +338,6 @@ rule failures:
         RUN
 
 rule speed:
-    message:
-        "chapter: speed"
     input:
         sorted(map(str, Path("results/bench").glob("*.json"))),
         notebook="notebooks/13_speed.ipynb",
@@ -388,8 +352,6 @@ rule speed:
         RUN
 
 rule beyond:
-    message:
-        "chapter: beyond the paper"
     input:
         sorted(map(str, Path("results/research").glob("*.csv"))),
         notebook="notebooks/14_beyond_the_paper.ipynb",
@@ -404,8 +366,6 @@ rule beyond:
         RUN
 
 rule machines:
-    message:
-        "chapter: your machines"
     input:
         sorted(map(str, Path("results").glob("scale.csv"))),  # which is made of this very graph
         notebook="notebooks/16_run_it_on_your_machines.ipynb",
@@ -420,8 +380,6 @@ rule machines:
         RUN
 
 rule book:
-    message:
-        "building the pages"
     input:
         rules.inverse.output.notebook,
         rules.data.output.notebook,

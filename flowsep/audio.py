@@ -1,4 +1,7 @@
-"""Audio files: read by libsndfile or else by ffmpeg, and written whole or not at all."""
+"""The door for audio: files are read by libsndfile or else by ffmpeg, and written whole or not at all.
+
+What a file holds decides how it is read, never what it is called.
+"""
 
 import contextlib
 import json
@@ -14,8 +17,14 @@ import soundfile as sf
 
 from .files import MAX_SAMPLES, SAMPLE_RATES, FlowsepError, atomic_path
 
+# the endings by which folders are searched; a file that is named alone may have any
+SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3", ".m4a", ".mp4")
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")  # of a MUSDB18 .stem.mp4, in this order
 BLOCK = 2**17  # samples read at once: 3 s
+# formats of libsndfile whose length is a guess (MP3) or is of the first of several streams (Ogg)
+INEXACT = ("MP3", "OGG")
+SAMPLE_BYTES = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+UNKNOWN = 2**62  # from here on a number of samples means that the header leaves it open
 # The formats of ffmpeg that hold sound. Playlists are left out: they name other files and hosts.
 FORMATS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,iff,matroska,webm,mov,mp4,m4a,mp3,mp2,mpc,mpc8,mpeg,"
@@ -29,7 +38,7 @@ class AudioStream(NamedTuple):
 
     sample_rate: int
     channels: int
-    samples: int | None  # total, if the file says so; approximate in an MP3
+    samples: int | None  # total, if the file says so; approximate where ffmpeg reads
     blocks: Iterator[np.ndarray]  # float32 (channels, at most BLOCK)
 
 
@@ -46,20 +55,23 @@ def read_audio(path: str | Path) -> tuple[np.ndarray, int]:
 def stream_audio(path: str | Path) -> Iterator[AudioStream]:
     """Any audio file as blocks of samples.
 
-    Raises FlowsepError, which names the file. On opening: the file is missing, empty or not audio, its header shows
-    that it is truncated, it has more than two channels or a sample rate outside `SAMPLE_RATES`. While reading: it is
-    damaged, or holds NaN or infinite samples.
+    Of a stem file of MUSDB18 it is the mixture.
+
+    Raises FlowsepError, which names the file. On opening: the file is missing, empty or not audio, its header promises
+    clearly more or less than it holds, it has more than two channels or a sample rate outside `SAMPLE_RATES`. While
+    reading: it is damaged, or holds NaN or infinite samples.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FlowsepError(f"{path}: no such file")
     with contextlib.ExitStack() as stack:
-        # libsndfile guesses the length of an MP3 without one in its header, and may drop half of the song
-        opened = None
-        if path.suffix.lower() != ".mp3" or not shutil.which("ffmpeg"):
-            with contextlib.suppress(_UnknownFormatError):
-                opened = stack.enter_context(_stream_sndfile(path))
-        yield opened or stack.enter_context(_stream_ffmpeg(path))
+        try:
+            rate, channels, samples, exact = _header(path)
+            by_sndfile = exact or not shutil.which("ffmpeg")
+        except _UnknownFormatError:
+            by_sndfile = False
+        if by_sndfile:
+            yield stack.enter_context(_stream_sndfile(path, rate, channels, samples))
+        else:
+            yield stack.enter_context(_stream_ffmpeg(path))
 
 
 def write_audio(path: str | Path, audio: np.ndarray, sample_rate: int) -> int:
@@ -131,11 +143,26 @@ def is_packed(path: Path) -> bool:
 
 
 def inspect(path: Path) -> tuple[int, int, int]:
-    """(sample rate, channels, samples) from a file's header, checked against the size of the file."""
+    """(sample rate, channels, samples): from the header where it is exact, or else counted by decoding."""
+    if is_packed(path):
+        _must_exist(path)
+        return _probe(path)[:3]
+    with contextlib.suppress(_UnknownFormatError):
+        rate, channels, samples, exact = _header(path)
+        if exact and samples is not None:
+            return rate, channels, samples
+    with stream_audio(path) as stream:
+        return stream.sample_rate, stream.channels, sum(block.shape[1] for block in stream.blocks)
+
+
+def _must_exist(path: Path) -> None:
     if not path.is_file():
         raise FlowsepError(f"{path}: no such file")
-    if is_packed(path):
-        return _probe(path)[:3]
+
+
+def _header(path: Path) -> tuple[int, int, int | None, bool]:
+    """(sample rate, channels, samples or None, whether libsndfile reads all of it), checked against the file's size."""
+    _must_exist(path)
     try:
         info = sf.info(path)
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples
@@ -153,8 +180,16 @@ def inspect(path: Path) -> tuple[int, int, int]:
         promised, most = int.from_bytes(head[20:28], "little"), 2**63
     if held < promised < most:  # some programs count the 8 bytes before the size, too
         raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
+    # and a header whose 32 bits have wrapped, or that nobody completed, promises a part of the song
+    read = info.frames * info.channels * SAMPLE_BYTES.get(info.subtype, 0)
+    if read and held - read > max(read, 2**16):
+        raise FlowsepError(
+            f"{path}: its header promises {info.frames / info.samplerate:,.1f} s in {read:,} bytes, but it holds"
+            f" {held:,}; have a program write it again, as RF64 or W64 from 4 GB on"
+        )
     _check_shape(path, info.samplerate, info.channels)
-    return info.samplerate, info.channels, info.frames
+    known = info.frames < UNKNOWN  # else libsndfile cannot read to the end
+    return info.samplerate, info.channels, info.frames if known else None, known and info.format not in INEXACT
 
 
 def _check_shape(path: Path, rate: int, channels: int) -> None:
@@ -165,16 +200,8 @@ def _check_shape(path: Path, rate: int, channels: int) -> None:
         raise FlowsepError(f"{path}: {channels} channels at {rate} Hz; expected 1 or 2, and {low:,} to {high:,} Hz")
 
 
-def read_sndfile(path: Path) -> tuple[np.ndarray, int]:
-    """(audio, sample rate) by libsndfile."""
-    with _stream_sndfile(path) as stream:
-        return _whole(path, stream)
-
-
 @contextlib.contextmanager
-def _stream_sndfile(path: Path) -> Iterator[AudioStream]:
-    rate, channels, samples = inspect(path)
-
+def _stream_sndfile(path: Path, rate: int, channels: int, samples: int | None) -> Iterator[AudioStream]:
     def blocks() -> Iterator[np.ndarray]:
         try:
             while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
@@ -183,7 +210,7 @@ def _stream_sndfile(path: Path) -> Iterator[AudioStream]:
             raise FlowsepError(f"{path}: truncated or damaged ({error})") from error
 
     with sf.SoundFile(path) as file:
-        yield AudioStream(rate, channels, samples, _checked(path, blocks(), samples))
+        yield AudioStream(rate, channels, samples, _checked(path, blocks(), samples or 0))
 
 
 def _probe(path: Path) -> tuple[int, int, int, bool]:

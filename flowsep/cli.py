@@ -4,19 +4,23 @@ Slow imports come after the checks that do without them.
 """
 
 import argparse
+import fcntl
+import hashlib
 import io
 import json
 import math
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import FlowsepError, printable, writable
+from .files import FlowsepError, brief, printable, writable
 
 if TYPE_CHECKING:
     from .separator import Separator
@@ -30,7 +34,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Call `arguments.run`. Exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted."""
+    """Call `arguments.run`.
+
+    Exit status: 0 done, 1 some inputs failed, 2 wrong input, 130 interrupted, 143 terminated.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)  # so that what is half-written is cleared away, as after Ctrl-C
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
@@ -38,9 +47,20 @@ def run_command(arguments: argparse.Namespace) -> int:
     except FlowsepError as error:
         tell(f"error: {error}")
         return 2
+    except _TerminatedError:
+        tell("terminated")
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         tell("interrupted")
-        return 130
+        return 128 + signal.SIGINT
+
+
+class _TerminatedError(KeyboardInterrupt):
+    pass
+
+
+def _terminate(*_: Any) -> None:
+    raise _TerminatedError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("separate", help="separate songs into stems with trained priors")
-    command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="audio that libsndfile or ffmpeg reads")
+    command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="an audio file, or a folder of songs")
     command.add_argument(
         "--priors",
         required=True,
@@ -98,13 +118,12 @@ def _separate(arguments: argparse.Namespace) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
-    # a file called "...wav" has the stem "..", which would lead out of the folder
-    targets = {path: arguments.out / (path.stem if path.stem.strip(".") else path.name) for path in arguments.input}
+    targets = {path: arguments.out / _song(path) for given in arguments.input for path in _songs(given)}
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
     paths = find_priors(arguments.priors)
-    sources = arguments.sources.split(",") if arguments.sources else list(paths)
+    sources = [name.strip() for name in arguments.sources.split(",")] if arguments.sources else list(paths)
     if missing := [name for name in sources if name not in paths]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
     tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
@@ -118,11 +137,33 @@ def _separate(arguments: argparse.Namespace) -> int:
     failed = []
     for path, target in targets.items():
         try:
-            _separate_one(path, target, separator, arguments.format)
-        except FlowsepError as error:
-            tell(f"error: {error}" if str(path) in str(error) else f"error: {path}: {error}")
+            _separate_one(path, target, separator, arguments.format, force=arguments.force)
+        except (FlowsepError, RuntimeError, MemoryError) as error:  # of torch: out of memory, say
+            why = str(error) if isinstance(error, FlowsepError) else f"{type(error).__name__}: {brief(error)}"
+            why += "; --memory-limit makes shorter chunks" if "memory" in why and "limit" not in why else ""
+            tell(f"error: {why}" if str(path) in why else f"error: {path}: {why}")
             failed.append(str(path))
     return summary(failed, len(targets), "inputs failed")
+
+
+def _songs(path: Path) -> list[Path]:
+    """A file as it is; of a folder all audio files, or else the mixtures in its folders, as MUSDB18-HQ has them."""
+    from .audio import SUFFIXES
+
+    if not path.is_dir():
+        return [path]
+    visible = [file for file in sorted(path.glob("[!.]*")) if file.suffix.lower() in SUFFIXES]
+    files = visible or [file for file in sorted(path.glob("[!.]*/mixture.*")) if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise FlowsepError(f"{path}: no songs in this folder; expected files such as song.wav, or song/mixture.wav")
+    return files
+
+
+def _song(path: Path) -> str:
+    """The name of a song's folder of stems, where `python -m companion score` looks for it."""
+    name = path.name.removesuffix(".stem.mp4") if path.name.endswith(".stem.mp4") else path.stem
+    name = path.resolve().parent.name if name == "mixture" else name
+    return name if name.strip(".") else path.name  # "...wav" has the stem "..", which would lead out of the folder
 
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
@@ -139,7 +180,7 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: holds files already; --force overwrites them")
 
 
-def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str) -> None:
+def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str, *, force: bool) -> None:
     from tqdm import tqdm
 
     from .audio import audio_writer, stream_audio
@@ -147,7 +188,8 @@ def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str)
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
         folder = stack.enter_context(whole_folder(target))
-        bar = stack.enter_context(tqdm(desc=path.name, unit="step", file=sys.stderr))
+        _refuse({path: target}, force=force)  # another run may have ended since
+        bar = stack.enter_context(tqdm(desc=printable(path.name), unit="step", file=sys.stderr))
         shape = (song.sample_rate, song.channels, song.samples)
         files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in separator.names}
 
@@ -161,7 +203,7 @@ def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str)
     for source, file in files.items():
         if file.clipped:
             tell(f"note: {path}: {file.clipped} samples of {source} were clipped; --format wav keeps them")
-    print(target)
+    print(printable(str(target)))
 
 
 def _size(text: str) -> int:
@@ -175,17 +217,30 @@ def _size(text: str) -> int:
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target`, and move its files into `target` when the block ends without an error."""
-    temporary = target.parent / f".{target.name[:40]}-{os.getpid()}"
-    try:
+    """Yield a folder beside `target`, and move its files into `target` when the block ends without an error.
+
+    The folder is locked as long as it is there; FlowsepError if another run holds it.
+    """
+    digest = hashlib.sha256(target.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    temporary = target.parent / f".{target.name[:40]}-{digest}"
+    with ExitStack() as held:
         with writable(target.parent, CURE):
-            temporary.mkdir()
-        yield temporary
-        target.mkdir(exist_ok=True)
-        for file in sorted(temporary.iterdir()):
-            file.replace(target / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True, exist_ok=True)
+            lock = os.open(temporary, os.O_RDONLY)
+            held.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FlowsepError(f"{target}: another run is writing to it; wait, or choose another --out") from error
+        try:
+            for left in temporary.iterdir():  # by a run that was killed
+                left.unlink()
+            yield temporary
+            target.mkdir(exist_ok=True)
+            for file in sorted(temporary.iterdir()):
+                file.replace(target / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _info(arguments: argparse.Namespace) -> int:

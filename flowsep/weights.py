@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .config import FeatureConfig, GlowConfig
 from .files import MAX_HEADER, FlowsepError, atomic_path, brief
+from .glow import InvertibleConv
 
 
 def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -36,6 +37,8 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights may come in any of them
 MAX_DILATION = 4096  # frames, of the last layer's convolution
 MAX_OVERLAP = 64  # windows of a spectrogram over one sample
+MAX_SECOND = 2e9  # bytes that the separation of one second takes; the paper's priors take 0.01e9
+MAX_CONDITION = 1e7  # of a 1x1 convolution, beyond which its inverse is noise in single precision
 
 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ def check_sizes(model: GlowConfig, feature: FeatureConfig, weights: Iterable[Ten
 
     Raises:
         FlowsepError: more numbers than these can be, or what no weight shows and would fill the memory later: see
-            `MAX_DILATION` and `MAX_OVERLAP`, and windows of more bins than the model has.
+            `MAX_DILATION`, `MAX_OVERLAP` and `MAX_SECOND`, and windows of more bins than the model has.
     """
     channels, hidden, layers = model.bins * model.squeeze, model.hidden, model.layers
     net = channels // 2 * hidden + layers * 2 * hidden * hidden * model.kernel + (2 * layers - 1) * hidden * hidden
@@ -99,6 +102,19 @@ def check_sizes(model: GlowConfig, feature: FeatureConfig, weights: Iterable[Ten
     if feature.n_fft // 2 + 1 > model.bins or feature.n_fft > MAX_OVERLAP * feature.hop:
         claim = f"n_fft {brief(feature.n_fft)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
         raise FlowsepError(f"{path}: {claim} do not belong together")
+    from .memory import bytes_of_separation  # which knows priors, and they this module
+
+    needed = bytes_of_separation({"": _Sizes(model, feature)}, 1.0)  # type: ignore[dict-item]
+    if needed > MAX_SECOND:
+        claim = f"sample_rate {brief(feature.sample_rate)}, hop {brief(feature.hop)}, {brief(model.bins)} bins"
+        raise FlowsepError(f"{path}: {claim}: one second would take {needed / 1e9:,.0f} GB; not a real prior?")
+
+
+class _Sizes(NamedTuple):
+    """What `bytes_of_separation` asks of a prior."""
+
+    model: GlowConfig
+    feature: FeatureConfig
 
 
 def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: str | Path) -> None:
@@ -122,9 +138,15 @@ def check_weights(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor],
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Load a state dict in which every name, shape and type must fit; FlowsepError names the first that does not."""
+    """Load a state dict in which every name, shape and type must fit, and every 1x1 convolution can be inverted.
+
+    Raises FlowsepError, which names the first weight that does not.
+    """
     check_weights(module.state_dict(), tensors, path)
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
     if bad:
         raise FlowsepError(f"{path}: weight {bad[0]} holds NaN or infinite values; the training that wrote it diverged")
     module.load_state_dict(tensors)
+    for name, part in module.named_modules():
+        if isinstance(part, InvertibleConv) and not torch.linalg.cond(part.weight.double()) < MAX_CONDITION:
+            raise FlowsepError(f"{path}: weight {name}.weight cannot be inverted; the training that wrote it diverged")

@@ -136,9 +136,9 @@ def damage(path, how):
 
 BROKEN = {
     "truncated": "truncated: its header promises",
-    "cut header": "not audio, empty or damaged",
-    "empty": "not audio, empty or damaged",
-    "text": "not audio, empty or damaged",
+    "cut header": "truncated or damaged or not audio",
+    "empty": "truncated or damaged or not audio",
+    "text": "truncated or damaged or not audio",
     "nan": "NaN or infinite",
     "inf": "NaN or infinite",
     "no samples": "holds no samples",

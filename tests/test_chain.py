@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import check_results
 import nbformat
 import pandas as pd
-import check_results
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import launch, open_page
@@ -41,7 +41,7 @@ def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A copy of the project (a folder with a blank and an umlaut in its name) in which `book` has been made, and how."""
+    """A copy of the project (a folder with a blank and an umlaut in its name) with the book made, and what was said."""
     tree = copy_project(tmp_path_factory.mktemp("chain") / "flowsep kopie ü")
     done = run(tree)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]

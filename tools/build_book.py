@@ -4,8 +4,8 @@ Executed notebooks go from `<results>/notebooks/` to `book/chapters/`, a status 
 the score files, and Jupyter Book builds `book/_build/html` with warnings as errors. Nothing is run here.
 
 --keep builds nothing, but leaves the executed notebooks in `<results>/book/`, their pictures and sounds made small
-beside them, to be committed. --kept builds the book from these, without data, models or training: only the chapters that are made from
-the committed tables (`FROM_TABLES`) are run again.
+beside them, to be committed. --kept builds the book from these, without data, models or training: only the chapters
+that are made from the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse

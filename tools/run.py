@@ -29,6 +29,29 @@ from flowsep.files import FlowsepError, printable, read_json, write_text
 
 INTERVAL = {True: 1.0, False: 60.0}  # seconds between two lines, on a terminal and in a file
 LAST_LINES = 8  # of a log, that a failure shows
+WORDS = {  # rule -> what it does; Snakemake's own `message:` would take the place of the facts that it prints of a job
+    "data": "composing or reading the songs",
+    "spectrograms": "chapter: spectrograms, phase and masks",
+    "inverse": "chapter: one equation, many unknowns",
+    "glow": "chapter: a flow in small",
+    "cache": "decoding what is learnt from",
+    "prior": "training the prior of {source}",
+    "inside": "chapter: what the priors know",
+    "shown": "chapter: the flow, seen and heard",
+    "fit": "fitting {system}, {part}",
+    "shard": "separating with {system}, shard {number}",
+    "separate": "separating and scoring with {system}",
+    "ablations": "chapter: ablations",
+    "own_system": "chapter: your own system",
+    "new_source": "chapter: a new source",
+    "tables": "tables",
+    "listen": "chapter: listen",
+    "failures": "chapter: what it cannot do",
+    "speed": "chapter: speed",
+    "beyond": "chapter: beyond the paper",
+    "machines": "chapter: your machines",
+    "book": "building the pages",
+}
 HEADER = re.compile(r'^\w*(Exception|Error) in (file ".*"|rule \w+.*), line \d+:\n')  # which Snakemake puts first
 
 
@@ -145,8 +168,11 @@ class _Handler(LogHandlerBase):
             case LogEvent.RUN_INFO:
                 board.plan(facts["stats"])
             case LogEvent.JOB_INFO:
-                name = " ".join([facts["rule_name"], *map(str, facts["wildcards"].values())])
-                board.begin(facts["jobid"], name, printable(facts["rule_msg"] or name), facts["threads"])
+                rule, wildcards = facts["rule_name"], dict(facts["wildcards"])
+                name = " ".join([rule, *map(str, wildcards.values())])
+                board.begin(
+                    facts["jobid"], name, printable(WORDS.get(rule, name).format(**wildcards)), facts["threads"]
+                )
             case LogEvent.JOB_FINISHED:
                 board.finish(facts["job_id"])
             case LogEvent.JOB_ERROR:

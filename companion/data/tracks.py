@@ -16,13 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flowsep.audio import STREAMS, inspect, is_packed, read_ffmpeg, read_sndfile
+from flowsep.audio import STREAMS, SUFFIXES, inspect, is_packed, read_audio, read_ffmpeg
 from flowsep.files import FlowsepError, brief, is_text, sha256
 
 from ..profile import DataConfig, PiecesConfig
 from .slakh import stem_files
 
-SUFFIXES = (".wav", ".flac", ".aif", ".aiff", ".w64", ".rf64", ".caf", ".au", ".ogg", ".opus", ".mp3")
 MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
 HOMES = {  # kind -> the environment variable that holds its folder, and where to get it
     "musdb18": ("MUSDB_PATH", "MUSDB18 (zenodo.org, doi 10.5281/zenodo.1117372)"),
@@ -30,6 +29,7 @@ HOMES = {  # kind -> the environment variable that holds its folder, and where t
     "slakh": ("SLAKH_PATH", "Slakh2100 (zenodo.org, doi 10.5281/zenodo.4599666)"),
 }
 TRACK_FILES = {"musdb18": "<track>.stem.mp4", "slakh": "Track<number>/metadata.yaml"}
+NO_SONGS = ("@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 log = logging.getLogger(__name__)
 
 
@@ -186,9 +186,11 @@ def load_references(folder: str | Path) -> Dataset:
     Raises FlowsepError if there is no such folder, or no track in it.
     """
     folder = Path(folder)
-    tracks = tuple(replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), {}))
+    skipped: dict[str, str] = {}
+    tracks = tuple(replace(track, subset="test") for track in _list_tracks(folder, DataConfig(kind="stems"), skipped))
     if not tracks:
-        what = "no audio in there" if folder.is_dir() else "no such folder"
+        what = f"no audio in there{''.join(f'; {name}: {why}' for name, why in [*skipped.items()][:1])}"
+        what = what if folder.is_dir() else "no such folder"
         raise FlowsepError(f"{folder}: {what}; expected references <track>/<source>.wav")
     return Dataset(folder.resolve().name, folder, tracks, 0, 0)
 
@@ -225,7 +227,11 @@ def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> l
             except FlowsepError as error:
                 reason = str(error)
         else:
-            files = {stem.stem: (stem,) for stem in _visible(path) if stem.suffix.lower() in SUFFIXES}
+            there = audio_files(path)
+            files = {name: paths for name, paths in there.items() if len(paths) == 1}
+            if twice := [name for name in there if name not in files]:
+                names = ", ".join(file.name for file in there[twice[0]])
+                files, reason = {}, f"it holds {twice[0]} twice ({names}); remove all but one"
         if files:
             tracks.append(Track(path.name, folder.name, files, _parts(files, config.kind)))
         else:
@@ -243,9 +249,21 @@ def _parts(files: Iterable[str], kind: str) -> tuple[str, ...]:
     return parts
 
 
+def audio_files(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """{name: files} of all audio in a folder, by the endings `SUFFIXES` in capitals or not."""
+    files: dict[str, tuple[Path, ...]] = {}
+    for path in _visible(folder):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            files[path.stem] = (*files.get(path.stem, ()), path)
+    return files
+
+
 def _visible(folder: Path) -> list[Path]:
-    """The paths in a folder in order, without hidden ones; FlowsepError for a name that cannot be shown."""
-    paths = sorted(path for path in folder.glob("*") if not path.name.startswith("."))
+    """The paths in a folder in order, without hidden ones and what systems put beside songs (`@eaDir`, `#recycle`).
+
+    Raises FlowsepError for a name that cannot be shown.
+    """
+    paths = sorted(path for path in folder.glob("*") if not path.name.startswith(".") and path.name not in NO_SONGS)
     if odd := [path for path in paths if not is_text(path.name)]:
         raise FlowsepError(f"{brief(str(odd[0]))}: its name is not UTF-8 or holds control characters; rename it")
     return paths
@@ -261,4 +279,4 @@ def _as_channels(audio: np.ndarray, channels: int) -> np.ndarray:
 
 def _read_stem(path: Path, source: str) -> np.ndarray:
     # MUSDB18 as 16-bit samples, as in musdb, so that scores compare
-    return (read_ffmpeg(path, STREAMS.index(source), "<i2") if is_packed(path) else read_sndfile(path))[0]
+    return (read_ffmpeg(path, STREAMS.index(source), "<i2") if is_packed(path) else read_audio(path))[0]

@@ -1,7 +1,7 @@
 """Estimates on disk, of any systems -> score rows, hardly slower than reading the files.
 
 One system: `<folder>/<track>/<stem>.wav`; several: `<folder>/<system>/<track>/<stem>.wav`. As in musdb and museval, a
-folder `test` may hold the tracks. Other suffixes than .wav, of the formats in `SUFFIXES`, do as well.
+folder `test` may hold the tracks. Other suffixes than .wav, `flowsep.audio.SUFFIXES`, do as well.
 """
 
 import math
@@ -20,7 +20,7 @@ from flowsep.files import FlowsepError, is_text, safe_name, sha256
 from flowsep.machine import processor_name
 
 from ..codehash import code_hash
-from ..data.tracks import SUFFIXES, Dataset, Track
+from ..data.tracks import Dataset, Track, audio_files
 from ..profile import EvaluationConfig
 from ..provenance import git_state, package_versions
 from ..systems import COSTS
@@ -132,9 +132,12 @@ def _find(folder: Path, track: Track, source: str) -> Path:
     place = _track_folder(folder, track)
     if place is None:
         raise FlowsepError(f"{folder / track.name}: no such folder")
-    files = (place / f"{name}{suffix}" for name in (source, safe_name(source)) for suffix in SUFFIXES)
-    if file := next((file for file in files if file.is_file()), None):
-        return file
+    there = audio_files(place)
+    if files := there.get(source) or there.get(safe_name(source)):
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise FlowsepError(f"{place}: holds {source} twice ({names}); remove all but one")
+        return files[0]
     raise FlowsepError(f"{place / source}.wav: no such file")
 
 

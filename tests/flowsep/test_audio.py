@@ -1,12 +1,14 @@
 """Audio files: what was written comes back, and what is broken is named."""
 
 import resource
+import struct
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-from helpers import BROKEN, ODD_NAME, RATE, damage, make_stems
+from helpers import BROKEN, ODD_NAME, RATE, damage, make_stems, write_packed_tree
 
 from flowsep import audio as audio_module
 from flowsep.audio import audio_writer, read_audio, stream_audio, write_audio
@@ -48,6 +50,76 @@ def test_mp3_with_no_length_in_its_header_is_read_to_the_end(tmp_path):
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", *options, tmp_path / "a.mp3"], check=True)
     back, rate = read_audio(tmp_path / "a.mp3")
     assert back.shape[1] / rate == pytest.approx(6, abs=0.1)
+
+
+def ffmpeg(*arguments) -> bytes:
+    command = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+
+
+@pytest.mark.parametrize("name", ["song.wav", "song.mpeg", "song"])
+def test_the_content_decides_and_not_the_name(tmp_path, name):
+    """An MP3 without a length, whatever it is called, is counted as long as ffmpeg decodes it."""
+    rng = np.random.default_rng(0)
+    audio = np.concatenate([rng.normal(0, 0.1, 2 * RATE), np.zeros(4 * RATE)])
+    sf.write(tmp_path / "a.flac", audio, RATE)
+    ffmpeg("-i", tmp_path / "a.flac", "-q:a", "4", "-write_xing", "0", "-f", "mp3", tmp_path / name)
+    back, rate = read_audio(tmp_path / name)
+    assert back.shape[1] / rate == pytest.approx(6, abs=0.1)
+    assert audio_module.inspect(tmp_path / name) == (rate, 1, back.shape[1])
+
+
+def test_a_length_that_the_header_leaves_open_is_counted(tmp_path):
+    sf.write(tmp_path / "a.wav", make_stems(seconds=1)["vocals"].T, RATE)
+    (tmp_path / "open.flac").write_bytes(ffmpeg("-i", tmp_path / "a.wav", "-f", "flac", "-"))
+    assert sf.info(tmp_path / "open.flac").frames > 2**62  # what the case is about
+    back, _ = read_audio(tmp_path / "open.flac")
+    np.testing.assert_allclose(back, read_audio(tmp_path / "a.wav")[0], atol=1e-7)
+    assert audio_module.inspect(tmp_path / "open.flac") == (RATE, 2, RATE)
+
+
+def test_all_streams_of_a_chained_ogg_are_read(tmp_path):
+    for k in range(2):
+        sf.write(tmp_path / f"{k}.ogg", make_stems(k, seconds=1)["vocals"].T, RATE)
+    path = tmp_path / "chained.ogg"
+    path.write_bytes(b"".join((tmp_path / f"{k}.ogg").read_bytes() for k in range(2)))
+    back, rate = read_audio(path)
+    assert back.shape[1] / rate == pytest.approx(2, abs=0.05)
+    assert audio_module.inspect(path)[2] == back.shape[1]
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_a_header_that_promises_a_part_of_what_the_file_holds_is_refused(tmp_path, bits):
+    """32-bit sizes wrap at 4 GiB; here the file of 4 GiB and a minute is sparse and takes no room."""
+    path, frame = tmp_path / "long.wav", 2 * bits // 8
+    size = 2**32 + 60 * RATE * frame
+    kind = {16: 1, 32: 3}[bits]
+    with path.open("wb") as file:
+        file.write(b"RIFF" + struct.pack("<I", (36 + size) % 2**32) + b"WAVEfmt ")
+        file.write(struct.pack("<IHHIIHH", 16, kind, 2, RATE, RATE * frame, frame, bits))
+        file.write(b"data" + struct.pack("<I", size % 2**32))
+        file.truncate(44 + size)
+    with pytest.raises(FlowsepError, match=r"promises 60\.0 s in .* bytes, but it holds 4,.*RF64"), stream_audio(path):
+        pass
+
+
+def test_a_picture_after_the_samples_is_no_fault(tmp_path):
+    path = tmp_path / "tagged.wav"
+    audio = make_stems(seconds=1)["vocals"]
+    sf.write(path, audio.T, RATE, "FLOAT")
+    with path.open("ab") as file:
+        file.write(b"id3 " + struct.pack("<I", 100_000) + bytes(100_000))
+    np.testing.assert_array_equal(read_audio(path)[0], audio)
+
+
+def test_a_stem_file_of_musdb18_is_heard_as_its_mixture(tmp_path):
+    folder = write_packed_tree(tmp_path, train=1, test=1, seconds=1)
+    (path,) = (folder / "test").glob("*.stem.mp4")
+    back, rate = read_audio(path)
+    mixture, _ = audio_module.read_ffmpeg(Path(path), 0)
+    np.testing.assert_array_equal(back, mixture)
+    with stream_audio(path) as stream:
+        assert (stream.sample_rate, stream.channels) == (rate, 2)
 
 
 @pytest.mark.parametrize("how", [how for how in BROKEN if how not in ("shorter", "other rate")])

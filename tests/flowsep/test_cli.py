@@ -1,18 +1,25 @@
 """The command line: whole folders of stems or nothing, one clear line for a wrong input, the right exit status."""
 
+import contextlib
 import json
+import os
+import re
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
 import torch
-from helpers import RATE, make_stems
+from helpers import RATE, make_stems, write_hq_tree, write_packed_tree
 
 from flowsep import separator
 from flowsep.checkpoint import load_prior
-from flowsep.cli import main
+from flowsep.cli import main, whole_folder
 from flowsep.config import FeatureConfig, GlowConfig
 from flowsep.prior import Prior
 
@@ -276,3 +283,133 @@ def test_help_and_no_command(capsys):
         assert stop.value.code == status
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("separate", "info", "convert", "--no-wiener"))
+
+
+def test_a_folder_stands_for_its_songs(priors, song, tmp_path, capsys):
+    sf.write(song.parent / "Other.FLAC", sf.read(song)[0], RATE)
+    (song.parent / "notes.txt").write_text("no audio")
+    (song.parent / ".hidden.wav").write_bytes(song.read_bytes())
+    assert separate(song.parent, priors, tmp_path / "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Other", "song"]
+    (tmp_path / "nothing").mkdir()
+    assert separate(tmp_path / "nothing", priors, tmp_path / "none") == 2
+    assert "nothing: no songs in this folder" in capsys.readouterr().err
+
+
+def test_musdb18_and_its_hq_go_to_the_folders_that_the_scorer_looks_for(priors, tmp_path, monkeypatch):
+    """From the data sets as they are distributed to the rows of a table, through the command lines alone."""
+    from companion.graph.cli import main as companion
+
+    sources = {"vocals": "vocals", "accompaniment": "bass"}
+    (tmp_path / "two").mkdir()
+    for source, other in sources.items():
+        shutil.copy(priors / f"{other}.safetensors", tmp_path / "two" / f"{source}.safetensors")
+    for kind, write in (("musdb18", write_packed_tree), ("musdb18hq", write_hq_tree)):
+        root = write(tmp_path / kind, train=1, test=2, seconds=1)
+        test = root / "test"
+        given = sorted(test.glob("*.stem.mp4")) or sorted(test.glob("*/mixture.wav"))
+        assert separate(given, tmp_path / "two", tmp_path / kind / "estimates" / "mine") == 0
+        profile = tmp_path / f"{kind}.yaml"
+        data = {"kind": kind, "root": str(root), "valid_tracks": 1}
+        profile.write_text(json.dumps({"profile": {"name": kind, "sources": [*sources], "data": data}}))
+        out, estimates = tmp_path / kind / "scored", tmp_path / kind / "estimates"
+        assert companion(["score", str(estimates), "--profile", str(profile), "--out", str(out)]) == 0
+        rows = pd.read_csv(out / "scores" / "mine.csv")
+        assert rows.track.nunique() == 2 and set(rows.status) <= {"ok", "silent"} and rows.value.notna().any()
+
+
+def test_spaces_after_commas_and_control_characters_in_names(priors, song, tmp_path, capfd):
+    odd = song.with_name("a\x1b]0;owned\x07\x1b[2J.wav")
+    song.rename(odd)
+    assert separate(odd, priors, tmp_path / "out", "--sources", "vocals, bass") == 0
+    printed = capfd.readouterr()
+    assert "\x1b" not in printed.out + printed.err.replace("\x1b[A", "") and "\\x1b]0;owned" in printed.out
+
+
+def test_a_second_run_to_the_same_output_is_refused(priors, song, tmp_path, capsys):
+    with whole_folder(tmp_path / "out" / "song"):
+        assert separate(song, priors, tmp_path / "out") == 1
+        assert "out/song: another run is writing to it" in capsys.readouterr().err
+    assert separate(song, priors, tmp_path / "out", "--force") == 0
+    assert files_below(tmp_path / "out") == ["song/bass.wav", "song/vocals.wav"]
+
+
+def test_an_output_that_another_run_filled_meanwhile_is_left_alone(priors, song, tmp_path, monkeypatch, capsys):
+    from flowsep import audio
+
+    def late(path):
+        (tmp_path / "out" / "song").mkdir(parents=True)
+        (tmp_path / "out" / "song" / "bass.wav").write_text("of the other run")
+        return stream(path)
+
+    stream = audio.stream_audio
+    monkeypatch.setattr(audio, "stream_audio", late)
+    assert separate(song, priors, tmp_path / "out") == 1
+    assert "holds files already" in capsys.readouterr().err
+    assert (tmp_path / "out" / "song" / "bass.wav").read_text() == "of the other run"
+
+
+def test_what_a_killed_run_left_is_cleared(priors, song, tmp_path):
+    with contextlib.suppress(SystemExit), whole_folder(tmp_path / "out" / "song") as folder:
+        (left := folder).joinpath("half.wav").write_text("half")
+        raise SystemExit
+    left.mkdir(exist_ok=True)
+    (left / "half.wav").write_text("half")
+    assert separate(song, priors, tmp_path / "out") == 0
+    assert files_below(tmp_path / "out") == ["song/bass.wav", "song/vocals.wav"]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError("out of memory")])
+def test_the_other_inputs_are_separated_after_one_that_was_too_large(
+    priors, song, tmp_path, monkeypatch, capsys, error
+):
+    large = song.with_name("large.wav")
+    large.write_bytes(song.read_bytes())
+    stream, calls = separator.Separator.stream, []
+
+    def first_fails(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return stream(self, *arguments, **options)
+
+    monkeypatch.setattr(separator.Separator, "stream", first_fails)
+    assert separate([large, song], priors, tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "large.wav: " in told and "--memory-limit makes shorter chunks" in told and "1 of 2 inputs failed" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["song"]
+
+
+def test_sigterm_ends_as_ctrl_c_does(priors, song, tmp_path, monkeypatch, capsys):
+    def terminated(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(separator.Separator, "stream", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert separate(song, priors, tmp_path / "out") == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "terminated" in capsys.readouterr().err and list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("singular", r"vocals\.safetensors: weight layers\.\d\.weight cannot be inverted"),
+        ("hop", r"vocals\.safetensors: sample_rate 1000000, hop 16, .*: one second would take"),
+    ],
+)
+def test_a_prior_that_could_not_separate_is_named(priors, song, tmp_path, capsys, change, told):
+    shutil.copytree(priors, tmp_path / "bad")
+    prior = load_prior(priors / "vocals.safetensors")
+    if change == "singular":
+        with torch.no_grad():
+            for value in prior.glow.state_dict().values():
+                value.zero_()
+    else:
+        prior.feature = FeatureConfig(sample_rate=1_000_000, hop=16, n_fft=1024)
+    prior.save(tmp_path / "bad" / "vocals.safetensors")
+    assert separate(song, tmp_path / "bad", tmp_path / "out") == 2
+    assert re.search(told, capsys.readouterr().err)

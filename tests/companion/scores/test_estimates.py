@@ -72,8 +72,8 @@ def test_rows_say_where_they_come_from(folders, tmp_path):
 
 
 def test_a_reference_is_read_once_for_all_systems(folders, monkeypatch):
-    read, reading = [], tracks.read_sndfile
-    monkeypatch.setattr(tracks, "read_sndfile", lambda path: read.append(path) or reading(path))
+    read, reading = [], tracks.read_audio
+    monkeypatch.setattr(tracks, "read_audio", lambda path: read.append(path) or reading(path))
     score(folders, evaluation=EvaluationConfig(conventions=("paper",)))
     assert len(read) == len(set(read)) == len(SONGS) * len(SOURCES)
 
