@@ -66,4 +66,5 @@ def choose_device(name: str) -> "torch.device":
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise FlowsepError(f"device: '{name}' cannot be used here ({str(error).splitlines()[0]})") from error
+        usable = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise FlowsepError(f"device: '{name}' cannot be used here; this machine has {', '.join(usable)}") from error

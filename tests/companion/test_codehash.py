@@ -132,28 +132,34 @@ def test_definitions_that_call_each_other_have_a_hash(project):
     )
 
 
-@pytest.fixture
-def copy(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
     """A copy of the packages: `edit(file, old, new)` changes it, and names the systems whose hash that changes."""
+    root = tmp_path_factory.mktemp("copy")
     for package in codehash.PACKAGES:
-        if (codehash.ROOT / package).is_dir():
-            shutil.copytree(codehash.ROOT / package, tmp_path / package)
-    monkeypatch.setattr(codehash, "ROOT", tmp_path)
-    codehash._module.cache_clear()
-    before = {name: code_of(name) for name in SYSTEMS}
+        shutil.copytree(codehash.ROOT / package, root / package)
+
+    def hashes() -> dict[str, str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(codehash, "ROOT", root)
+            codehash._module.cache_clear()
+            try:
+                return {name: code_of(name) for name in SYSTEMS}
+            finally:
+                codehash._module.cache_clear()
+
+    before = hashes()
 
     def edit(file: str, old: str, new: str) -> set[str]:
-        path = tmp_path / file
+        path = root / file
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
-        codehash._module.cache_clear()
-        changed = {name for name in SYSTEMS if code_of(name) != before[name]}
+        after = hashes()
         path.write_text(text)
-        return changed
+        return {name for name in SYSTEMS if after[name] != before[name]}
 
-    yield edit
-    codehash._module.cache_clear()
+    return edit
 
 
 FLOWS = {"instglow", "flowsep"}

@@ -80,3 +80,10 @@ def test_every_public_name_has_a_home():
     assert set(flowsep.__all__) <= set(dir(flowsep))
     with pytest.raises(AttributeError, match="module 'flowsep' has no attribute 'separat'"):
         _ = flowsep.separat
+
+
+def test_librosa_is_compiled_into_the_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "new"))
+    done = fresh("import os, companion; print(os.environ['NUMBA_CACHE_DIR'])")
+    assert done.stdout.strip() == str(tmp_path / "new" / "numba"), done.stderr
