@@ -400,3 +400,23 @@ def test_validation_crops_lie_side_by_side():
     np.testing.assert_array_equal(crops[3:], np.ones((1, 1000)))
     with pytest.raises(FlowsepError, match="no crop"):
         validation_crops([np.zeros(5000, np.float32)], 1000)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "__MACOSX", "lost+found"])
+def test_what_systems_put_beside_songs_is_no_song(tmp_path, name):
+    write_hq_tree(tmp_path, train=4)
+    before = load("musdb18hq", tmp_path, valid_tracks=1)
+    for subset in ("train", "test"):
+        write_track(tmp_path / subset / name, make_stems(7))
+    after = load("musdb18hq", tmp_path, valid_tracks=1)
+    for subset in ("train", "valid", "test"):
+        assert [t.name for t in before.subset(subset)] == [t.name for t in after.subset(subset)]
+    assert after.skipped == {}
+
+
+def test_a_stem_in_two_formats_leaves_its_song_out_and_says_so(tmp_path):
+    write_hq_tree(tmp_path, train=2)
+    sf.write(tmp_path / "train" / "song 1" / "bass.flac", make_stems(1)["bass"].T, RATE)
+    dataset = load("musdb18hq", tmp_path, valid_tracks=1)
+    assert dataset.skipped == {"train/song 1": "it holds bass twice (bass.flac, bass.wav); remove all but one"}
+    assert [track.name for track in dataset.tracks if track.subset == "train"] == ["song 0"]

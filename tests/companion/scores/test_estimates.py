@@ -1,5 +1,7 @@
 """Estimates on disk score as they do fresh from the system; what cannot be scored is a failed row."""
 
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,3 +173,26 @@ def test_against_the_test_songs_of_a_profile(tmp_path, capsys):
     assert set(scores.convention) == {"sisec18"} and scores.stem.tolist() == ["vocals"] * 2 + ["bass"] * 2
     assert scores.value[scores.metric == "SDR"].tolist() == pytest.approx([20 * np.log10(2)] * 2, abs=1e-4)
     assert set(scores.data) == {"musdb18hq"} and "measured here with estimates on disk" in capsys.readouterr().out
+
+
+def test_endings_in_capitals_are_found_and_a_stem_in_two_formats_is_a_failed_row(folders):
+    place = folders[1] / "good" / "test" / "song 0"
+    (place / "bass.wav").rename(place / "bass.WAV")
+    sf.write(place / "drums.flac", make_stems(3, 1.0)["drums"].T, RATE)
+    rows = score(folders)["good"]
+    rows = rows[rows.track == "song 0"].drop_duplicates("stem").set_index("stem")
+    assert rows.status["bass"] == "ok" and rows.status["drums"] == "failed"
+    assert "holds drums twice (drums.flac, drums.wav)" in rows.reason["drums"]
+
+
+def test_the_same_mp3_as_reference_and_estimate_is_equally_long(tmp_path):
+    rng = np.random.default_rng(0)
+    audio = np.concatenate([rng.normal(0, 0.1, 2 * RATE), 0.001 * rng.normal(0, 0.1, 2 * RATE)])
+    sf.write(tmp_path / "a.flac", audio, RATE)
+    for place in ("true/song", "made/mine/song"):
+        (tmp_path / place).mkdir(parents=True)
+        options = ["-q:a", "4", "-write_xing", "0", tmp_path / place / "vocals.mp3"]
+        subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.flac", *options], check=True)
+    rows = score((tmp_path / "true", tmp_path / "made"))["mine"]
+    assert set(rows.status) == {"ok"} and rows.audio_seconds[0] == pytest.approx(4, abs=0.1)
+    assert (rows[rows.metric == "SDR"].value > 100).all()
