@@ -145,7 +145,7 @@ rule prior:
     params:
         more="-p source {source}",
         settings=lambda wildcards: PROFILE.hash_of(""),  # another value of the profile runs the job again
-    priority: 10  # the longest jobs first
+    priority: 12  # before what is fitted otherwise: the longest separation waits for all priors
     threads: PROFILE.threads
     shell:
         RUN
@@ -213,7 +213,7 @@ rule shard:
         f"{OUT}/logs/shard_{{system}}_{{number}}.txt",
     params:
         settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
-    priority: 5
+    priority: 15  # as soon as they can: the longest of them would else run alone at the end
     threads: PROFILE.threads
     shell:
         "OMP_NUM_THREADS={threads} python -m companion shard {wildcards.system:q} {wildcards.number}"
@@ -238,7 +238,7 @@ rule separate:
     params:
         more="-p system {system}",
         settings=lambda wildcards: PROFILE.hash_of(wildcards.system),
-    priority: 5
+    priority: 15
     threads: PROFILE.threads
     shell:
         RUN
