@@ -5,6 +5,7 @@ file and stops at the first broken one. Here a track is checked when it is read,
 """
 
 import hashlib
+import json
 import logging
 import operator
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from flowsep.audio import STREAMS, SUFFIXES, inspect, is_packed, read_audio, read_ffmpeg
-from flowsep.files import FlowsepError, brief, is_text, sha256
+from flowsep.files import FlowsepError, brief, cache_folder, is_text, read_json, sha256, writable, write_text
 
 from ..profile import DataConfig, PiecesConfig
 from .slakh import stem_files
@@ -138,12 +139,25 @@ class Dataset:
 
     @cached_property
     def hash(self) -> str:
-        """First 12 digits of the SHA-256 of all names and sizes, and of the embedded band's manifest."""
+        """First 12 digits of the SHA-256 of all names and contents; the embedded band's are in its manifest."""
         paths = sorted({path for track in self.tracks for files in track.files.values() for path in files})
-        lines = [f"{path.relative_to(self.root).as_posix()}\t{path.stat().st_size}" for path in paths]
         manifest = self.root / "manifest.json"
+        facts = [str(path.stat().st_size) for path in paths] if manifest.is_file() else content_hashes(paths)
+        lines = [f"{path.relative_to(self.root).as_posix()}\t{x}" for path, x in zip(paths, facts, strict=True)]
         lines += [sha256(manifest)] if manifest.is_file() else []
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def content_hashes(paths: list[Path]) -> list[str]:
+    """The SHA-256 of files. Each is read once: what has the path, size and time of before is looked up in the cache."""
+    place = cache_folder() / "content.json"
+    known = read_json(place) if place.is_file() else {}
+    keys = [f"{path.resolve()}\t{path.stat().st_size}\t{path.stat().st_mtime_ns}" for path in paths]
+    hashes = [known.get(key) or sha256(path) for key, path in zip(keys, paths, strict=True)]
+    if fresh := dict(zip(keys, hashes, strict=True)).items() - known.items():
+        with writable(place, "set FLOWSEP_DATA"):
+            write_text(place, json.dumps(known | dict(fresh), indent=0))
+    return hashes
 
 
 def load_dataset(config: DataConfig, seed: int) -> Dataset:

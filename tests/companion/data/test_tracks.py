@@ -17,7 +17,7 @@ from companion.data.segments import solo_segments
 from companion.data.tracks import Track, load_dataset
 from companion.profile import DataConfig
 from flowsep.config import FeatureConfig
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, sha256
 
 
 @pytest.fixture(scope="session")
@@ -261,7 +261,7 @@ def test_solo_segments_are_resampled_mono_stems_and_no_mixture_is_read(hq, monke
     again = solo_segments(dataset, "train", "bass", FeatureConfig())  # from the cache: nothing is decoded
     assert len(read) == count and all((a == b).all() for a, b in zip(again, segments, strict=True))
     files = list((tmp_path / "cache").rglob("*"))
-    assert [file.suffix for file in files if file.is_file()] == [".f32"]  # both tracks, and nothing half done
+    assert {file.suffix for file in files if file.is_file()} == {".f32", ".json"}  # both tracks, and nothing half done
     assert solo_segments(dataset, "valid", "bass", FeatureConfig(sample_rate=16000))[0].size != segments[0].size
 
 
@@ -311,7 +311,7 @@ def test_all_damaged_training_tracks_are_named_at_the_end(tmp_path):
     bad = [name for name in "ab" if name != held_out]
     with pytest.raises(FlowsepError, match=rf"{len(bad)} of 3 tracks.*{bad[-1]}/bass\.wav"):
         solo_segments(dataset, "train", "bass", FeatureConfig())
-    assert not any(path.is_file() for path in (tmp_path / "cache").rglob("*"))
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["content.json"]
 
 
 def test_damaged_test_tracks_are_left_out_and_told(tmp_path, caplog):
@@ -420,3 +420,19 @@ def test_a_stem_in_two_formats_leaves_its_song_out_and_says_so(tmp_path):
     dataset = load("musdb18hq", tmp_path, valid_tracks=1)
     assert dataset.skipped == {"train/song 1": "it holds bass twice (bass.flac, bass.wav); remove all but one"}
     assert [track.name for track in dataset.tracks if track.subset == "train"] == ["song 0"]
+
+
+def test_the_hash_covers_content_and_reads_each_file_once(tmp_path, monkeypatch):
+    from companion.data import tracks
+
+    root, read = write_hq_tree(tmp_path / "hq"), []
+    monkeypatch.setattr(tracks, "sha256", lambda path: read.append(path) or sha256(path))
+    first = load("musdb18hq", root, valid_tracks=1).hash
+    assert len(read) == len(set(read)) == 4 * 5
+    assert load("musdb18hq", root, valid_tracks=1).hash == first and len(read) == 20
+    path = root / "train" / "song 0" / "bass.wav"
+    audio = sf.read(path)[0]
+    sf.write(path, 0.5 * audio, RATE, "FLOAT")  # other sound, equally long
+    assert load("musdb18hq", root, valid_tracks=1).hash != first and len(read) == 21
+    sf.write(path, audio, RATE, "FLOAT")
+    assert load("musdb18hq", root, valid_tracks=1).hash == first
