@@ -254,7 +254,7 @@ rule ablations:
     params:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
-    threads: all_cores
+    threads: PROFILE.threads
     shell:
         RUN
 
@@ -286,7 +286,7 @@ if PROFILE.new_sources:
             f"{OUT}/logs/10_a_new_source.ipynb",
         params:
             more="",
-        threads: all_cores
+        threads: PROFILE.threads
         shell:
             RUN
 
