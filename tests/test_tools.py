@@ -78,9 +78,6 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     write_tables(folder, None, conventions=["paper"], sources=("bass", "drums"))
     accepted = {"system": "net", "was": "01", "now": "02", "reason": "a | <b>", "git_commit": "", "date": "2026-01-01"}
     pd.DataFrame([accepted]).to_csv(tmp_path / "accepted.csv", index=False)
-    pd.DataFrame([{"profile": "p", "rows": "0123", "reason": "rebuilt <i>", "date": ""}]).to_csv(
-        tmp_path / "earlier.csv", index=False
-    )
     faults = {"commit": "0123", "faults": [{"kind": "kill <b>", "injected": 20, "lost": 0}]}
     (tmp_path / "faults.json").write_text(json.dumps(faults))
     run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5", parameters={"system": "wave_u_net"})
@@ -96,20 +93,4 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | none |" in page
     assert f"| `{sha256(folder / 'scores' / 'a.csv')[:16]}` | p/scores/a.csv |" in page
     assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
-    assert "All of it is of commit `0123`" in page and plain("rebuilt <i>") in page and "<i>" not in page
     assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
-
-
-def test_results_are_declared_earlier_only_while_they_are_of_that_commit(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
-    from check_results import declared
-
-    frame = spending().assign(git_commit="0123456789abcdef")
-    write_scores(frame, tmp_path / "p" / "scores" / "a.csv")
-    assert declared(tmp_path, ["p"]) == {}
-    (tmp_path / "earlier.csv").write_text(
-        "profile,rows,reason,date\np,0123456789ab,rebuilt,2026-01-01\nq,01,gone,2026-01-01\n"
-    )
-    assert declared(tmp_path, ["p"]) == {"p": "rebuilt"} and declared(tmp_path, []) == {}
-    write_scores(frame.assign(git_commit="fedcba9876543210"), tmp_path / "p" / "scores" / "a.csv")
-    assert declared(tmp_path, ["p"]) == {}

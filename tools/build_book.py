@@ -275,13 +275,6 @@ def sources_of(results: Path) -> list[str]:
     made = read_json(results / "tables.json")["made_of"]
     lines = ["", "## What the tables are made of", "", "| SHA-256 | file |", "|---|---|"]
     lines += [f"| {code(digest[:16])} | {plain(name)} |" for name, digest in made.items()]
-    path = results.parent / "earlier.csv"
-    for row in pd.read_csv(path, dtype=str).itertuples() if path.is_file() else ():
-        if row.profile == results.name:
-            lines += [
-                "",
-                f"All of it is of commit {code(row.rows)}, and later code may give other numbers: {plain(row.reason)}",
-            ]
     path = results.parent / "accepted.csv"
     if path.is_file():
         lines += ["", "Code that has changed since, with the reason why no number has:", ""]

@@ -6,9 +6,6 @@ exit status is then 1.
 
 --accept REASON records in `results/accepted.csv`, which the book shows, that this code gives the same numbers: for a
 change that moved none, as runs of a smaller profile before and after it can show.
-
---earlier REASON records in `results/earlier.csv`, which the book shows too, that the results are of the commit that
-their rows name, and that later code may give others: until the profile is run again. Everything else is still checked.
 """
 
 import argparse
@@ -30,7 +27,6 @@ from companion.systems import code_of
 from companion.tables import load_published, load_scores, made_of, same_data, table_files
 from flowsep.files import FlowsepError, atomic_path, read_json
 
-EARLIER = ("profile", "rows", "reason", "date")
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
 MEASURED = re.compile(r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)?(?:e[-−]\d+)?\s(?:dB|nats)\b")
 MARKED = re.compile(r"<!-- table: .*?<!-- end of table -->", re.DOTALL)  # a test holds these against their files
@@ -47,52 +43,23 @@ QUOTED = {
 }
 
 
-def main(names: list[str], accept: str = "", earlier: str = "") -> int:
+def main(names: list[str], accept: str = "") -> int:
     results = find_root() / "results"
     names = names or sorted(path.parent.parent.name for path in results.glob("*/book/kept.json"))
     stale = {name: stale_systems(results / name, load_profile(name)) for name in names}
     if accept:
         append(results / "accepted.csv", [pair for pairs in stale.values() for pair in pairs], accept)
         stale = {}
-    if earlier:
-        today = datetime.now(UTC).date().isoformat()
-        rows = [(name, commits(results / name), earlier, today) for name, systems in stale.items() if systems]
-        with atomic_path(results / "earlier.csv") as temporary:
-            pd.DataFrame(rows, columns=list(EARLIER)).to_csv(temporary, index=False, lineterminator="\n")
-    known = declared(results, names)
-    for name in known:
-        print(f"results/{name}: of {commits(results / name)}, by earlier code: {known[name]}")
-        stale[name] = []
     faults = [
         f"results/{name}: {system} was scored by other code ({was}, now {now}); run it again, or see --accept"
         for name, systems in stale.items()
         for system, was, now in systems
     ]
     for name in names:
-        lenient = name in known
-        faults += [
-            f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name), earlier=lenient)
-        ]
+        faults += [f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name))]
     faults += [f"{file}: '{number}' is a number that no file gives" for file, number in typed_numbers(find_root())]
-    fresh = [name for name in names if name not in known]
-    whole = f"the results of {', '.join(fresh)} are of this code, and whole" if fresh else "all else is whole"
-    print("\n".join(faults) or whole)
+    print("\n".join(faults) or f"the results of {', '.join(names) or 'no profile'} are of this code, and whole")
     return 1 if faults else 0
-
-
-def commits(folder: Path) -> str:
-    """The commits that made a profile's own rows."""
-    scores = load_scores(folder)
-    return " ".join(sorted({commit[:12] for commit in scores.loc[scores.variant == "", "git_commit"]}))
-
-
-def declared(results: Path, names: list[str]) -> dict[str, str]:
-    """{profile: reason} of `earlier.csv`, for profiles whose rows are still of the commits that it names."""
-    path = results / "earlier.csv"
-    rows = pd.read_csv(path, dtype=str).itertuples() if path.is_file() else ()
-    return {
-        row.profile: row.reason for row in rows if row.profile in names and row.rows == commits(results / row.profile)
-    }
 
 
 def stale_systems(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
@@ -119,8 +86,8 @@ def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
         pd.concat([before, new]).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def problems(folder: Path, profile: Profile, *, earlier: bool = False) -> Iterator[str]:
-    """Everything besides the code that differs from the records; options of `earlier` results may have changed."""
+def problems(folder: Path, profile: Profile) -> Iterator[str]:
+    """Everything besides the code that differs from the records."""
     scores, manifest = load_scores(folder), read_json(folder / "data.json")
     own = scores[scores.variant == ""]
     if other := sorted(set(profile.systems) ^ set(own.system)):
@@ -130,8 +97,7 @@ def problems(folder: Path, profile: Profile, *, earlier: bool = False) -> Iterat
         sets["new_sources.csv"] = read_scores(folder / "new_sources.csv")
     for where, rows in sets.items():
         for system, part in rows.groupby("system"):
-            expected = {"seed": profile.seed, "data_hash": manifest["hash"]}
-            expected |= {} if earlier else {"config_hash": profile.hash_of(system)}
+            expected = {"config_hash": profile.hash_of(system), "seed": profile.seed, "data_hash": manifest["hash"]}
             for column, value in (expected | {"git_dirty": "no", "profile": profile.name}).items():
                 if wrong := set(part[column]) - {value}:
                     yield f"{where}: {system}: {column} is {', '.join(map(str, sorted(wrong)))}, expected {value}"
@@ -172,9 +138,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="check_results", description=__doc__.split("`")[0])
     parser.add_argument("profile", nargs="*", help="default: all with kept chapters")
     parser.add_argument("--accept", default="", metavar="REASON", help="this code gives the same numbers")
-    parser.add_argument("--earlier", default="", metavar="REASON", help="the results are of earlier code, until rerun")
     given = parser.parse_args()
     try:
-        sys.exit(main(given.profile, given.accept, given.earlier))
+        sys.exit(main(given.profile, given.accept))
     except (FlowsepError, OSError, KeyError) as error:
         sys.exit(f"check_results: {error}")
