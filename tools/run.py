@@ -178,6 +178,8 @@ class _Handler(LogHandlerBase):
             case LogEvent.JOB_ERROR:
                 board.failed = True
                 board.say(f"FAILED: {facts['rule_name']}\n{why(facts['log'])}")
+            case LogEvent.ERROR if facts.get("exception") == "RuleException":
+                pass  # the command of a job that failed, which JOB_ERROR tells
             case LogEvent.ERROR | None if record.levelno >= logging.WARNING and not board.failed:
                 board.say(HEADER.sub("", record.getMessage()))
 
