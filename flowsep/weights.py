@@ -37,8 +37,8 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights may come in any of them
 MAX_DILATION = 4096  # frames, of the last layer's convolution
 MAX_OVERLAP = 64  # windows of a spectrogram over one sample
-MAX_SECOND = 2e9  # bytes that the separation of one second takes; the paper's priors take 0.01e9
-MAX_CONDITION = 1e7  # of a 1x1 convolution, beyond which its inverse is noise in single precision
+MAX_SECOND = 2_000_000_000  # bytes that the separation of one second takes; the paper's priors take a hundredth of that
+MAX_CONDITION = 10_000_000  # of a 1x1 convolution, beyond which its inverse is noise in single precision
 
 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -23,3 +23,8 @@ def tiny_prior():
         return prior.eval()
 
     return build
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker ends with them alone; xdist keeps this order (pyproject.toml)."""
+    items.sort(key=lambda item: item.get_closest_marker("chain") is None)

@@ -60,25 +60,6 @@ def test_a_run_says_what_it_does_and_where_the_book_lies(made, html):
     assert len(lines) < 12 and sum("steps done: " in line for line in lines) >= 1  # one a minute
 
 
-def test_a_failing_step_shows_its_last_lines_and_its_log(tree, results):
-    chapter = results / "notebooks" / "13_speed.ipynb"
-    bench = tree / "results" / "bench" / "mine.json"
-    before = chapter.read_bytes()
-    try:
-        bench.parent.mkdir(exist_ok=True)
-        bench.write_text("{}")
-        done = run(tree)
-    finally:
-        bench.unlink()
-        chapter.write_bytes(before)
-    assert done.returncode == 1
-    lines = done.stdout.splitlines()
-    assert "FAILED: speed" in lines and any("mine.json: not a bench of this project" in line for line in lines)
-    assert "  (log: results/smoke/logs/13_speed.ipynb)" in lines
-    for words in ("Traceback", "Error in rule", "RuleException"):
-        assert words not in done.stdout + done.stderr
-
-
 @pytest.fixture(scope="module")
 def results(tree):
     return tree / "results" / "smoke"
@@ -364,3 +345,16 @@ def test_pages_fit_a_phone_and_show_mathematics(html, chromium):
     with open_page(html / "chapters" / "03_glow.html", width=390, height=844, browser=chromium) as page:
         page.wait_for_selector("mjx-container")
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_a_failing_step_shows_its_last_lines_and_its_log(tree):
+    bench = tree / "results" / "bench" / "mine.json"
+    bench.parent.mkdir(exist_ok=True)
+    bench.write_text("{}")
+    done = run(tree)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert "FAILED: speed" in lines and any("mine.json: not a bench of this project" in line for line in lines)
+    assert "  (log: results/smoke/logs/13_speed.ipynb)" in lines
+    for words in ("Traceback", "Error in rule", "RuleException"):
+        assert words not in done.stdout + done.stderr

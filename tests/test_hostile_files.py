@@ -37,6 +37,7 @@ from flowsep.cli import main
 from flowsep.files import MAX_HEADER, MAX_TABLE, MAX_YAML
 from flowsep.weights import read_header, read_safetensors, save_safetensors
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 CONFIGS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs").glob("*.yaml"))}
 FUZZ = settings(

@@ -35,6 +35,7 @@ from flowsep import FlowsepError
 from flowsep.cli import main
 from flowsep.files import MAX_NAME, atomic_path, safe_name, write_text
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 # the same examples at every run, and no deadline, since a machine that is busy is no bug
 FUZZ = settings(

@@ -267,7 +267,7 @@ def audio_files(folder: Path) -> dict[str, tuple[Path, ...]]:
     """{name: files} of all audio in a folder, by the endings `SUFFIXES` in capitals or not."""
     files: dict[str, tuple[Path, ...]] = {}
     for path in _visible(folder):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES:
             files[path.stem] = (*files.get(path.stem, ()), path)
     return files
 
