@@ -94,3 +94,13 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     assert f"| `{sha256(folder / 'scores' / 'a.csv')[:16]}` | p/scores/a.csv |" in page
     assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
     assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
+
+
+def test_the_demo_s_table_fits_a_page_of_the_small_book():
+    from build_book import kept_table
+
+    text = kept_table(PUBLISHED.parents[1] / "results" / "demo")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert rows[0] == ["system", "supervision", "vocals", "bass", "drums", "other", "mean"]
+    assert {len(row) for row in rows} == {7} and not any("(" in cell for row in rows for cell in row[2:])
+    assert "flowsep" in {row[0] for row in rows}

@@ -27,6 +27,7 @@ import media
 import nbformat
 import pandas as pd
 from finish import dead_links, finish
+from readme_table import compact
 
 from companion.profile import find_root
 from companion.tables import costs, labels, load_scores, made_of, plain
@@ -138,6 +139,15 @@ def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbform
     return page
 
 
+def narrow(lines: list[str]) -> list[str]:
+    """A table in Markdown without its costs, so that a page is wide enough for its scores."""
+    cells = [line.strip("|").split("|") if line.startswith("|") else None for line in lines]
+    heads = next((row for row in cells if row), [])
+    kept_columns = [k for k, head in enumerate(heads) if head.strip() not in ("parameters", "training (s)", "RTF", "n")]
+    rows = zip(lines, cells, strict=True)
+    return [f"|{'|'.join(row[k] for k in kept_columns)}|" if row else line for line, row in rows]
+
+
 def publish_crate(folder: Path, results: Path, root: Path) -> None:
     """Add the profile's settings, its tables in Markdown and the RO-Crate to the numbers that the site offers."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +173,7 @@ def kept_table(kept: Path) -> str:
     lines = [f"# The table of the {KEPT}", "", f"From `results/{KEPT}`, where the scores behind it lie. `make"]
     lines[-1] += " book-from-results` builds the book of these numbers in a few minutes, and trains nothing."
     for path in sorted(kept.glob("table-*.md")):
-        lines += ["", path.read_text("utf-8")]
+        lines += ["", *narrow(compact(path.read_text("utf-8")).splitlines())]
     return "\n".join(lines) + "\n"
 
 
