@@ -141,8 +141,9 @@ def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbform
 
 def narrow(lines: list[str]) -> list[str]:
     """A table in Markdown without its costs, so that a page is wide enough for its scores."""
-    # names of systems in words, which a narrow column can break
-    cells = [line.strip("|").replace("_", " ").split("|") if line.startswith("|") else None for line in lines]
+    cells = [line.strip("|").split("|") if line.startswith("|") else None for line in lines]
+    for row in filter(None, cells):  # names of systems in words, which a narrow column can break
+        row[0] = WRITTEN.get(row[0].strip(), row[0].replace("_", " "))
     heads = next((row for row in cells if row), [])
     kept_columns = [k for k, head in enumerate(heads) if head.strip() not in ("parameters", "training (s)", "RTF", "n")]
     rows = zip(lines, cells, strict=True)

@@ -254,11 +254,8 @@ def run(profile: str, target: str, cores: int, out: TextIO, quiet: bool = False)
 
 
 def _last(times: Path) -> dict[str, list[float]]:
-    """Times of the last run here, or of the one that was committed."""
-    for path in (times, times.parent.parent / "times.json"):
-        if path.is_file():
-            return read_json(path)
-    return {}
+    """Times of the last run here."""
+    return read_json(times) if times.is_file() else {}
 
 
 def _end(board: Board, root: Path, name: str, target: str) -> None:
