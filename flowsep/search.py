@@ -26,6 +26,7 @@ Magnitudes = dict[str, Tensor]
 Callback = Callable[[dict[str, Any]], None]
 
 
+@torch.inference_mode(False)  # autograd needs tensors of its own, wherever the caller's were made
 def search(target: Tensor, flows: "Flows", config: SeparationConfig, callback: Callback | None = None) -> Tensor:
     """argmin over z_i of KL(|x| ; |sum_i G_i(z_i)|) + alpha R(z), by Adam from z_i = sigma * noise; returns G_i(z_i).
 
@@ -131,7 +132,7 @@ def separate_magnitude(
         raise FlowsepError(f"magnitude: expected (bins, frames) or a batch of them, found {tuple(magnitude.shape)}")
     if not torch.isfinite(magnitude).all():
         raise FlowsepError("magnitude: holds NaN or infinite values")
-    mixture = magnitude.to(flows.device, flows.dtype).reshape(-1, *magnitude.shape[-2:])
+    mixture = magnitude.detach().to(flows.device, flows.dtype).reshape(-1, *magnitude.shape[-2:])
 
     def named(estimates: Tensor) -> Magnitudes:
         cut = estimates[..., : magnitude.shape[-2], : magnitude.shape[-1]]
@@ -186,6 +187,7 @@ class Flows:
     The weights are copied and prepared once. Latents are a list of folded tensors, one per stack.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, priors: Mapping[str, Prior], config: SeparationConfig):
         check_priors(priors)
         first = next(iter(priors.values()))

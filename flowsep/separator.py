@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import as_channels, check_rate, like
 from .config import FeatureConfig, SeparationConfig
-from .files import FlowsepError
 from .machine import keep_freed_memory
 from .memory import within_memory
 from .prior import Prior
@@ -56,18 +56,18 @@ class Separator:
         """Separate a song that fits into memory; long ones are cut into chunks, see `stream`.
 
         Args:
-            mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1.
+            mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1; integers have theirs.
             sample_rate: of the mixture, Hz.
             callback: as in `stream`.
         Returns:
-            {name: stem} of the mixture's shape, sample rate and type; with `config.wiener` and `nonnegative` they sum
-            to the mixture.
+            {name: stem} of the mixture's shape, sample rate, type and device, detached, float32 for integers; with
+            `config.wiener` and `nonnegative` they sum to the mixture.
         Raises:
-            FlowsepError: empty input, NaN or infinite samples, more than two axes.
+            FlowsepError: see `flowsep.arrays.as_channels`.
         """
-        channels = _channels(mixture)
+        channels = as_channels(mixture)
         blocks = (block.numpy() for block in channels.split(BLOCK, dim=-1))
-        return _collect(self.stream(blocks, sample_rate, callback, samples=channels.shape[-1]), self.names, mixture)
+        return _collect(self.stream(blocks, sample_rate, callback, samples=channels.shape[-1]), channels, mixture)
 
     def stream(
         self,
@@ -92,10 +92,9 @@ class Separator:
         Yields:
             (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
         Raises:
-            FlowsepError: a sample rate that is not positive, at once; or a block that is wrong.
+            FlowsepError: no such sample rate, at once; or a block that is wrong, or has other channels than the first.
         """
-        if not sample_rate > 0:
-            raise FlowsepError(f"sample_rate: expected a positive number of Hz, found {sample_rate}")
+        check_rate(sample_rate)
         times = oversampling(sample_rate, self.feature)
         cut = cut_of(self.config, self.feature, self.flows.squeeze, times)
         samples_there = samples and math.ceil(samples * times * self.feature.sample_rate / sample_rate)  # type: Any
@@ -157,28 +156,15 @@ def separate_with_masks(
         return ratio_masks(estimates) if wiener else estimates / magnitudes.unsqueeze(1).clamp_min(FLOOR)
 
     whole = Cut(length=math.inf, step=math.inf)
-    blocks = [_channels(mixture).numpy()]
-    stream = stream_masks(blocks, sample_rate, masks_of, feature, whole, 1, names=names, exact=wiener)
-    return _collect(stream, names, mixture)
+    channels = as_channels(mixture)
+    stream = stream_masks([channels.numpy()], sample_rate, masks_of, feature, whole, 1, names=names, exact=wiener)
+    return _collect(stream, channels, mixture)
 
 
-def _channels(mixture: np.ndarray | Tensor) -> Tensor:
-    """Accept (samples,) or (channels, samples), return (channels, samples); FlowsepError for anything else."""
-    audio = torch.as_tensor(np.asarray(mixture), dtype=torch.float32)
-    if audio.ndim not in (1, 2) or audio.numel() == 0:
-        raise FlowsepError(
-            f"mixture: expected (channels, samples) or (samples,), not empty, found shape {tuple(audio.shape)}"
-        )
-    if not torch.isfinite(audio).all():
-        raise FlowsepError("mixture: holds NaN or infinite samples; repair the file first")
-    return audio.unsqueeze(0) if audio.ndim == 1 else audio
-
-
-def _collect(stream: Iterable[tuple[int, Mapping[str, np.ndarray]]], names: tuple[str, ...], mixture: Any) -> Stems:
+def _collect(stream: Iterable[tuple[int, Mapping[str, np.ndarray]]], channels: Tensor, mixture: Any) -> Stems:
     """The blocks of `stream` as whole stems, of the mixture's shape and type."""
-    floating = isinstance(mixture, np.ndarray) and np.issubdtype(mixture.dtype, np.floating)
-    out = {name: np.empty(np.shape(mixture), mixture.dtype if floating else np.float32) for name in names}
+    out: dict[str, np.ndarray] = {}
     for start, stems in stream:
         for name, stem in stems.items():
-            np.atleast_2d(out[name])[:, start : start + stem.shape[1]] = stem
-    return {name: torch.from_numpy(x).to(mixture) for name, x in out.items()} if isinstance(mixture, Tensor) else out
+            out.setdefault(name, np.empty(channels.shape, np.float32))[:, start : start + stem.shape[1]] = stem
+    return {name: like(stem, mixture) for name, stem in out.items()}

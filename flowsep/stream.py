@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .arrays import as_channels
 from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
 from .search import FLOOR
@@ -100,9 +101,11 @@ def stream_masks(
 
     def heard() -> Iterator[np.ndarray]:
         for block in blocks:
-            block = np.asarray(block, np.float32)
-            if not np.isfinite(block).all():
-                raise FlowsepError("mixture: holds NaN or infinite samples; repair the file first")
+            if np.size(block) == 0:
+                continue
+            block = as_channels(block).numpy()
+            if waiting and len(block) != len(waiting[0]):
+                raise FlowsepError(f"mixture: a block has {len(block)} channels, those before it {len(waiting[0])}")
             waiting.append(block)
             yield block
 
