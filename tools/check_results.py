@@ -1,25 +1,33 @@
 """Do the committed results come from the committed code, configs and seeds? `python tools/check_results.py [PROFILE]`.
 
-For every profile with kept chapters: are the score rows of this code (`companion.codehash`), profile, seed and data, do
-tables and chapters have their hashes, and do the scores give these very tables? The tool names all that is stale; the
-exit status is then 1.
+For every profile with committed scores: are the rows of this code (`companion.codehash`), profile, seed and data? Are
+all files that its pages show, down to the sounds, the ones that `make keep` recorded? Do the scores give these very
+tables, and do the notebooks hold the code that ran? Then the numbers that all profiles share are compared with their
+record, the README's table with its file, and texts are searched for results that somebody typed. The tool names all
+that is stale or missing; the exit status is then 1.
 
 --accept REASON records in `results/accepted.csv`, which the book shows, that this code gives the same numbers: for a
 change that moved none, as runs of a smaller profile before and after it can show.
 """
 
 import argparse
+import ast
+import hashlib
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import kept
 import nbformat
 import pandas as pd
 from build_book import find_error
+from readme_table import MARKED, renewed
 
+from companion.codehash import code_hash
 from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.scores.evaluate import read_scores
@@ -28,57 +36,108 @@ from companion.tables import load_published, load_scores, made_of, same_data, ta
 from flowsep.files import FlowsepError, atomic_path, read_json
 
 ACCEPTED = ("system", "was", "now", "reason", "git_commit", "date")
-MEASURED = re.compile(r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)?(?:e[-−]\d+)?\s(?:dB|nats)\b")
-MARKED = re.compile(r"<!-- table: .*?<!-- end of table -->", re.DOTALL)  # a test holds these against their files
-# numbers in texts that are no results: file -> number -> its meaning
-QUOTED = {
-    "README.md": {"1e-9 dB": "the tolerance of a test of companion.scores"},
-    "book/differences.md": dict.fromkeys(
-        ("0.07 dB", "0.26 dB", "0.001 dB", "0.20 dB", "0.51 dB"),
-        "results/demo/scores at 13baa46 (data_hash 4be2669db140) against those with data_hash e685f80095bd",
-    ),
-    "notebooks/10_a_new_source.ipynb": {"0 dB": "the score of silence, by its definition"},
-    "notebooks/13_speed.ipynb": {"60 dB": "the bound of a test of flowsep.Separator"},
-    "notebooks/14_beyond_the_paper.ipynb": {"20 dB": "an aim"},
-}
+DECIMAL = r"[-+−]?\d+\.\d+(?!\w|\.\d|\s?k?Hz)"  # no version, no sample rate
+RESULT = re.compile(  # 9.93 dB or 37 times; an SDR of 9.93; 9.93 better; a cell of a table
+    r"(?<![\w.])[-+−]?\d+(?:[.,]\d+)*(?:e[-−]?\d+)?"
+    r"(?:[\s-]?(?:dB|decibels?|nats|per\scent|percent|times|fold)\b|(?:\s?%|[x×])(?!\w))"
+    rf"|\b(?:SDR|SIR|SAR|ISR|RTF|dB|nats|score|median|mean|likelihood|gain)s?\b[^\d.;:|]{{0,40}}{DECIMAL}"
+    rf"|(?<![\w.]){DECIMAL}\s(?:more|less|better|worse|higher|lower|faster|slower|above|below)\b"
+    rf"|\|\s*\**{DECIMAL}\**\s*(?=\|)"
+)
 
 
 def main(names: list[str], accept: str = "") -> int:
-    results = find_root() / "results"
-    names = names or sorted(path.parent.parent.name for path in results.glob("*/book/kept.json"))
-    stale = {name: stale_systems(results / name, load_profile(name)) for name in names}
-    if accept:
-        append(results / "accepted.csv", [pair for pairs in stale.values() for pair in pairs], accept)
-        stale = {}
-    faults = [
-        f"results/{name}: {system} was scored by other code ({was}, now {now}); run it again, or see --accept"
-        for name, systems in stale.items()
-        for system, was, now in systems
-    ]
+    root = find_root()
+    results, held = root / "results", tracked(root)
+    scored = {name.split("/")[1] for name in held if re.fullmatch(r"results/[^/]+/scores/[^/]+\.csv", name)}
+    names = names or sorted(scored or (path.parent.parent.name for path in results.glob("*/book/kept.json")))
+    if accept and (pairs := [pair for name in names for pair in stale(results / name, load_profile(name))]):
+        append(results / "accepted.csv", pairs, accept)
+    faults = [] if names else ["results: no profile has scores that are committed"]
     for name in names:
-        faults += [f"results/{name}: {problem}" for problem in problems(results / name, load_profile(name))]
-    faults += [f"{file}: '{number}' is a number that no file gives" for file, number in typed_numbers(find_root())]
-    print("\n".join(faults) or f"the results of {', '.join(names) or 'no profile'} are of this code, and whole")
+        faults += told(f"results/{name}: ", problems(results / name, name))
+    faults += [*told("results/", shared(results, held)), *told("", texts(root))]
+    print("\n".join(faults) or f"the results of {', '.join(names)} are of this code, and whole")
     return 1 if faults else 0
 
 
-def stale_systems(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
-    """(system, code of its rows, code of now) of all systems with rows of other code that nobody accepted."""
+def tracked(root: Path) -> set[str]:
+    """The files of results/ that git knows, as paths below `root`; none outside a repository."""
+    command = ["git", "-C", str(root), "ls-files", "-z", "--", "results"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\0")) - {""}
+
+
+def told(where: str, faults: Iterator[str]) -> Iterator[str]:
+    """The faults, each with its place; what stops the search for more is one of them."""
+    try:
+        yield from (where + fault for fault in faults)
+    except (ValueError, OSError, SyntaxError) as error:  # FlowsepError, which names the file, among them
+        yield str(error)
+
+
+def problems(folder: Path, name: str) -> Iterator[str]:
+    """Everything of one profile that differs from the records, or from the code of now."""
+    profile, recorded, again = load_profile(name), record_of(folder), f"make book keep PROFILE={name}"
+    if recorded:
+        now = kept.files(folder, folder / "book")
+        yield from differences(recorded.get("files", {}), now, "book/kept.json", again)
+        if recorded.get("scores") != kept.hash_of_scores(folder):
+            yield f"book/kept.json: `scores` is not the hash of scores/*.csv; restore it, or {again}"
+    else:
+        yield f"book/kept.json: is missing, and nothing says what belongs to these scores; restore it, or {again}"
+    for what, was, code in stale(folder, profile):
+        verb = "was scored by" if what in profile.systems else "was kept with"
+        yield f"{what} {verb} other code ({was}, now {code}); {again}, or see --accept"
+    yield from settings(folder, profile)
+    yield from tables(folder, profile)
+    for path in sorted((folder / "book").glob("*.ipynb")):
+        if problem := find_error(nbformat.read(path, as_version=4)):
+            yield f"book/{path.name}: {problem}; {again}"
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """The profile's `kept.json`; nothing if it is missing."""
+    path = folder / "book" / "kept.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def differences(recorded: Mapping[str, str], now: Mapping[str, str], record: str, cure: str) -> Iterator[str]:
+    """The files that are not those of a record."""
+    for name in sorted(recorded.keys() | now.keys()):
+        if recorded.get(name) != now.get(name):
+            what = f"is not what {record} says" if name in now else f"is missing, but is in {record}"
+            yield f"{name}: {what}; restore it, or {cure}"
+
+
+def stale(folder: Path, profile: Profile) -> list[tuple[str, str, str]]:
+    """(system, file or notebook, code of then, code of now) of all that comes from other code that nobody accepted."""
     scores = load_scores(folder)
-    path, stale = folder.parent / "accepted.csv", []
+    pairs = [*scores[scores.variant == ""].groupby(["system", "code"]).groups]
+    if (path := folder / "new_sources.csv").is_file():
+        pairs += read_scores(path).groupby(["system", "code"]).groups
+    made = [(system, code, code_of(system, profile.systems.get(system))) for system, code in dict.fromkeys(pairs)]
+    studies = record_of(folder).get("code", {})
+    made += [(name, code, code_hash(*kept.STUDIES.get(name, ()))) for name, code in studies.items()]
+    for path in sorted((folder / "book").glob("*.ipynb")):
+        chapter = nbformat.read(path, as_version=4)
+        about = chapter.metadata.papermill
+        notebook = nbformat.read(find_root() / about.input_path, as_version=4)
+        made.append((about.input_path, program(chapter, about.parameters), program(notebook, about.parameters)))
+    path = folder.parent / "accepted.csv"
     accepted = pd.read_csv(path, dtype=str).to_dict("records") if path.is_file() else []
-    for (system, code), _ in scores[scores.variant == ""].groupby(["system", "code"]):
-        now, reached = code_of(system, profile.systems.get(system)), {code}
+    others = []
+    for what, code, now in dict.fromkeys(made):  # one notebook makes many chapters
+        reached = {code}
         for row in accepted:  # in the order in which they were accepted
-            if row["system"] == system and row["was"] in reached:
+            if row["system"] == what and row["was"] in reached:
                 reached.add(row["now"])
         if now not in reached:
-            stale.append((system, code, now))
-    return stale
+            others.append((what, code, now))
+    return others
 
 
 def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
-    """Add one row per stale system to `accepted.csv`."""
+    """Add one row to `accepted.csv` for each of what is `stale`."""
     before = pd.read_csv(path, dtype=str) if path.is_file() else None
     facts = {"reason": reason, "git_commit": git_state()["git_commit"], "date": datetime.now(UTC).date().isoformat()}
     new = pd.DataFrame([dict(zip(ACCEPTED, pair, strict=False)) | facts for pair in pairs], columns=list(ACCEPTED))
@@ -86,8 +145,8 @@ def append(path: Path, pairs: list[tuple[str, str, str]], reason: str) -> None:
         pd.concat([before, new]).to_csv(temporary, index=False, lineterminator="\n")
 
 
-def problems(folder: Path, profile: Profile) -> Iterator[str]:
-    """Everything besides the code that differs from the records."""
+def settings(folder: Path, profile: Profile) -> Iterator[str]:
+    """Score rows of another configuration, seed, data or state of the code, and systems without any."""
     scores, manifest = load_scores(folder), read_json(folder / "data.json")
     own = scores[scores.variant == ""]
     if other := sorted(set(profile.systems) ^ set(own.system)):
@@ -101,42 +160,64 @@ def problems(folder: Path, profile: Profile) -> Iterator[str]:
             for column, value in (expected | {"git_dirty": "no", "profile": profile.name}).items():
                 if wrong := set(part[column]) - {value}:
                     yield f"{where}: {system}: {column} is {', '.join(map(str, sorted(wrong)))}, expected {value}"
+    if (path := folder / "book" / "11_ablations.ipynb").is_file():  # whose rows say nothing of the profile
+        ran = nbformat.read(path, as_version=4).metadata.papermill.parameters
+        if load_profile(ran["profile"]).ablation != profile.ablation:
+            yield f"book/{path.name}: ran with another `ablation` than configs/{profile.name}.yaml has; run it again"
+
+
+def tables(folder: Path, profile: Profile) -> Iterator[str]:
+    """Tables that the scores do not give."""
     published = same_data(load_published(folder.parent / "published.csv"), profile.data.kind)
-    settings = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
-    for name, text in table_files(scores, published, **settings).items():
+    given = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
+    for name, text in table_files(load_scores(folder), published, **given).items():
         if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
             yield f"{name}: is not the table of these scores; run notebooks/06_results.ipynb"
     if read_json(folder / "tables.json").get("made_of") != made_of(folder):
         yield "tables.json: the tables are of other scores; run notebooks/06_results.ipynb"
-    records = read_json(folder / "book" / "kept.json")
-    for where, then, now in (
-        ("book", records["chapters"], kept.hashes(folder / "book", "*.ipynb")),
-        (".", records["numbers"], kept.numbers(folder)),
-    ):
-        for name in sorted(set(then) | set(now)):
-            if then.get(name) != now.get(name):
-                yield f"{where}/{name}: has changed since the chapters were kept; make the book and `make keep`"
-    for path in sorted((folder / "book").glob("*.ipynb")):
-        if problem := find_error(nbformat.read(path, as_version=4)):
-            yield f"book/{path.name}: {problem}"
 
 
-def typed_numbers(root: Path) -> Iterator[tuple[str, str]]:
-    """(file, number) of each number with dB or nats in a text that no run wrote, unless it is `QUOTED`."""
-    texts = {path: path.read_text("utf-8") for path in [root / "README.md", *sorted((root / "book").glob("*.md"))]}
+def program(notebook: nbformat.NotebookNode, given: Collection[str]) -> str:
+    """First 12 digits of the SHA-256 of a notebook's code: without comments and the parameters that papermill is given.
+
+    Text in Markdown does not count: a page may show an earlier wording.
+    """
+    lines = []
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and "injected-parameters" not in tags:
+            replaced = given if "parameters" in tags else ()
+            lines += [line for line in cell.source.splitlines() if line.partition(" = ")[0] not in replaced]
+    return hashlib.sha256(ast.unparse(ast.parse("\n".join(lines))).encode()).hexdigest()[:12]
+
+
+def shared(results: Path, held: Collection[str]) -> Iterator[str]:
+    """Numbers of no profile that are not as recorded; files that nobody has committed do not count."""
+    recorded = read_json(results / "kept.json")
+    now = kept.hashes(results, *kept.SHARED)
+    now = {name: digest for name, digest in now.items() if name in recorded or f"results/{name}" in held}
+    yield from differences(recorded, now, "results/kept.json", "run `python tools/kept.py` if it was made anew")
+
+
+def texts(root: Path) -> Iterator[str]:
+    """What reads as a result in a text that no run wrote, and a table in the README that is not the file's."""
+    pages = {path: path.read_text("utf-8") for path in [root / "README.md", *sorted((root / "book").glob("*.md"))]}
+    if renewed(pages[root / "README.md"]) != pages[root / "README.md"]:
+        yield "README.md: its table is not the committed one; run python tools/readme_table.py"
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
-        texts[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    for path, text in texts.items():
-        name = path.relative_to(root).as_posix()
-        for number in MEASURED.findall(MARKED.sub("", text)):
-            if number not in QUOTED.get(name, {}):
-                yield name, number
+        pages[path] = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    for path, text in pages.items():
+        for match in RESULT.finditer(MARKED.sub("", text)):
+            yield (
+                f"{path.relative_to(root).as_posix()}: '{' '.join(match[0].split())}' reads as a typed result; let a "
+                "notebook write the number, or point to its table"
+            )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="check_results", description=__doc__.split("`")[0])
-    parser.add_argument("profile", nargs="*", help="default: all with kept chapters")
+    parser.add_argument("profile", nargs="*", help="default: all with committed scores")
     parser.add_argument("--accept", default="", metavar="REASON", help="this code gives the same numbers")
     given = parser.parse_args()
     try:

@@ -1,7 +1,9 @@
 """Executed notebooks that are committed, so that the book can be built without data, models or training.
 
 `<results>/book/` holds each notebook as papermill left it, its pictures and sounds under `media/` by the hash of their
-bytes, and `kept.json` with the hashes of the scores and numbers behind them.
+bytes, and `kept.json` with the hashes of all of them, and of the scores, numbers and code behind them.
+
+`python tools/kept.py` records in `results/kept.json` the numbers that all profiles share, after a tool made them anew.
 """
 
 import contextlib
@@ -10,20 +12,39 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import media
 import nbformat
 import papermill
 
+from companion.codehash import code_hash
 from companion.profile import find_root
-from flowsep.files import FlowsepError, read_json, sha256
+from flowsep.files import FlowsepError, read_json, sha256, write_text
 
 # made from committed files alone, and therefore run again with each build
 FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")
+# of a profile, but for the chapters: its scores, tables, curves and manifests
+NUMBERS = ("data.json", "tables.json", "[!.]*.csv", "table-*.md", "scores/[!.]*.csv", "training/*/loss.csv")
+# of no profile, below results/
+SHARED = ("published.csv", "sisec18_test_medians.csv", "scale.csv", "faults.json", "cluster.json")
+SHARED += ("bench/*.json", "research/*.csv")
+# numbers and chapters whose code no score row names -> that code
+STUDIES = {
+    "ablation.csv": ("companion.studies.ablation:run_ablation",),
+    "likelihood.csv": ("companion.systems.priors:held_out_clips", "flowsep.prior:Prior"),
+    "new_sources.csv": ("companion.studies.new_sources:score_new_sources",),
+    "book/15_what_it_cannot_do.ipynb": ("companion.studies.leakage:leakage",),
+}
 
 
 def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: Mapping[str, bytes]) -> None:
-    """Write `<results>/book/` anew, all or nothing. notebooks: by chapter, as `media.take` left them."""
+    """Write `<results>/book/` anew, all or nothing. notebooks: by chapter, as `media.take` left them.
+
+    Raises FlowsepError if there are none, which would leave no chapter.
+    """
+    if not notebooks:
+        raise FlowsepError(f"{results / 'notebooks'}: no executed chapters; make book PROFILE={results.name}")
     target, fresh, old = results / "book", results / ".book", results / ".book-before"
     for folder in (fresh, old):  # left by a killed run
         shutil.rmtree(folder, ignore_errors=True)
@@ -34,8 +55,7 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
         nbformat.write(notebook, fresh / f"{name}.ipynb")
         for part in media.names(notebook):
             (fresh / "media" / part).write_bytes(stored[part])
-    records = {"scores": hash_of_scores(results), "chapters": hashes(fresh, "*.ipynb"), "numbers": numbers(results)}
-    (fresh / "kept.json").write_text(json.dumps(records, indent=1) + "\n", "utf-8")
+    write_record(fresh / "kept.json", record(results, fresh))
     if target.exists():
         target.rename(old)
     fresh.rename(target)
@@ -63,17 +83,33 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
     return sorted([*executed, *folder.glob("*.ipynb")], key=lambda path: path.name), stored
 
 
+def record(results: Path, book: Path) -> dict[str, Any]:
+    """What `kept.json` says of a profile: the hashes of the scores, of all files, and of the code of `STUDIES`."""
+    shown = files(results, book)
+    code = {name: code_hash(*places) for name, places in STUDIES.items() if name in shown}
+    return {"scores": hash_of_scores(results), "files": shown, "code": code}
+
+
+def files(results: Path, book: Path) -> dict[str, str]:
+    """{file: SHA-256} of all that the pages of a profile show: its numbers, its chapters, their pictures and sounds."""
+    chapters = hashes(book, "*.ipynb", "media/*")
+    return numbers(results) | {f"book/{name}": digest for name, digest in chapters.items()}
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a `kept.json`."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
 def numbers(results: Path) -> dict[str, str]:
-    """{file: SHA-256} of all committed numbers of a profile: its scores, tables, curves and manifests."""
-    digests = {}
-    for pattern in ("data.json", "tables.json", "[!.]*.csv", "table-*.md", "scores/[!.]*.csv", "training/*/loss.csv"):
-        digests |= hashes(results, pattern)
-    return digests
+    """{file: SHA-256} of the `NUMBERS` of a profile."""
+    return hashes(results, *NUMBERS)
 
 
-def hashes(folder: Path, pattern: str) -> dict[str, str]:
-    """{path below `folder`: SHA-256} of the files that fit a pattern."""
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.glob(pattern))}
+def hashes(folder: Path, *patterns: str) -> dict[str, str]:
+    """{path below `folder`: SHA-256} of the files that fit one of the patterns."""
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
 
 
 def hash_of_scores(results: Path) -> str:
@@ -82,3 +118,7 @@ def hash_of_scores(results: Path) -> str:
     for path in sorted((results / "scores").glob("[!.]*.csv")):
         state.update(path.name.encode() + b"\0" + path.read_bytes())
     return state.hexdigest()
+
+
+if __name__ == "__main__":
+    write_record(find_root() / "results" / "kept.json", hashes(find_root() / "results", *SHARED))
