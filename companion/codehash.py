@@ -10,6 +10,7 @@ of its own.
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,14 @@ def code_hash(*places: str, files: Iterable[Path] = ()) -> str:
     for path, name in roots:
         state.update(_Hasher().digest(path, name).encode())
     return state.hexdigest()[:12]
+
+
+def code_of_class(kind: type) -> str:
+    """`code_hash` of a class, or of its whole file where that lies outside the packages."""
+    if kind.__module__.partition(".")[0] in PACKAGES:
+        return code_hash(f"{kind.__module__}:{kind.__qualname__}")
+    file = getattr(sys.modules[kind.__module__], "__file__", None)  # a notebook's own class has none
+    return code_hash(files=[Path(file)] if file else [])
 
 
 def covered(*places: str) -> set[str]:

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +133,16 @@ def brief(value: Any, most: int = 200) -> str:
     except (ValueError, RecursionError):  # integers of thousands of digits, nesting
         shown = f"a {type(value).__name__} too large to be shown"
     return shown if len(shown) <= most else f"{shown[:most]}…"
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """'key was a, now b' for each setting of `now` that had another value `then`; those of nested settings by name."""
+    for key, value in now.items():
+        old = then.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            yield from changes(old, value, f"{within}{key}.")
+        elif old != value:
+            yield f"{within}{key} was {brief(old)}, now {brief(value)}"
 
 
 def printable(text: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .config import TrainingConfig
-from .files import FlowsepError, atomic_path, locked
+from .files import FlowsepError, atomic_path, changes, locked
 from .machine import choose_device
-from .weights import load_exactly, read_safetensors, save_safetensors
+from .weights import load_exactly, read_header, read_safetensors, save_safetensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -78,19 +79,21 @@ def save_state(
     save_safetensors(path, tensors, {**settings, "step": step, **reached})
 
 
-def resume(
-    path: Path, settings: Mapping[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Put back what `save_state` wrote; returns its header and the rows of `<work>/loss.csv` so far.
+def set_aside(work: Path, settings: Mapping[str, Any]) -> None:
+    """Move the work of a training of other settings to the hidden folder `.<name>.before`, so that a new one begins."""
+    state = work / "state.safetensors"
+    if state.is_file() and (changed := list(changes(read_header(state)[0], settings))):
+        before = work.with_name(f".{work.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        work.rename(before)
+        print(f"{work}: begins anew ({'; '.join(changed)}); the earlier training is kept in {before}", flush=True)
 
-    Raises FlowsepError where any of `settings` differs.
-    """
+
+def resume(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, work: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Put back what `save_state` wrote; returns its header and the rows of `<work>/loss.csv` so far."""
     header, tensors = read_safetensors(path)
-    for key, value in settings.items():
-        if header.get(key) != value:
-            raise FlowsepError(
-                f"{path}: began with {key} = {header.get(key)}, now {value}; remove {work} to start anew"
-            )
     load_exactly(network, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
     moments: dict[int, dict[str, Tensor]] = {}
     weights = list(network.parameters())

@@ -21,7 +21,7 @@ from .fast.likelihood import Likelihood
 from .files import FlowsepError
 from .machine import keep_freed_memory, peak_memory
 from .prior import Prior, parameters
-from .resume import Ahead, alone, resume, save_state, start_fabric, write_curve
+from .resume import Ahead, alone, resume, save_state, set_aside, start_fabric, write_curve
 from .spectrogram import pad_features, stft
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EDGE = 2  # frames cut from both ends of a crop: there the STFT sees the crop's reflection, not the recording
 CHECK_EVERY = 50  # steps between two looks at the loss, each of which waits for the device
+IDENTITY = ("data_hash", "code")  # of a provenance: what decides a training besides its settings
 DIVERGED = 5.0  # nats per element above the first validation: no run comes back from there
 
 
@@ -102,13 +103,13 @@ def fit_prior(
         source, model, feature, training, seed: what is fitted, and how.
         checkpoint: the `.safetensors` file that the best prior is written to at the end.
         work: folder of this training.
-        provenance: stored with the weights, beside what the training adds.
+        provenance: stored with the weights, beside what the training adds; a run continues only one with the same
+            `IDENTITY`.
         progress: show a bar.
     Returns:
         The best prior, as loaded from `checkpoint`.
     Raises:
-        FlowsepError: the loss became NaN or left its start far behind, the state belongs to another configuration,
-            or there is nothing to validate on.
+        FlowsepError: the loss became NaN or left its start far behind, or there is nothing to validate on.
     """
     checkpoint, work = Path(checkpoint), Path(work)
     if len(validation) == 0:
@@ -116,6 +117,7 @@ def fit_prior(
     settings = {"source": source, "seed": seed}
     settings |= {"model": model.model_dump(mode="json"), "feature": feature.model_dump(mode="json")}
     settings |= {"training": training.model_dump(mode="json", exclude=set(HOW_ONLY))}
+    settings |= {key: (provenance or {}).get(key) for key in IDENTITY}
     fabric = start_fabric(training, training.devices)
     torch.manual_seed(seed)
     prior = Prior(model, feature, source, dict(provenance or {})).to(fabric.device)
@@ -177,13 +179,14 @@ def optimise(
     Args:
         task: its network is on the device of `fabric`.
         training: steps, lr, schedule, clip, validate_every.
-        settings: what a run must have in common with the one that it continues, as JSON holds it.
+        settings: what a run must have in common with the one that it continues, as JSON holds it. The work of a
+            training of other settings is set aside, and this one begins anew.
         fabric: of `start_fabric`.
     Returns:
         `training_seconds`, the sum over all runs up to their last states, and `training_memory_mib`, the largest of
         their `peak_memory`.
     Raises:
-        FlowsepError: the loss became NaN, or left its start behind; the state belongs to another configuration.
+        FlowsepError: the loss became NaN, or left its start behind; the state is damaged.
     """
     keep_freed_memory()
     network, column, rows = task.network, task.column, []
@@ -202,8 +205,11 @@ def optimise(
     def note(step: int, split: str, value: float) -> None:
         rows.append({"step": step, "split": split, column: value, "seconds": before + time.monotonic() - began})
 
+    if fabric.is_global_zero:
+        set_aside(work, settings)
+    fabric.barrier()
     if state.is_file():
-        reached, rows = resume(state, settings, network, optimizer, work)
+        reached, rows = resume(state, network, optimizer, work)
         done, best, memory = reached["step"], reached["best"], reached.get("memory", math.nan)
     else:
         done, best = 0, validated()

@@ -57,6 +57,15 @@ def write_packed_tree(root: Path, *, train: int = 1, test: int = 1, seconds: flo
     return root
 
 
+def save_as_trained(prior, profile, dataset) -> Path:
+    """Save a prior where notebook 04 leaves it, with the provenance of a training by this profile."""
+    training = profile.training_of(prior.source).model_dump(mode="json")
+    prior.provenance |= {"training": training, "seed": profile.seed, "data_hash": dataset.hash}
+    path = profile.folder / "priors" / f"{prior.source}.safetensors"
+    prior.save(path)
+    return path
+
+
 def copy_project(tree: Path) -> Path:
     """A copy of what a run needs, with no profile's results: `Snakefile`, notebooks, configs, the pages of the book."""
     root = Path(__file__).parent.parent

@@ -15,6 +15,7 @@ import pandas as pd
 
 from flowsep.files import FlowsepError, locked, safe_name, writable, write_text
 
+from ..codehash import code_of_class
 from ..data.excerpts import keep_excerpt
 from ..data.segments import solo_segments
 from ..data.tracks import Dataset, Track
@@ -23,6 +24,7 @@ from ..provenance import run_provenance
 from ..scores.evaluate import evaluate_system, read_scores, unavailable_rows, write_scores
 from ..scores.museval_json import write_museval
 from ..systems import System, load_system
+from ..systems.priors import load_trained
 
 SCORES = "scores.csv"  # of a shard
 # columns in which the rows of all shards must agree
@@ -46,10 +48,10 @@ def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
 
 
 def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None = None) -> System:
-    """Fit a system of the profile, or one of its `parts()`, unless it is fitted to these settings and data already.
+    """Fit a system of the profile, or one of its `parts()`, unless that was done before.
 
-    `systems/<name>/fitted/<part>.json` holds the hashes of settings and data. A notebook trains the priors of
-    `instglow`.
+    `systems/<name>/fitted/<part>.json` holds the hashes of settings, data and code that it was done with. A notebook
+    trains the priors of `instglow`.
 
     Raises FlowsepError for an unknown system or part, and as `System.fit` does.
     """
@@ -61,7 +63,8 @@ def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None =
         system.fit(dataset, profile, learnt)  # a download, if anything
     for each in names if part is None else (part,):
         marker = learnt / "fitted" / f"{each}.json"
-        hashes = json.dumps({"config": profile.hash_of(name), "data_hash": dataset.hash}) + "\n"
+        facts = {"config": profile.hash_of(name), "data_hash": dataset.hash, "code": code_of_class(type(system))}
+        hashes = json.dumps(facts) + "\n"
         if not marker.is_file() or marker.read_text("utf-8") != hashes:
             system.fit_part(names[each], dataset, profile, learnt)
             write_text(marker, hashes)
@@ -150,6 +153,8 @@ def _fitted(
     profile: Profile, dataset: Dataset, name: str, checkpoints: str | Path | None
 ) -> tuple[System, dict[str, Any]]:
     """A fitted system, and the settings of `evaluate_system`."""
+    if name == "instglow" and not checkpoints:
+        load_trained(profile, dataset)  # other priors are refused, which a row would take for the profile's
     system = _system(profile, name, checkpoints) if checkpoints else fit_system(profile, dataset, name)
     variant = Path(checkpoints).resolve().name if checkpoints else ""
     provenance = run_provenance(profile, system, dataset, name=name, variant=variant)

@@ -16,6 +16,7 @@ from ..profile import NewSourcesConfig, Profile
 from ..provenance import run_provenance
 from ..scores.evaluate import evaluate_system, write_scores
 from ..systems import System, load_system
+from ..systems.priors import load_trained
 
 REST = "rest"  # the stem of `within` minus the new sources
 
@@ -46,6 +47,7 @@ def score_new_sources(
     tracks = [_Parted(track, profile) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
     if not tracks:
         raise FlowsepError(f"{dataset.root}: no test song has stems of all new sources ({', '.join(new.sources)})")
+    load_trained(profile, dataset, profile.trained)  # other priors are refused
     instead = tuple(source for source in profile.trained if source != new.within)
     frames = []
     for variant, sources in (("before", profile.sources), ("after", profile.trained), ("instead", instead)):

@@ -20,6 +20,7 @@ from flowsep.machine import choose_device
 from flowsep.separator import separate_with_masks
 from flowsep.weights import load_exactly, read_safetensors
 
+from ..codehash import code_of_class
 from . import System
 from .specgan import FORMAT, LOG_FLOOR, Generator, SpecGANOptions, fit_gan
 
@@ -172,7 +173,12 @@ class GanPrior(System):
                 every=min(training.validate_every, max(1, options.steps // 20)),  # a curve has twenty points
                 seed=profile.seed,
                 device=self.options.device,
-                provenance={"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name},
+                provenance={
+                    "data": dataset.name,
+                    "data_hash": dataset.hash,
+                    "profile": profile.name,
+                    "code": code_of_class(type(self)),
+                },
             )
         self.folder, self.generators = folder, None
 

@@ -42,4 +42,4 @@ def own_class(name: str, place: str) -> type[System]:
     if not isinstance(loaded, type) or not issubclass(loaded, System):
         what = f"no class '{attribute}' there" if loaded is None else f"{attribute} is not a subclass of System"
         raise FlowsepError(f"system '{name}': class: {file}: {what}")
-    return type(attribute, (loaded,), {"name": name})
+    return type(attribute, (loaded,), {"name": name, "__module__": spec.name})

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 import torch
 
 from flowsep.checkpoint import load_prior
-from flowsep.files import FlowsepError, write_text
+from flowsep.config import HOW_ONLY
+from flowsep.files import FlowsepError, changes, write_text
 from flowsep.prior import Prior
 from flowsep.train import crop_samples, fit_prior
 
+from ..codehash import code_hash
 from ..profile import Profile, load_profile
 
 
@@ -26,7 +29,9 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     With `training.epochs` there are epochs * ceil(segments / batch) steps, and every pass draws each segment once.
     Writes `<folder>/priors/<source>.safetensors` and its training to `<folder>/training/<source>/`. Only stems of
     `source` are opened: this is source-only supervision. With `training.devices` above 1 as many processes are
-    started, which open the data set anew, each takes its share of every batch, and the first one writes.
+    started, which open the data set anew, each takes its share of every batch, and the first one writes. A training
+    that was killed goes on, one that has ended is not repeated, and another one is set aside: data, code, settings and
+    seed decide which it is.
     """
     from ..data.crops import CropSampler, validation_crops
     from ..data.segments import solo_segments  # sound files, which fitting alone does without
@@ -41,6 +46,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         steps = training.epochs * math.ceil(len(segments["train"]) / training.batch)
         training = training.model_copy(update={"steps": steps})
     provenance = {"data": dataset.name, "data_hash": dataset.hash, "profile": profile.name, "config": profile.hash}
+    provenance |= {"code": code_hash("companion.systems.priors:train_source")}
     provenance |= {f"{subset}_segments": len(recordings) for subset, recordings in segments.items()}
     sampler = CropSampler(
         segments["train"],
@@ -65,6 +71,31 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
         provenance=provenance,
         progress=progress,
     )
+
+
+def load_trained(profile: Profile, dataset: Any, sources: Iterable[str] = ()) -> dict[str, Prior]:
+    """{source: prior} from the profile's folder, by default of its `sources`, each trained as the profile says.
+
+    Raises FlowsepError for a missing prior, or one of other settings, seed or data, whose numbers would be taken for
+    this profile's.
+    """
+    priors = {}
+    for source in sources or profile.sources:
+        path = profile.folder / "priors" / f"{source}.safetensors"
+        if not path.exists():
+            raise FlowsepError(f"{path}: no such prior; train it with notebooks/04_train_prior.ipynb")
+        prior, training = load_prior(path), profile.training_of(source)
+        left_out = {*HOW_ONLY, "steps"} if training.epochs else set(HOW_ONLY)  # steps then hang on the segments
+        asked_for = {"source": source, "seed": profile.seed, "data_hash": dataset.hash}
+        asked_for |= {"training": training.model_dump(mode="json", exclude=left_out)}
+        settings = {"model": profile.model.model_dump(), "feature": profile.feature.model_dump()}
+        told = prior.provenance | {"source": prior.source}
+        told |= {"model": prior.model.model_dump(), "feature": prior.feature.model_dump()}
+        if changed := list(changes(told, asked_for | settings)):
+            cure = "train it with notebooks/04_train_prior.ipynb, or score it in a row of its own, by -p checkpoints"
+            raise FlowsepError(f"{path}: not a prior of profile {profile.name}: {'; '.join(changed)}; {cure}")
+        priors[source] = prior
+    return priors
 
 
 def _train_in_processes(dataset: Any, source: str, profile: Profile, folder: Path, progress: bool) -> None:

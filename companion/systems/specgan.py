@@ -17,7 +17,7 @@ from torch.nn.functional import leaky_relu, relu
 from flowsep.config import FeatureConfig, TrainingConfig
 from flowsep.prior import parameters
 from flowsep.resume import start_fabric
-from flowsep.train import Task, magnitudes, optimise
+from flowsep.train import IDENTITY, Task, magnitudes, optimise
 from flowsep.weights import save_safetensors
 
 FORMAT = "flowsep-specgan-1"
@@ -145,7 +145,7 @@ def fit_gan(
         sampler: `batch(k)` gives the k-th batch of crops (batch, samples) of `options.feature`'s rate.
         validation: (crops, samples) of held-out recordings.
     Raises:
-        FlowsepError: a loss that became NaN or infinite, a state of other settings.
+        FlowsepError: a loss that became NaN or infinite.
     """
     training = TrainingConfig(steps=options.steps, lr=options.lr, validate_every=every, device=device)
     training = training.model_copy(update={"precision": "32-true"})
@@ -153,6 +153,7 @@ def fit_gan(
     torch.manual_seed(seed)
     task = _GanTask(source, options, sampler, validation, fabric.device)
     settings = {"source": source, "seed": seed, "options": options.model_dump(mode="json")}
+    settings |= {key: (provenance or {}).get(key) for key in IDENTITY}
     costs = optimise(task, training, work, settings, fabric, seed=seed, progress=False)
     origin = {**(provenance or {}), "parameters": parameters(task.generator), **costs}
     header = {"format": FORMAT, **settings, "provenance": origin}

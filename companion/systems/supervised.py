@@ -20,6 +20,7 @@ from flowsep.resume import alone, start_fabric
 from flowsep.train import Task, optimise
 from flowsep.weights import check_weights, load_exactly, read_safetensors, save_safetensors
 
+from ..codehash import code_of_class
 from . import System
 from .mixtures import MixtureSampler, validation_batches
 from .segments import centre, separate_song
@@ -102,9 +103,8 @@ class Supervised(System):
         `<folder>/training/`, from where a killed run goes on (see `flowsep.train.optimise`), beside its `loss.csv`.
         Only stems are opened, each by itself: a mixture is the sum of those of the profile's sources.
 
-        Raises FlowsepError: a missing library, no such source, NaN, or the work of other options.
+        Raises FlowsepError: a missing library, no such source, or NaN.
         """
-
         options, work = self.options, Path(folder) / "training"
         own = {name: getattr(options, name) for name in ("steps", "batch", "crop_seconds", "lr", "device")}
         training = profile.training.model_copy(update={**own, "epochs": None})
@@ -123,6 +123,7 @@ class Supervised(System):
         self.prepare(network, sampler)
         task = _NetworkTask(self, network.to(fabric.device), sampler, stems["valid"], work, profile.seed)
         settings = {"system": self.name, "sources": list(self.sources), "seed": profile.seed, "data": dataset.hash}
+        settings |= {"code": code_of_class(type(self))}
         unused = {"epochs", "gain_db", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}

@@ -229,10 +229,29 @@ def test_a_finished_training_is_not_run_again(tmp_path):
     assert (tmp_path / "work" / "state.safetensors").stat().st_mtime_ns == written
 
 
-def test_another_configuration_does_not_continue_a_training(tmp_path):
-    fit(tmp_path)
-    with pytest.raises(FlowsepError, match=r"began with seed = 0, now 1; remove .*work"):
-        fit(tmp_path, seed=1)
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"training": SIZES["training"].model_copy(update={"lr": 1e-3})}, "training.lr was "),
+        ({"model": SIZES["model"].model_copy(update={"hidden": 6})}, "model.hidden was "),
+        ({"provenance": {"data_hash": "b", "code": "1"}}, "data_hash was 'a', now 'b'"),
+        ({"provenance": {"data_hash": "a", "code": "2"}}, "code was '1', now '2'"),
+    ],
+)
+def test_another_training_begins_anew_and_the_earlier_one_is_kept(tmp_path, capsys, change, told):
+    first = {"provenance": {"data_hash": "a", "code": "1"}}
+    fit(tmp_path, **first)
+    earlier = (tmp_path / "work" / "best.safetensors").read_bytes()
+    capsys.readouterr()
+    now = first | change
+    again = fit(tmp_path, **now)
+    assert told in capsys.readouterr().out
+    assert (tmp_path / ".work.before" / "best.safetensors").read_bytes() == earlier
+    fresh = fit(tmp_path / "fresh", **now)
+    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in again.state_dict().items())
+    fit(tmp_path, **now | {"provenance": now["provenance"] | {"note": "of no importance"}})
+    assert capsys.readouterr().out == ""
 
 
 def test_nan_stops_the_training_and_leaves_nothing_that_looks_like_a_prior(tmp_path):

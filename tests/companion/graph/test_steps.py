@@ -11,6 +11,7 @@ from helpers import write_hq_tree
 from companion.data import segments
 from companion.data.excerpts import load_excerpt, load_excerpts
 from companion.data.tracks import load_dataset
+from companion.graph import steps
 from companion.graph.cli import main
 from companion.graph.steps import fit_system, prepare_cache, score_shard, score_system
 from companion.profile import load_profile
@@ -96,7 +97,7 @@ def test_a_shard_of_other_settings_or_a_missing_one_is_scored_again(project):
         score_shard(profile, dataset, "mixture", 2)
 
 
-def test_what_was_fitted_is_not_fitted_again_unless_settings_change(project, monkeypatch):
+def test_what_was_fitted_is_not_fitted_again_unless_settings_or_code_change(project, monkeypatch):
     profile, dataset = project()
     assert main(["fit", "nmf", "--profile", "tiny", "--part", "all"]) == 0
     monkeypatch.setattr(SourceNMF, "fit", lambda *_: pytest.fail("fitted again"))
@@ -104,6 +105,9 @@ def test_what_was_fitted_is_not_fitted_again_unless_settings_change(project, mon
     changed, _ = project(systems={"nmf": NMF | {"components": 3}})
     with pytest.raises(pytest.fail.Exception, match="fitted again"):
         fit_system(changed, dataset, "nmf")
+    with monkeypatch.context() as patch, pytest.raises(pytest.fail.Exception, match="fitted again"):
+        patch.setattr(steps, "code_of_class", lambda _: "of another day")
+        fit_system(profile, dataset, "nmf")
     with pytest.raises(FlowsepError, match="system 'nmf': no part 'drums' to fit; its parts: all"):
         fit_system(profile, dataset, "nmf", "drums")
     with pytest.raises(FlowsepError, match="no system 'hpss'; its systems: nmf, mixture"):

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from helpers import RATE, make_stems, write_track
+from conftest import TINY
+from helpers import RATE, make_stems, save_as_trained, write_track
 
 from companion import Profile, load_dataset
 from companion.profile import DataConfig, load_profile
@@ -37,11 +38,17 @@ def place(tmp_path, monkeypatch, tiny_prior):
     data = DataConfig(kind="musdb18hq", root=str(tmp_path / "data"))
     flow = {"iterations": 3, "lr": 0.03, "space": "z", "alpha": 0.0, "wiener": True, "nonnegative": True}
     profile = Profile(
-        name="mini", data=data, new_sources=NEW, systems={"instglow": flow}, evaluation={"conventions": ["sisec18"]}
+        name="mini",
+        data=data,
+        new_sources=NEW,
+        systems={"instglow": flow},
+        model=TINY,
+        evaluation={"conventions": ["sisec18"]},
     )
+    dataset = load_dataset(profile.data, profile.seed)
     for seed, source in enumerate(profile.trained):
-        tiny_prior(seed, source).save(profile.folder / "priors" / f"{source}.safetensors")
-    return profile, load_dataset(profile.data, profile.seed)
+        save_as_trained(tiny_prior(seed, source), profile, dataset)
+    return profile, dataset
 
 
 def test_before_shares_are_equal_and_after_the_parts_make_the_whole(place):
@@ -83,7 +90,7 @@ def test_nothing_to_do_is_said(place):
     with pytest.raises(FlowsepError, match=r"no test song has stems of all new sources \(guitar, harp\)"):
         score_new_sources(profile.model_copy(update={"new_sources": harp}), dataset)
     (profile.folder / "priors" / "piano.safetensors").unlink()
-    with pytest.raises(FlowsepError, match=r"no prior of 'piano' \(there: bass, drums"):
+    with pytest.raises(FlowsepError, match=r"piano\.safetensors: no such prior; train it"):
         score_new_sources(profile, dataset, progress=False)
 
 

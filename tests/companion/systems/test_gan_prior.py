@@ -269,8 +269,6 @@ def test_what_is_wrong_is_named(solo, tmp_path):
         load_system("gan_prior", {"prior": TINY | {"depth": 3}}, sources=("bass",), folder=tmp_path).separate(
             mixture, RATE
         )
-    with pytest.raises(FlowsepError, match="began with options"):
-        load_system("gan_prior", {"prior": TINY | {"steps": 2}}, sources=("bass",)).fit(solo, PROFILE, tmp_path)
     with pytest.raises(FlowsepError, match=r"'gan_prior': prior\.depht: .*found 3"):
         load_system("gan_prior", {"prior": {"depht": 3}}, sources=("bass",))
     with pytest.raises(FlowsepError, match=r"gan_prior: bass: training loss became .* by step 1; lower `prior\.lr`"):
