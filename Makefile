@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf results check-results test test-all test-faults test-cluster bench bench-gpu plan research clean
+.PHONY: env book keep book-from-results site pdf live results check-results test test-all test-faults test-cluster bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
 # everything that is not up to date; the demo, whose results are committed, takes an hour: make book PROFILE=demo
@@ -15,6 +15,9 @@ book-from-results: env ; $(RUN) python tools/build_book.py results/$(or $(PROFIL
 # site/ for any static host, of the book that was built last, or else of what was committed
 site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf site && cp -r $(HTML) site
 pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
+# the form of chapter Live in JupyterLab; its server takes uploads of 300 MB, and the form is told. OPTIONS are Jupyter's
+live:    env ; PATH="$(CURDIR)/.venv/bin:$$PATH" FLOWSEP_UPLOAD_MB=300 jupyter lab $(OPTIONS) \
+	--ServerApp.tornado_settings="{'websocket_max_message_size': 301_000_000}" notebooks/live.ipynb
 # fails when the committed results are not of the committed code, configs and seeds; a test runs it too
 check-results: env ; $(RUN) python tools/check_results.py
 test:    env ; $(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) pytest -n 2 --dist loadfile
