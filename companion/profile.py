@@ -49,10 +49,10 @@ class PiecesConfig(Settings):
 
 
 class DataConfig(Settings):
-    """The songs: the embedded band, MUSDB18 (`.stem.mp4`), MUSDB18-HQ (wav), Slakh2100 or any folder of stems."""
+    """The songs: the embedded band, MUSDB18 (`.stem.mp4`) or its sample, MUSDB18-HQ (wav), Slakh2100, a folder."""
 
-    kind: Literal["toyband", "musdb18", "musdb18hq", "slakh", "stems"] = "toyband"
-    root: str | None = None  # a folder; None: the cache (toyband), $MUSDB_PATH (musdb18, musdb18hq) or $SLAKH_PATH
+    kind: Literal["toyband", "musdb18", "musdb18-7s", "musdb18hq", "slakh", "stems"] = "toyband"
+    root: str | None = None  # a folder; None: the cache, $MUSDB_PATH or $SLAKH_PATH
     train_tracks: PositiveInt | None = None  # None: all; toyband: the number to compose
     test_tracks: PositiveInt | None = None
     seconds: float | None = Field(None, ge=1, le=3600)  # length of a toyband song

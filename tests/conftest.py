@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from browser import launch
+from chain import run
+from helpers import TINY, copy_project
 
 from flowsep import FeatureConfig, GlowConfig, Prior
 
 torch.set_num_threads(1)
-
-TINY = GlowConfig(steps=2, hidden=8, layers=2, kernel=3, dropout=0.0)
 
 
 @pytest.fixture
@@ -23,6 +24,36 @@ def tiny_prior():
         return prior.eval()
 
     return build
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A copy of the project (a folder with a blank and an umlaut in its name) with the book made, and what was said."""
+    tree = copy_project(tmp_path_factory.mktemp("chain") / "flowsep kopie ü")
+    done = run(tree)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return tree, done.stdout
+
+
+@pytest.fixture(scope="session")
+def tree(made):
+    return made[0]
+
+
+@pytest.fixture(scope="session")
+def results(tree):
+    return tree / "results" / "smoke"
+
+
+@pytest.fixture(scope="session")
+def html(tree):
+    return tree / "book" / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with launch() as browser:
+        yield browser
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

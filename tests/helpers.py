@@ -7,9 +7,12 @@ import numpy as np
 import soundfile as sf
 import yaml
 
+from flowsep import GlowConfig
+
 RATE = 44100
 SOURCES = ("vocals", "bass", "drums", "other")
 ODD_NAME = 'Jürgen\'s "<script>alert(1)</script>" – Groß & Söhne'.replace("/", "_")
+TINY = GlowConfig(steps=2, hidden=8, layers=2, kernel=3, dropout=0.0)
 
 
 def make_stems(seed: int = 0, seconds: float = 0.5, channels: int = 2) -> dict[str, np.ndarray]:

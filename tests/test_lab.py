@@ -19,7 +19,7 @@ from browser import launch
 from helpers import copy_project, make_stems, write_hq_tree
 from playwright.sync_api import Page, expect
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("vocals", "bass")
@@ -126,7 +126,6 @@ def separate(page: Page, name: str) -> None:
     expect(page.locator("flowsep-player")).to_have_attribute("data-title", name, timeout=PATIENCE)
 
 
-@pytest.mark.slow
 def test_a_song_of_100_mb_a_path_at_96_khz_and_a_failed_save(tree, tmp_path):
     home = tmp_path / "home"
     home.mkdir()

@@ -103,6 +103,7 @@ def test_words_that_changed_are_noticed():
         plan.read_jobs(TEXT.replace("input: notebooks/y.ipynb", "input: out/third"))
 
 
+@pytest.mark.slow  # Snakemake reads the whole graph
 def test_the_committed_prediction_is_of_the_graph_as_it_is_now(committed):
     """Fails where rules, systems or dependencies were added since: run `make plan`."""
     jobs = plan.read_jobs(plan.dry_run(plan.PROFILE, 1))

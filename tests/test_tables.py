@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from browser import launch, open_page
+from browser import open_page
 
 STATIC = Path(__file__).parent.parent / "book" / "_static"
 ROWS = [  # system, supervision, training (s), mean
@@ -29,12 +29,6 @@ def page_of(rows=ROWS) -> str:
     table = f"<table class='flowsep-scores'><thead><tr>{head}</tr></thead>{blocks}</table>"
     script, style = ((STATIC / name).read_text("utf-8") for name in ("tables.js", "book.css"))
     return f"<style>{style}</style><div class='cell_output'>{table}</div><p id='s'></p><script>{script}</script>"
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launch() as browser:
-        yield browser
 
 
 def seen(page) -> list[str]:

@@ -21,6 +21,7 @@ from flowsep.audio import STREAMS, SUFFIXES, inspect, is_packed, read_audio, rea
 from flowsep.files import FlowsepError, brief, cache_folder, is_text, read_json, sha256, writable, write_text
 
 from ..profile import DataConfig, PiecesConfig
+from .sample import find_sample
 from .slakh import stem_files
 
 MUSDB_SOURCES = ("vocals", "bass", "drums", "other")
@@ -29,7 +30,8 @@ HOMES = {  # kind -> the environment variable that holds its folder, and where t
     "musdb18hq": ("MUSDB_PATH", "MUSDB18-HQ (zenodo.org, doi 10.5281/zenodo.3338373)"),
     "slakh": ("SLAKH_PATH", "Slakh2100 (zenodo.org, doi 10.5281/zenodo.4599666)"),
 }
-TRACK_FILES = {"musdb18": "<track>.stem.mp4", "slakh": "Track<number>/metadata.yaml"}
+PACKED = ("musdb18", "musdb18-7s")  # kinds with one .stem.mp4 a track
+TRACK_FILES = dict.fromkeys(PACKED, "<track>.stem.mp4") | {"slakh": "Track<number>/metadata.yaml"}
 NO_SONGS = ("@eaDir", "#recycle", "#snapshot", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 log = logging.getLogger(__name__)
 
@@ -186,9 +188,9 @@ def _hint(root: Path, kind: str, skipped: dict[str, str]) -> str:
     if skipped:
         first, reason = next(iter(skipped.items()))
         return f"{len(skipped)} were skipped, {first} because {reason}"
-    if kind != "musdb18" and any(root.glob("t*/*.stem.mp4")):
+    if kind not in PACKED and any(root.glob("t*/*.stem.mp4")):
         return "its files end in .stem.mp4, so set data.kind to musdb18"
-    if kind == "musdb18" and any(root.glob("t*/*/mixture.wav")):
+    if kind in PACKED and any(root.glob("t*/*/mixture.wav")):
         return "its files are wav, so set data.kind to musdb18hq"
     name = TRACK_FILES.get(kind, "<track>/<source>.wav")
     return f"expected train/{name} and test/{name}"
@@ -215,6 +217,10 @@ def _root(config: DataConfig, seed: int) -> Path:
 
         train, test = config.train_tracks or 24, config.test_tracks or 8
         return ensure_band(seed=seed, seconds=config.seconds or 30, train=train, test=test)
+    if config.kind in PACKED and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
+        raise FlowsepError("MUSDB18 needs ffmpeg and ffprobe to decode it: install them, or use MUSDB18-HQ")
+    if config.kind == "musdb18-7s" and config.root is None:
+        return find_sample()
     variable, home = HOMES.get(config.kind, ("data.root", "stems"))
     value = config.root or os.environ.get(variable)
     root = Path(os.path.expandvars(value or "")).expanduser()
@@ -222,14 +228,12 @@ def _root(config: DataConfig, seed: int) -> Path:
     if unset or not root.is_dir():
         problem = f"{value or variable} is not set" if unset else f"{root}: no such folder"
         raise FlowsepError(f"{problem}; set {variable} to the folder of {home}, which holds train/ and test/")
-    if config.kind == "musdb18" and not (shutil.which("ffmpeg") and shutil.which("ffprobe")):
-        raise FlowsepError("MUSDB18 needs ffmpeg and ffprobe to decode it: install them, or use MUSDB18-HQ")
     return root
 
 
 def _list_tracks(folder: Path, config: DataConfig, skipped: dict[str, str]) -> list[Track]:
     """The tracks in one folder; `skipped` gets the reason for each subfolder that is no track."""
-    if config.kind == "musdb18":
+    if config.kind in PACKED:
         packed = {path.name.removesuffix(".stem.mp4"): path for path in _visible(folder) if is_packed(path)}
         return [Track(k, folder.name, dict.fromkeys(STREAMS, (path,)), MUSDB_SOURCES) for k, path in packed.items()]
     tracks = []

@@ -8,7 +8,9 @@ from ..scores.evaluate import CONVENTIONS, METRICS, read_table
 
 PUBLISHED = ("system", "supervision", "backbone", "dataset", "convention", "stem", "metric", "value", "kind", "source")
 KINDS = ("reported by the paper", "reported by its authors", "recomputed")
-SAME = {"musdb18": "MUSDB18", "musdb18hq": "MUSDB18", "slakh": "Slakh2100-submix"}  # data.kind -> published dataset
+# data.kind -> published dataset
+SAME = {"musdb18": "MUSDB18", "musdb18-7s": "MUSDB18", "musdb18hq": "MUSDB18", "slakh": "Slakh2100-submix"}
+WHOLE = "MUSDB18, whole songs; measured here: 7 s of each"  # what stands beside the table of the sample
 CAMPAIGN = ("system", "track", "target", "SDR", "SIR", "SAR", "ISR")
 # SiSEC 2018: kinds by the submissions' own descriptions (is_blind, additional_training_data)
 _SUBMISSIONS = {
@@ -30,9 +32,11 @@ def load_published(path: str | Path) -> pd.DataFrame:
 def same_data(published: pd.DataFrame, kind: str) -> pd.DataFrame:
     """The rows of `published` for the songs of a profile's `data.kind`, which may stand beside the measured rows.
 
-    MUSDB18 and MUSDB18-HQ hold the same songs. Nothing was published on the embedded band or on folders of stems.
+    MUSDB18 and MUSDB18-HQ hold the same songs, their sample 7 seconds of each. Nothing was published on the embedded
+    band or on folders of stems.
     """
-    return published[published["dataset"] == SAME.get(kind, "")]
+    rows = published[published["dataset"] == SAME.get(kind, "")]
+    return rows.assign(dataset=WHOLE) if kind == "musdb18-7s" else rows
 
 
 def same_songs(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:

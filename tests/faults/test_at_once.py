@@ -9,12 +9,15 @@ from pathlib import Path
 
 import at_once
 import pandas as pd
+import pytest
 import tiny
 import torch
 from helpers import write_hq_tree
 
 from flowsep import load_prior
 from flowsep.files import locked
+
+pytestmark = pytest.mark.slow
 
 WAITING = "another process works there; waiting until it is done"
 

@@ -5,6 +5,7 @@ import time
 
 import at_once
 import pandas as pd
+import pytest
 import tiny
 import torch
 from helpers import write_hq_tree
@@ -13,6 +14,8 @@ from companion import load_dataset
 from companion.graph.steps import score_system
 from companion.profile import load_profile
 from flowsep import load_prior
+
+pytestmark = pytest.mark.slow
 
 
 def test_durations_stay_positive_and_numbers_the_same(tmp_path, inject, monkeypatch):

@@ -14,6 +14,8 @@ from companion.systems.priors import train_source
 from flowsep import FlowsepError, load_prior
 from flowsep.weights import read_safetensors
 
+pytestmark = pytest.mark.slow
+
 FLIPS = 12  # of a file, half of them in its header
 
 

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import write_hq_tree
+
+pytestmark = pytest.mark.slow
 
 # a file system of our own, which root and everybody else may mount in a user namespace; nothing outside sees it
 SMALL = 'mount -t tmpfs -o size="$1" flowsep "$2" && shift 2 && exec "$@"'

@@ -16,6 +16,8 @@ from flowsep import load_prior
 from flowsep.checkpoint import find_priors
 from flowsep.files import atomic_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -15,6 +15,9 @@ from companion.tables import table_markdown
 
 MOODY = """
 from companion.systems import System
+import pytest
+
+pytestmark = pytest.mark.slow
 
 class Moody(System):
     name, supervision, seen = "moody", "none", 0

@@ -188,6 +188,7 @@ def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tm
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
     """The same loss to 1e-5: two crops a step in each of two processes over gloo, four in one."""
     root = write_hq_tree(tmp_path / "songs", train=3, test=1, seconds=2.0)
@@ -207,6 +208,7 @@ def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
         torch.testing.assert_close(together.state_dict()[name], value, atol=1e-3, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 def test_processes_that_fail_say_why(tmp_path):
     training = SIZES["training"].model_copy(update={"devices": 2})
     with pytest.raises(FlowsepError, match=r"training\.devices is 2: .*torchrun"):

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
-from browser import launch, open_page
+from browser import open_page
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,12 +72,6 @@ def test_no_text_becomes_markup():
     assert [tag for tag, _ in tags.tags].count("script") == 1 and len(tags.named("img")) == 2
     assert tags.named("figure")[1]["data-label"] == f"{NASTY} 1"
     assert not any(key.startswith("on") for _, attributes in tags.tags for key in attributes)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with launch() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import TINY
-from helpers import RATE, make_stems, save_as_trained, write_track
+from helpers import RATE, TINY, make_stems, save_as_trained, write_track
 
 from companion import Profile, load_dataset
 from companion.profile import DataConfig, load_profile

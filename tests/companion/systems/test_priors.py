@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 import torch
-from conftest import TINY
-from helpers import save_as_trained, write_hq_tree
+from helpers import TINY, save_as_trained, write_hq_tree
 
 from companion.data.tracks import load_dataset
 from companion.graph.steps import score_system

@@ -1,0 +1,123 @@
+"""`python -m research.choices`: what a profile's systems are set to, chosen on its validation songs.
+
+Each system gets the same number of trials: the options of the profile, and two changes of one thing each. All are
+trained for a share of the profile's steps and scored on all validation songs; no test song is opened. The rows go to
+results/<profile>/choices.csv, a killed run goes on.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+import companion
+from companion.data.tracks import Dataset
+from companion.profile import Profile
+from companion.provenance import run_provenance
+from companion.scores.evaluate import evaluate_system
+from companion.systems import load_system
+from companion.tables import aggregate
+from flowsep.files import FlowsepError, atomic_path, cache_folder, locked
+
+Changes = Mapping[str, Any]
+PRIOR = {"feature": {"sample_rate": 11025, "n_fft": 2048, "hop": 512}, "model": {"bins": 1026}}
+
+
+def one_set(**training: Any) -> Changes:
+    """`flowsep` with one set of priors."""
+    return {"members": [{**PRIOR, "training": {"noise": 0.3, "steps": 900, "crop_seconds": 3, **training}}]}
+
+
+TRIALS: dict[str, tuple[Changes, ...]] = {
+    "nmf": ({}, {"components": 20}, {"components": 80}),
+    "hpss": ({}, {"crossover_hz": 120}, {"crossover_hz": 300}),
+    "gan_prior": ({}, {"prior": {"lr": 0.0003}}, {"iterations": 100}),
+    "instglow": ({}, {"lr": 0.005}, {"iterations": 300}),
+    "flowsep": (one_set(), one_set(noise=0.15), one_set(noise=0.6)),
+    "open_unmix_random": ({}, {"lr": 0.001}, {"hidden": 256}),
+    "open_unmix": ({}, {"lr": 0.001}, {"hidden": 256}),
+    "conv_tasnet": ({}, {"lr": 0.001}, {"sample_rate": 16000, "kernel": 256}),
+    "demucs_v2": ({}, {"lr": 0.001}, {"sample_rate": 16000}),
+    "wave_u_net": ({}, {"lr": 0.0005}, {"sample_rate": 16000}),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m research.choices", description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", default="musdb18-7s")
+    parser.add_argument(
+        "--only", metavar="SYSTEM", nargs="+", choices=TRIALS, default=list(TRIALS), help="default: all"
+    )
+    parser.add_argument("--share", type=float, default=0.25, help="of the profile's training steps (default 0.25)")
+    given = parser.parse_args()
+    try:
+        profile = companion.load_profile(given.profile)
+        dataset = companion.load_dataset(profile.data, profile.seed)
+        for name in given.only:
+            for changes in TRIALS[name]:
+                trial(profile, dataset, name, changes, given.share)
+    except FlowsepError as error:
+        print(f"choices: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def trial(profile: Profile, dataset: Dataset, name: str, changes: Changes, share: float) -> None:
+    """Train and score one setting, unless the file has it, and add its row."""
+    path = profile.folder / "choices.csv"
+    key = {"data_hash": dataset.hash, "system": name, "changes": json.dumps(changes, sort_keys=True), "share": share}
+    if path.is_file() and (pd.read_csv(path)[list(key)] == pd.Series(key)).all(axis=1).any():
+        return
+    options, profile = shortened(name, merged(profile.systems[name], changes), profile, share)
+    own = profile.model_copy(update={"systems": {name: options}})
+    # the searches that are tried for instglow share their priors
+    folder = cache_folder() / "choices" / profile.name / own.hash_of("" if name == "instglow" else name)
+    system = load_system(name, options, sources=profile.sources, priors=folder / "priors", folder=folder)
+    system.fit(dataset, own, folder)
+    facts = run_provenance(own, system, dataset, name=name)
+    songs = dataset.subset("valid")
+    frame = evaluate_system(
+        system, songs, sources=profile.sources, provenance=facts, conventions=("sisec18",), metrics=("SDR",)
+    )
+    medians = aggregate(frame, "sisec18").set_index("stem")["median"].round(4)
+    row = key | {"songs": len(songs), "mean": round(medians.mean(), 4), **medians}
+    row |= {column: facts[column] for column in ("training_seconds", "code", "git_commit", "git_dirty")}
+    each = frame.drop_duplicates("track")
+    row["rtf"] = round(each.seconds.sum() / each.audio_seconds.sum(), 3)
+    with locked(path):  # two processes share the work
+        rows = pd.concat([pd.read_csv(path) if path.is_file() else None, pd.DataFrame([row])])
+        with atomic_path(path) as temporary:
+            rows.to_csv(temporary, index=False, lineterminator="\n")
+    print(f"{name} {key['changes']}: {row['mean']:.2f}", flush=True)
+
+
+def merged(options: Changes, changes: Changes) -> dict[str, Any]:
+    """Options with some of them changed, those within `prior` one by one."""
+    both = dict(options)
+    for key, value in changes.items():
+        both[key] = merged(both[key], value) if isinstance(value, Mapping) and key in both else value
+    return both
+
+
+def shortened(name: str, options: dict[str, Any], profile: Profile, share: float) -> tuple[dict[str, Any], Profile]:
+    """Options and profile with a share of the training steps."""
+
+    def less(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {**settings, "steps": max(1, round(share * settings["steps"]))}
+
+    if name == "instglow":
+        training = profile.training.model_copy(update=less({"steps": profile.training.steps}))
+        return options, profile.model_copy(update={"training": training})
+    if "members" in options:
+        members = [{**member, "training": less(member["training"])} for member in options["members"]]
+        return {**options, "members": members}, profile
+    if "prior" in options:
+        return {**options, "prior": less(options["prior"])}, profile
+    return (less(options) if "steps" in options else options), profile
+
+
+if __name__ == "__main__":
+    sys.exit(main())
