@@ -337,6 +337,20 @@ rule failures:
     shell:
         RUN
 
+rule real_song:
+    input:
+        expand(rules.separate.output.scores, system=PROFILE.systems),
+        notebook="notebooks/17_a_real_song.ipynb",
+    output:
+        notebook=f"{OUT}/notebooks/17_a_real_song.ipynb",
+    log:
+        f"{OUT}/logs/17_a_real_song.ipynb",
+    params:
+        more="",
+    threads: PROFILE.threads
+    shell:
+        RUN
+
 rule speed:
     input:
         sorted(map(str, Path("results/bench").glob("*.json"))),
@@ -393,6 +407,7 @@ rule book:
         rules.tables.output.notebook,
         rules.listen.output.notebook,
         rules.failures.output.notebook,
+        rules.real_song.output.notebook if PROFILE.data.kind == "musdb18-7s" else [],
         rules.ablations.output.notebook if PROFILE.ablation else [],
         rules.own_system.output.notebook,
         rules.speed.output.notebook,

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
+from companion import show
 from flowsep.files import FlowsepError
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -93,7 +95,28 @@ def results(tmp_path):
     folder = tmp_path / "results" / "x"
     (folder / "scores").mkdir(parents=True)
     (folder / "scores" / "nmf.csv").write_text("a,b\n1,2\n")
+    (folder / "data.json").write_text('{"name": "toyband"}')
     return folder
+
+
+def test_chapters_of_songs_that_nobody_may_hand_on_are_kept_without_sounds(results):
+    import kept
+    import media
+
+    stems = {"bass": np.sin(np.arange(8000) / 20)}
+    silent, free = (
+        show.StemPlayer(stems, 8000, title="T", licence=licence)._repr_html_() for licence in ("", "CC <BY>")
+    )
+    outputs = [new_output("display_data", {"text/html": page}) for page in (silent + "<p>after</p>", free)]
+    made = new_notebook(cells=[new_markdown_cell("# Title"), new_code_cell("show()", outputs=outputs)])
+    stored = media.take(made)
+    (results / "data.json").write_text('{"name": "musdb18-7s"}')
+    kept.keep(results, {"01_data": made}, stored)
+    text = (results / "book" / "01_data.ipynb").read_text()
+    assert "MUSDB18's licence lets nobody hand on its songs" in text and "make book PROFILE=x" in text
+    assert "<p>after</p>" in text and "CC &lt;BY&gt;" in text
+    sounds = [path for path in (results / "book" / "media").iterdir() if path.suffix in (".mp3", ".flac")]
+    assert len(sounds) == 1 and sounds[0].name in text  # of the song whose licence is told
 
 
 def test_kept_chapters_hold_each_sound_once_and_know_their_scores(results):

@@ -26,6 +26,8 @@ from flowsep.files import FlowsepError, read_json, sha256, write_text
 FROM_TABLES = ("06_results", "12_your_own_system", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")
 # of a profile, but for the chapters: its scores, tables, curves and manifests
 NUMBERS = ("data.json", "tables.json", "[!.]*.csv", "table-*.md", "scores/[!.]*.csv", "training/*/loss.csv")
+# data sets whose songs nobody may hand on: their chapters are kept without sounds
+NOT_PUBLISHED = ("musdb18", "musdb18-7s", "musdb18hq")
 # of no profile, below results/
 SHARED = ("published.csv", "sisec18_test_medians.csv", "scale.csv", "faults.json", "cluster.json")
 SHARED += ("bench/*.json", "research/*.csv")
@@ -45,6 +47,7 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
     """
     if not notebooks:
         raise FlowsepError(f"{results / 'notebooks'}: no executed chapters; make book PROFILE={results.name}")
+    silent = read_json(results / "data.json")["name"] in NOT_PUBLISHED
     target, fresh, old = results / "book", results / ".book", results / ".book-before"
     for folder in (fresh, old):  # left by a killed run
         shutil.rmtree(folder, ignore_errors=True)
@@ -52,6 +55,9 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
     for name, notebook in notebooks.items():
         if name in FROM_TABLES:
             continue
+        if silent:
+            note = "MUSDB18's licence lets nobody hand on its songs: the player is here once you have run this page"
+            media.mute(notebook, f"{note} (make book PROFILE={results.name}).")
         nbformat.write(notebook, fresh / f"{name}.ipynb")
         for part in media.names(notebook):
             (fresh / "media" / part).write_bytes(stored[part])

@@ -20,6 +20,8 @@ KINDS = {"audio/mpeg": "mp3", "audio/flac": "flac", "image/png": "png", "image/w
 MEDIA = {suffix: kind for kind, suffix in KINDS.items()}
 DATA = re.compile(rf"data:({'|'.join(KINDS)});base64,([A-Za-z0-9+/=]{{64,}})")
 NAME = re.compile(r"media:([0-9a-f]{16})\.(mp3|flac|png|webp)")
+# a player, with its script; one that names the licence of its sounds is not touched
+PLAYER = re.compile(r"<flowsep-player(?![^>]*data-licence)[^>]*>.*?</flowsep-player>\s*<script>.*?</script>", re.DOTALL)
 QUALITY = 85  # of spectrograms, which are noisy; pictures of lines and letters are stored without loss
 NOISY = 120_000  # bytes of a PNG from which on it counts as noisy
 
@@ -61,6 +63,17 @@ def take(notebook: NotebookNode) -> dict[str, bytes]:
             elif "text/html" in data:
                 data["text/html"] = DATA.sub(inline, data["text/html"])
     return media
+
+
+def mute(notebook: NotebookNode, note: str) -> None:
+    """Replace each player in the outputs of `notebook` by a line of text, unless it names the licence of its sounds."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data["text/html"] = PLAYER.sub(
+                    f'<p class="flowsep-note">{html.escape(note, quote=False)}</p>', data["text/html"]
+                )
 
 
 def place(notebook: NotebookNode, media: Mapping[str, bytes], folder: str) -> dict[str, bytes]:

@@ -42,6 +42,7 @@ class StemPlayer:
     title: shown above; any text, never read as markup.
     format: "mp3" (up to 15 kHz, about 70 KB of page for 10 s of a mono stem) or "flac" (16 bit, lossless).
     mono: mix the channels down to their mean, which halves the page; False keeps one or two channels.
+    licence: whose sounds these are and under which licence they are published; any text, shown below.
 
     Levels are never normalised. Only if a stem, or the sum of a system's stems, exceeds full scale are all stems of
     all systems scaled by the one factor that prevents clipping, and the player says so. A stem called "mixture" beside
@@ -51,7 +52,16 @@ class StemPlayer:
     Raises ValueError, naming the stem: no stems, other names or lengths than the first ones, NaN or infinite samples.
     """
 
-    def __init__(self, systems: Systems, sample_rate: int, *, title: str = "", format: str = "mp3", mono: bool = True):
+    def __init__(
+        self,
+        systems: Systems,
+        sample_rate: int,
+        *,
+        title: str = "",
+        format: str = "mp3",
+        mono: bool = True,
+        licence: str = "",
+    ):
         several = any(isinstance(value, Mapping) for value in systems.values())
         named: Any = systems if several else {"": systems}
         self.systems: dict[str, dict[str, np.ndarray]] = {
@@ -59,7 +69,7 @@ class StemPlayer:
             for system, stems in named.items()
         }
         _check(self.systems)
-        self.sample_rate, self.title, self.format = int(sample_rate), str(title), format
+        self.sample_rate, self.title, self.format, self.licence = int(sample_rate), str(title), format, str(licence)
         names = list(next(iter(self.systems.values())))
         self.samples = self.systems[next(iter(self.systems))][names[0]].shape[1]
         self.presets = _presets(names)
@@ -73,14 +83,16 @@ class StemPlayer:
         parts = [
             f'<flowsep-player class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true" '
             f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}" '
-            f'data-presets="{escape(json.dumps(self.presets))}">'
+            f'data-presets="{escape(json.dumps(self.presets))}"'
+            + (f' data-licence="{escape(self.licence)}">' if self.licence else ">")
         ]
         parts += [f"<p><strong>{title}</strong></p>"] if title else []
         parts += [f"<p>{note}</p>"] if note else []
         for system, stems in self.systems.items():
             parts += [f"<p>{escape(system)}</p>"] if system else []
             parts += [self._audio(name, system, audio) for name, audio in stems.items()]
-        return "\n".join([*parts, "</flowsep-player>", f"<script>{_script()}</script>"])
+        whose = [f'<p class="flowsep-note">{escape(self.licence)}</p>'] if self.licence else []
+        return "\n".join([*parts, "</flowsep-player>", f"<script>{_script()}</script>", *whose])
 
     def _audio(self, name: str, system: str, audio: np.ndarray) -> str:
         """One plain `<audio>` tag with its sound, colour and waveform."""
