@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -69,29 +70,42 @@ def trial(profile: Profile, dataset: Dataset, name: str, changes: Changes, share
     """Train and score one setting, unless the file has it, and add its row."""
     path = profile.folder / "choices.csv"
     key = {"data_hash": dataset.hash, "system": name, "changes": json.dumps(changes, sort_keys=True), "share": share}
-    if path.is_file() and (pd.read_csv(path)[list(key)] == pd.Series(key)).all(axis=1).any():
+    if has_row(path, key):
         return
-    options, profile = shortened(name, merged(profile.systems[name], changes), profile, share)
-    own = profile.model_copy(update={"systems": {name: options}})
+    options, shorter = shortened(name, merged(profile.systems[name], changes), profile, share)
+    row = measured(shorter.model_copy(update={"systems": {name: options}}), dataset, name, "valid")
+    add_row(path, key | row)
+    print(f"{name} {key['changes']}: {row['mean']:.2f}", flush=True)
+
+
+def measured(profile: Profile, dataset: Dataset, name: str, subset: str) -> dict[str, Any]:
+    """Fit a system in the cache folder, score it on the songs of a subset: median SDR by source, costs, provenance."""
     # the searches that are tried for instglow share their priors
-    folder = cache_folder() / "choices" / profile.name / own.hash_of("" if name == "instglow" else name)
-    system = load_system(name, options, sources=profile.sources, priors=folder / "priors", folder=folder)
-    system.fit(dataset, own, folder)
-    facts = run_provenance(own, system, dataset, name=name)
-    songs = dataset.subset("valid")
-    frame = evaluate_system(
-        system, songs, sources=profile.sources, provenance=facts, conventions=("sisec18",), metrics=("SDR",)
-    )
+    which = f"{dataset.hash}-{profile.hash_of('' if name == 'instglow' else name)}"
+    folder = cache_folder() / "choices" / profile.name / which
+    system = load_system(name, profile.systems[name], sources=profile.sources, priors=folder / "priors", folder=folder)
+    system.fit(dataset, profile, folder)
+    facts, songs = run_provenance(profile, system, dataset, name=name), dataset.subset(subset)
+    settings = {"sources": profile.sources, "provenance": facts, "conventions": ("sisec18",), "metrics": ("SDR",)}
+    frame = evaluate_system(system, songs, **settings)
     medians = aggregate(frame, "sisec18").set_index("stem")["median"].round(4)
-    row = key | {"songs": len(songs), "mean": round(medians.mean(), 4), **medians}
-    row |= {column: facts[column] for column in ("training_seconds", "code", "git_commit", "git_dirty")}
     each = frame.drop_duplicates("track")
-    row["rtf"] = round(each.seconds.sum() / each.audio_seconds.sum(), 3)
-    with locked(path):  # two processes share the work
+    row = {"scored": len(songs), "mean": round(medians.mean(), 4), **medians}
+    row |= {column: facts[column] for column in ("training_seconds", "code", "git_commit", "git_dirty")}
+    return row | {"rtf": round(each.seconds.sum() / each.audio_seconds.sum(), 3)}
+
+
+def has_row(path: Path, key: Changes) -> bool:
+    """Whether a file has a row with these values."""
+    return path.is_file() and bool((pd.read_csv(path)[list(key)] == pd.Series(key)).all(axis=1).any())
+
+
+def add_row(path: Path, row: Changes) -> None:
+    """Add a row to a file, which other processes may be adding to."""
+    with locked(path):
         rows = pd.concat([pd.read_csv(path) if path.is_file() else None, pd.DataFrame([row])])
         with atomic_path(path) as temporary:
             rows.to_csv(temporary, index=False, lineterminator="\n")
-    print(f"{name} {key['changes']}: {row['mean']:.2f}", flush=True)
 
 
 def merged(options: Changes, changes: Changes) -> dict[str, Any]:

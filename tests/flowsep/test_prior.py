@@ -83,6 +83,19 @@ def save_grouped(prior, path):
     return tensors
 
 
+def test_half_precision_halves_the_file_and_hardly_moves_the_density(tiny_prior, tmp_path):
+    prior = tiny_prior()
+    prior.save(tmp_path / "whole.safetensors")
+    prior.save(tmp_path / "half.safetensors", half=True)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    again = load_prior(tmp_path / "half.safetensors")
+    assert all(value.dtype == torch.float32 for value in again.state_dict().values())
+    x = torch.rand(2, 513, 8)
+    torch.testing.assert_close(again.nll(x), prior.nll(x), atol=2e-3, rtol=0)
+    assert again.provenance == prior.provenance
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_a_file_in_grouped_order_is_the_same_prior(tiny_prior, tmp_path, name):
     model = GlowConfig(**({"steps": 2, "hidden": 6, "layers": 2, "kernel": 3} | SIZES[name]))

@@ -1,0 +1,63 @@
+"""`python -m research.material`: how much solo material helps, for `flowsep` and for a network on random mixes.
+
+Both are trained on the first 10, 30, 60 and on all training songs of a profile, three times each with other seeds, for
+a share of the profile's steps, and scored on its test songs. The rows go to results/<profile>/material.csv, a killed
+run goes on.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+
+import companion
+from companion.data.tracks import Dataset
+from companion.profile import Profile
+from flowsep.files import FlowsepError
+
+from .choices import add_row, has_row, measured, merged, one_set, shortened
+
+SONGS = (10, 30, 60, None)  # None: all
+SEEDS = (0, 1, 2)  # added to the profile's
+SYSTEMS = {"flowsep": one_set(), "open_unmix_random": {}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m research.material", description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", default="musdb18-7s")
+    parser.add_argument("--only", metavar="SYSTEM", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--share", type=float, default=0.5, help="of the profile's training steps (default 0.5)")
+    given = parser.parse_args()
+    try:
+        profile = companion.load_profile(given.profile)
+        dataset = companion.load_dataset(profile.data, profile.seed)
+        for name in given.only:
+            for songs in SONGS:
+                for seed in SEEDS:
+                    trial(profile, fewer(dataset, songs), name, profile.seed + seed, given.share)
+    except FlowsepError as error:
+        print(f"material: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def fewer(dataset: Dataset, songs: int | None) -> Dataset:
+    """The first training songs, with the validation and test songs of the whole data set."""
+    valid = [replace(track, subset="validation") for track in dataset.subset("valid")]
+    return replace(dataset, tracks=(*dataset.subset("train")[:songs], *valid, *dataset.subset("test")))
+
+
+def trial(profile: Profile, dataset: Dataset, name: str, seed: int, share: float) -> None:
+    """Train and score a system with one seed, unless the file has it, and add its row."""
+    path, songs = profile.folder / "material.csv", len(dataset.subset("train"))
+    key = {"data_hash": dataset.hash, "system": name, "songs": songs, "seed": seed, "share": share}
+    if has_row(path, key):
+        return
+    options, shorter = shortened(name, merged(profile.systems[name], SYSTEMS[name]), profile, share)
+    own = shorter.model_copy(update={"systems": {name: options}, "seed": seed})
+    row = measured(own, dataset, name, "test")
+    add_row(path, key | row)
+    print(f"{name}, {songs} songs, seed {seed}: {row['mean']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
