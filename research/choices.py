@@ -8,7 +8,7 @@ results/<profile>/choices.csv, a killed run goes on.
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from companion.data.tracks import Dataset
 from companion.profile import Profile
 from companion.provenance import run_provenance
 from companion.scores.evaluate import evaluate_system
-from companion.systems import load_system
+from companion.systems import System, load_system
 from companion.tables import aggregate
 from flowsep.files import FlowsepError, atomic_path, cache_folder, locked
 
@@ -79,13 +79,24 @@ def trial(profile: Profile, dataset: Dataset, name: str, changes: Changes, share
 
 
 def measured(profile: Profile, dataset: Dataset, name: str, subset: str) -> dict[str, Any]:
-    """Fit a system in the cache folder, score it on the songs of a subset: median SDR by source, costs, provenance."""
+    """Fit a system and score it on the songs of a subset: median SDR by source, costs, provenance."""
+    return scored(fitted(profile, dataset, name), profile, dataset, name, dataset.subset(subset))
+
+
+def fitted(profile: Profile, dataset: Dataset, name: str) -> System:
+    """A system of a profile, fitted in the cache folder."""
     # the searches that are tried for instglow share their priors
     which = f"{dataset.hash}-{profile.hash_of('' if name == 'instglow' else name)}"
     folder = cache_folder() / "choices" / profile.name / which
-    system = load_system(name, profile.systems[name], sources=profile.sources, priors=folder / "priors", folder=folder)
+    places = {"priors": folder / "priors", "folder": folder}
+    system = load_system(name, profile.systems[name], sources=profile.sources, **places)
     system.fit(dataset, profile, folder)
-    facts, songs = run_provenance(profile, system, dataset, name=name), dataset.subset(subset)
+    return system
+
+
+def scored(system: System, profile: Profile, dataset: Dataset, name: str, songs: Sequence[Any]) -> dict[str, Any]:
+    """The median SDR by source over songs, beside what the system learnt from."""
+    facts = run_provenance(profile, system, dataset, name=name)
     settings = {"sources": profile.sources, "provenance": facts, "conventions": ("sisec18",), "metrics": ("SDR",)}
     frame = evaluate_system(system, songs, **settings)
     medians = aggregate(frame, "sisec18").set_index("stem")["median"].round(4)
