@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from helpers import write_hq_tree
 
+from companion import load_dataset, load_profile, load_system
+from companion.profile import DataConfig
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
 from flowsep.prior import Prior
 from flowsep.search import config_for, separate_magnitude
-from research import searches
+from research import choices, material, searches
 from research.__main__ import TOPICS, main
 from research.priors import SETS
 from research.songs import Excerpt
@@ -84,3 +87,31 @@ def test_an_unknown_topic_is_named(capsys):
         main(["--only", "trails"])
     error = capsys.readouterr().err
     assert "invalid choice: 'trails'" in error and all(name in error for name in TOPICS)
+
+
+def test_choices_change_one_thing_and_shorten_every_training(tmp_path):
+    profile = load_profile("musdb18-7s")
+    for name, trials in choices.TRIALS.items():
+        assert len(trials) == 3, name
+        for changes in trials:
+            options = choices.merged(profile.systems[name], changes)
+            shorter, own = choices.shortened(name, options, profile, 0.1)
+            load_system(name, shorter, sources=profile.sources)
+            parts = (shorter, shorter.get("prior", {}), *(m["training"] for m in shorter.get("members", ())))
+            steps = [part["steps"] for part in parts if "steps" in part]
+            steps += [own.training.steps] if name == "instglow" else []
+            assert bool(steps) == (name not in ("nmf", "hpss")) and all(step <= 300 for step in steps)
+    path, key = tmp_path / "rows.csv", {"system": "nmf", "share": 0.25}
+    assert not choices.has_row(path, key)
+    choices.add_row(path, key | {"mean": 1.0})
+    choices.add_row(path, {"system": "hpss", "share": 0.25, "mean": 2.0})
+    assert choices.has_row(path, key) and not choices.has_row(path, key | {"share": 0.5})
+    dataset = load_dataset_of_songs(tmp_path / "songs")
+    few = material.fewer(dataset, 2)
+    assert [len(few.subset(name)) for name in ("train", "valid", "test")] == [2, 1, 1]
+    assert {t.name for t in few.subset("valid")} == {t.name for t in dataset.subset("valid")}
+
+
+def load_dataset_of_songs(root):
+    write_hq_tree(root, train=4, test=1)
+    return load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), 0)
