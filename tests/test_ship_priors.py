@@ -40,4 +40,6 @@ def test_they_are_written_scored_in_both_precisions_and_described(profile):
     card = (shipped / "README.md").read_text()
     rate = FeatureConfig().sample_rate
     assert "1 songs of `musdb18hq`, 10 s of one core" in card and f"up to {rate / 2000:g} kHz" in card
-    assert f"{rows['mean'].iloc[-1]:.2f}" in card and "| noise | 0.3 |" in card
+    assert (
+        f"{rows['mean'].iloc[-1]:.2f}" in card and "| training.noise | 0.3 |" in card and "| model.steps | 2 |" in card
+    )

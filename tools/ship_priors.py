@@ -85,7 +85,9 @@ def scored(profile: Profile, dataset: Dataset, subset: str, name: str, priors: M
 def card(profile: Profile, dataset: Dataset, priors: Mapping[str, Any], frame: pd.DataFrame) -> str:
     """The text of the card."""
     first = next(iter(priors.values()))
-    settings = {**first.feature.model_dump(), **first.model.model_dump(), **first.provenance["training"]}
+    groups = {"feature": first.feature.model_dump(), "model": first.model.model_dump()}
+    groups["training"] = first.provenance["training"]
+    settings = {f"{group}.{name}": value for group, chosen in groups.items() for name, value in chosen.items()}
     shown = frame[["songs", "weights", *profile.sources, "mean"]]
     lines = ["| " + " | ".join(shown.columns) + " |", "|---|---|" + "---:|" * (len(shown.columns) - 2)]
     for row in shown.itertuples(index=False):
