@@ -1,11 +1,14 @@
 """A form to separate a song in JupyterLab: choose, watch, cancel, listen. Used by `notebooks/live.ipynb`."""
 
 import asyncio
+import itertools
 import os
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +78,7 @@ class LiveSeparator:
     Args:
         tracks: songs to choose from; a file may be uploaded instead, or named by its path.
         priors: {label: folder of priors}, as from `prior_sets`.
-        folder: *Save* writes the stems to `<folder>/<song>/<stem>.flac`.
+        folder: *Save* writes the stems to `<folder>/<song>/<stem>.flac`, or `<song> (2)/` where that is taken.
         sources: the first selection; by default all sources of a set of priors.
     Raises:
         FlowsepError: no priors.
@@ -127,7 +130,11 @@ class LiveSeparator:
 
     def run(self) -> None:
         """Start a separation, unless one runs already or no song is chosen."""
-        if self.track is None or (self._thread is not None and self._thread.is_alive()):
+        if self._thread is not None and self._thread.is_alive():
+            return
+        if self.song.value is not None:
+            self._pick()  # again: another file may lie there by now
+        if self.track is None:
             return
         self._cancel.clear()
         self.go.disabled, self.cancel.disabled, self.save.disabled = True, False, True
@@ -155,7 +162,7 @@ class LiveSeparator:
         self.song.observe(self._pick, "value")
 
     def _pick(self, _: Any = None) -> None:
-        self._choose(self.song.value, lambda: self.tracks[self.song.value])
+        self._choose(self.song.value, lambda: replace(self.tracks[self.song.value]))
 
     def _take_path(self) -> None:
         def named() -> Track:
@@ -250,10 +257,13 @@ class LiveSeparator:
         return audio[excerpt], {source: stem[excerpt] for source, stem in truth.items()}
 
     def _save(self) -> None:
-        place = self.folder / safe_name(self._name)
+        others = (f"{self._name} ({number})" for number in itertools.count(2))  # another song may have the same name
+        places = (self.folder / safe_name(name) for name in itertools.chain([self._name], others))
+        place = next(place for place in places if not place.exists())
         try:
             for source, audio in self.stems.items():
                 write_audio(place / f"{safe_name(source)}.flac", audio, self._rate)
-            self.status.value = f"saved in {place}"
+            self.status.value, self.save.disabled = f"saved in {place}", True
         except (OSError, ValueError) as error:
+            shutil.rmtree(place, ignore_errors=True)
             self.status.value = f"not saved: {self._why(error)}"

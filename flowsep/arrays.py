@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import SAMPLE_RATES, FlowsepError
+from .files import SAMPLE_RATES, FlowsepError, brief
 
 CHANNELS = 64  # more than these, and the array holds (samples, channels)
+LOUDEST = 100.0  # no mix is 40 dB beyond full scale: such floats are the values of integers
 
 
 def as_channels(mixture: Any) -> Tensor:
@@ -20,7 +21,8 @@ def as_channels(mixture: Any) -> Tensor:
     Shape:
         (samples,) or (channels, samples) -> (channels, samples).
     Raises:
-        FlowsepError: not an array of numbers, empty, more than two axes, samples before channels, NaN.
+        FlowsepError: not an array of numbers, integers of 64 bits, which no audio has, empty, more than two axes,
+            samples before channels, NaN, peaks above `LOUDEST`.
     """
     try:
         if isinstance(mixture, Tensor):
@@ -31,8 +33,9 @@ def as_channels(mixture: Any) -> Tensor:
         kind = type(mixture).__name__
         raise FlowsepError(f"mixture: expected an array of samples, found {kind} ({error})") from error
     shape, kind = audio.shape, audio.dtype.kind
-    if kind not in "fiu":
-        raise FlowsepError(f"mixture: expected floats with full scale 1, or integers, found {audio.dtype}")
+    if kind not in "fiu" or (kind != "f" and audio.dtype.itemsize > 4):
+        what = "floats with full scale 1, or integers of 8, 16 or 32 bits with theirs"
+        raise FlowsepError(f"mixture: expected {what}, found {audio.dtype}")
     if audio.ndim not in (1, 2) or audio.size == 0:
         raise FlowsepError(f"mixture: expected (channels, samples) or (samples,), not empty, found shape {shape}")
     if audio.ndim == 2 and shape[0] > CHANNELS:
@@ -44,6 +47,9 @@ def as_channels(mixture: Any) -> Tensor:
     channels = torch.from_numpy(np.atleast_2d(np.require(audio, np.float32, ["C", "W"])))
     if not torch.isfinite(channels).all():
         raise FlowsepError("mixture: holds NaN or infinite samples; repair the file first")
+    if (peak := float(channels.abs().max())) > LOUDEST:
+        cure = "divide by 32768 what were 16-bit integers"
+        raise FlowsepError(f"mixture: expected floats with full scale 1, found a peak of {peak:,.4g}; {cure}")
     return channels
 
 
@@ -59,5 +65,5 @@ def like(stem: np.ndarray, mixture: Any) -> Any:
 def check_rate(sample_rate: float) -> None:
     """FlowsepError unless this is a sample rate in Hz."""
     low, high = SAMPLE_RATES
-    if not low <= sample_rate <= high:
-        raise FlowsepError(f"sample_rate: expected {low:,} to {high:,} Hz, found {sample_rate}")
+    if np.ndim(sample_rate) or np.asarray(sample_rate).dtype.kind not in "fiu" or not low <= sample_rate <= high:
+        raise FlowsepError(f"sample_rate: expected {low:,} to {high:,} Hz, found {brief(sample_rate)}")

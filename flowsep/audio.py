@@ -5,6 +5,7 @@ What a file holds decides how it is read, never what it is called.
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -113,7 +114,7 @@ def audio_writer(
     container = "RF64" if container == "WAV" and (samples or 0) * channels * 4 >= 2**31 else container
     with atomic_path(path) as temporary:
         with written(path):
-            file = sf.SoundFile(temporary, "w", sample_rate, channels, subtype, format=container)
+            file = sf.SoundFile(os.fsencode(temporary), "w", sample_rate, channels, subtype, format=container)
         try:
             yield AudioWriter(path, file)
         finally:
@@ -157,17 +158,17 @@ def inspect(path: Path) -> tuple[int, int, int]:
 
 def _must_exist(path: Path) -> None:
     if not path.is_file():
-        raise FlowsepError(f"{path}: no such file")
+        why = "is a folder, a pipe or a device; save the sound as a file" if path.exists() else "no such file"
+        raise FlowsepError(f"{path}: {why}")
 
 
 def _header(path: Path) -> tuple[int, int, int | None, bool]:
     """(sample rate, channels, samples or None, whether libsndfile reads all of it), checked against the file's size."""
     _must_exist(path)
     try:
-        info = sf.info(path)
+        info = sf.info(os.fsencode(path))  # not all names are UTF-8
     except (sf.LibsndfileError, TypeError) as error:  # TypeError: raw samples
-        reason = getattr(error, "error_string", "raw samples without a header")
-        raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({reason})") from error
+        raise _UnknownFormatError(f"{path}: not audio, empty or damaged ({error})") from error
     # libsndfile corrects a wrong size silently and would read a truncated file as a short one. Sizes from 2 GB on may
     # be placeholders by programs that write to a pipe.
     with path.open("rb") as file:
@@ -182,13 +183,13 @@ def _header(path: Path) -> tuple[int, int, int | None, bool]:
         raise FlowsepError(f"{path}: truncated: its header promises {promised + 8} bytes, it holds {held}")
     # and a header whose 32 bits have wrapped, or that nobody completed, promises a part of the song
     read = info.frames * info.channels * SAMPLE_BYTES.get(info.subtype, 0)
-    if read and held - read > max(read, 2**16):
-        raise FlowsepError(
-            f"{path}: its header promises {info.frames / info.samplerate:,.1f} s in {read:,} bytes, but it holds"
-            f" {held:,}; have a program write it again, as RF64 or W64 from 4 GB on"
-        )
+    more = held - max(read, promised if promised <= held else 0)  # beside samples, pictures and texts
+    if read and more > max(read, 2**16):
+        parts = f"{info.frames / info.samplerate:,.1f} s in {read:,} bytes, but it holds {held:,}"
+        cure = "have a program write it again, as RF64 or W64 from 4 GB on"
+        raise FlowsepError(f"{path}: its header promises {parts}; {cure}")
     _check_shape(path, info.samplerate, info.channels)
-    known = info.frames < UNKNOWN  # else libsndfile cannot read to the end
+    known = info.frames < UNKNOWN and (info.frames > 0 or more <= 2**16)  # else only ffmpeg reads to the end
     return info.samplerate, info.channels, info.frames if known else None, known and info.format not in INEXACT
 
 
@@ -209,7 +210,7 @@ def _stream_sndfile(path: Path, rate: int, channels: int, samples: int | None) -
         except sf.SoundFileError as error:
             raise FlowsepError(f"{path}: truncated or damaged ({error})") from error
 
-    with sf.SoundFile(path) as file:
+    with sf.SoundFile(os.fsencode(path)) as file:
         yield AudioStream(rate, channels, samples, _checked(path, blocks(), samples or 0))
 
 

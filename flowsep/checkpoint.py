@@ -19,13 +19,14 @@ def find_priors(folder: str | Path) -> dict[str, Path]:
     Raises FlowsepError where there is none, or both of one name.
     """
     folder = Path(folder)
-    # a leading dot marks what is half-written
+    # a leading dot marks what is half-written, and folders of programs such as .ipynb_checkpoints
     files = {path.stem: path for path in sorted(folder.glob("[!.]*.safetensors"))}
-    folders = {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+    folders = {path.parent.name: path.parent for path in sorted(folder.glob("[!.]*/config.json"))}
     if both := set(files) & set(folders):
         raise FlowsepError(f"{folder}: two priors of '{min(both)}', a file and a folder; move one of them away")
     if not files and not folders:
-        raise FlowsepError(f"{folder}: no priors there, neither <source>.safetensors nor <source>/config.json")
+        what = "no priors there" if folder.is_dir() else "no such folder"
+        raise FlowsepError(f"{folder}: {what}; expected <source>.safetensors or <source>/config.json in it")
     return files | folders
 
 

@@ -44,7 +44,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be UTF-8
     try:
         return arguments.run(arguments)
-    except FlowsepError as error:
+    except (FlowsepError, OSError) as error:  # OSError: of a file that may not be read, or a disk that fails
         tell(f"error: {error}")
         return 2
     except _TerminatedError:
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="<source>.safetensors or <source>/ of the research code",
     )
-    command.add_argument("--sources", metavar="A,B,...", help="which of these priors explain the song; default: all")
+    command.add_argument("--sources", type=names, metavar="A,B,...", help="which of these priors explain the song")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
     command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
     command.add_argument("--epoch", type=int, metavar="N", help="take G_<N>.pth instead of the newest")
     command.add_argument("--source", metavar="NAME", help="name of the source; default: the folder's")
+    command.add_argument("--force", action="store_true", help="overwrite a prior that is there already")
     command.set_defaults(run=_convert)
     return parser
 
@@ -123,7 +124,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
     paths = find_priors(arguments.priors)
-    sources = [name.strip() for name in arguments.sources.split(",")] if arguments.sources else list(paths)
+    sources = arguments.sources or list(paths)
     if missing := [name for name in sources if name not in paths]:
         raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
     tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
@@ -138,7 +139,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     for path, target in targets.items():
         try:
             _separate_one(path, target, separator, arguments.format, force=arguments.force)
-        except (FlowsepError, RuntimeError, MemoryError) as error:  # of torch: out of memory, say
+        except (FlowsepError, OSError, RuntimeError, MemoryError) as error:  # of torch: out of memory, say
             why = str(error) if isinstance(error, FlowsepError) else f"{type(error).__name__}: {brief(error)}"
             why += "; --memory-limit makes shorter chunks" if "memory" in why and "limit" not in why else ""
             tell(f"error: {why}" if str(path) in why else f"error: {path}: {why}")
@@ -152,8 +153,9 @@ def _songs(path: Path) -> list[Path]:
 
     if not path.is_dir():
         return [path]
-    visible = [file for file in sorted(path.glob("[!.]*")) if file.suffix.lower() in SUFFIXES]
-    files = visible or [file for file in sorted(path.glob("[!.]*/mixture.*")) if file.suffix.lower() in SUFFIXES]
+    globs = (path.glob("[!.]*"), path.glob("[!.]*/mixture.*"))
+    songs, mixtures = ([f for f in sorted(g) if f.suffix.lower() in SUFFIXES and not f.is_dir()] for g in globs)
+    files = songs or mixtures
     if not files:
         raise FlowsepError(f"{path}: no songs in this folder; expected files such as song.wav, or song/mixture.wav")
     return files
@@ -168,12 +170,15 @@ def _song(path: Path) -> str:
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
     """Refuse {input: output folder} if two inputs have one folder, or a folder holds files already."""
-    names = list(targets.values())
+    taken = list(targets.values())
+    homes = {os.path.realpath(path.parent): path for path in targets}
     for path, target in targets.items():
-        if names.count(target) > 1:
+        if taken.count(target) > 1:
             raise FlowsepError(f"{path}: another input has the same name, and both would be written to {target}")
         if target.is_symlink():
             raise FlowsepError(f"{target}: is a link, which may lead out of --out; remove it, or choose another --out")
+        if song := homes.get(os.path.realpath(target)):  # whose true stems may lie there, as in MUSDB18-HQ
+            raise FlowsepError(f"{target}: the input {song} lies there; choose another --out, so that nothing is lost")
         if target.exists() and not target.is_dir():
             raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
         if not force and target.is_dir() and any(target.iterdir()):
@@ -189,7 +194,7 @@ def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str,
         song = stack.enter_context(stream_audio(path))
         folder = stack.enter_context(whole_folder(target))
         _refuse({path: target}, force=force)  # another run may have ended since
-        bar = stack.enter_context(tqdm(desc=printable(path.name), unit="step", file=sys.stderr))
+        bar = stack.enter_context(tqdm(desc=_line(path.name), unit="step", file=sys.stderr))
         shape = (song.sample_rate, song.channels, song.samples)
         files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in separator.names}
 
@@ -203,7 +208,12 @@ def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str,
     for source, file in files.items():
         if file.clipped:
             tell(f"note: {path}: {file.clipped} samples of {source} were clipped; --format wav keeps them")
-    print(printable(str(target)))
+    print(_line(str(target)))
+
+
+def names(text: str) -> list[str]:
+    """The names in "a, b", each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _size(text: str) -> int:
@@ -267,6 +277,8 @@ def _convert(arguments: argparse.Namespace) -> int:
 
     if arguments.out.suffix != ".safetensors":
         raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")
+    if arguments.out.exists() and not arguments.force:
+        raise FlowsepError(f"{arguments.out}: is there already; --force overwrites it")
     load_research_prior(arguments.folder, epoch=arguments.epoch, source=arguments.source).save(arguments.out)
     print(arguments.out)
     return 0
@@ -280,5 +292,9 @@ def summary(failed: list[str], of: int, what: str) -> int:
 
 
 def tell(message: str) -> None:
-    """Print a message to standard error, with escapes for terminal commands."""
-    print(f"flowsep: {printable(message)}", file=sys.stderr)
+    """Print a message to standard error, on one line, with escapes for terminal commands."""
+    print(f"flowsep: {_line(message)}", file=sys.stderr)
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n")  # a name may hold a line end

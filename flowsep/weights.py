@@ -1,9 +1,10 @@
 """Weights on disk: safetensors files with a JSON header, whole, checked against it, and never code."""
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from .glow import InvertibleConv
 def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     """(header, {tensor: shape}) of a file of `save_safetensors`; FlowsepError if it is none."""
     path = Path(path)
-    try:
+    with _whole(path):
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER:
@@ -28,10 +29,16 @@ def read_header(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple[int, 
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("flowsep", "{}"))
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return (header if isinstance(header, dict) else {}), shapes
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         reason = brief(error)
         raise FlowsepError(f"{path}: not a whole .safetensors file ({reason}); nothing was loaded") from error
-    return (header if isinstance(header, dict) else {}), shapes
 
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # weights may come in any of them
@@ -61,7 +68,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     Raises FlowsepError if it is none (a pickle, a truncated file), or a single bit of it is another than was written.
     """
     header, names = read_header(path)
-    with safe_open(path, framework="pt") as file:
+    with _whole(Path(path)), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in names}
     expected = header.pop("sha256", None)
     if expected is None:

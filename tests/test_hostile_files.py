@@ -359,7 +359,18 @@ def test_a_forged_safetensors_file_is_refused(tmp_path, whole):
 def test_what_is_half_written_is_no_prior(tmp_path, whole):
     for name in (".vocals-1a2b.safetensors", "bass.safetensors", "...safetensors"):
         (tmp_path / name).write_bytes(whole)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "config.json").touch()
     assert list(find_priors(tmp_path)) == ["bass"]
+    for place in (tmp_path / "bass.safetensors", tmp_path / "nowhere"):
+        assert "no such folder; expected <source>.safetensors" in refused(place, find_priors, place)
+
+
+def test_a_prior_whose_name_is_no_text_is_refused(tmp_path, whole):
+    path = tmp_path / os.fsdecode(b"\xff.safetensors")
+    path.write_bytes(whole)
+    with pytest.raises(FlowsepError, match="not valid UTF-8"):
+        load_prior(path)
 
 
 @pytest.fixture(scope="module")
@@ -702,7 +713,7 @@ def test_a_small_file_does_not_become_a_large_sound(tmp_path, monkeypatch):
 def test_a_pipe_is_no_sound(tmp_path):
     os.mkfifo(tmp_path / "vocals.wav")  # which would wait for a writer for ever
     for call in (inspect, read_audio):
-        with pytest.raises(FlowsepError, match="no such file"):
+        with pytest.raises(FlowsepError, match="is a folder, a pipe or a device; save the sound as a file"):
             call(tmp_path / "vocals.wav")
 
 

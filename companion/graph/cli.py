@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flowsep.cli import run_command, summary, tell, whole_folder
+from flowsep.cli import CURE, names, run_command, summary, tell, whole_folder
 from flowsep.files import FlowsepError, printable, safe_name, writable
 
 
@@ -24,8 +24,10 @@ def _parser() -> argparse.ArgumentParser:
     against.add_argument("--profile", help="its test songs: name in configs/, or path of a YAML file")
     against.add_argument("--references", type=Path, metavar="DIR", help="<track>/<stem>.wav")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="scores go to DIR/scores/<system>.csv")
-    command.add_argument("--sources", metavar="A,B,...", help="stems to score; default: the profile's, or all")
-    command.add_argument("--metrics", metavar="A,B,...", help="of SDR, SI-SDR and museval's slow SIR, ISR, SAR")
+    command.add_argument("--sources", type=names, metavar="A,B,...", help="stems to score; default: all of the profile")
+    command.add_argument(
+        "--metrics", type=names, metavar="A,B,...", help="of SDR, SI-SDR; museval's slow SIR, ISR, SAR"
+    )
     command.add_argument("--jobs", type=int, metavar="N", help="songs at once; default: processors, at most 4")
     command.add_argument("--force", action="store_true", help="overwrite scores that are there already")
     command.set_defaults(run=_score)
@@ -67,23 +69,30 @@ def _score(arguments: argparse.Namespace) -> int:
 
     profile = load_profile(arguments.profile or {"name": "references"})
     if arguments.metrics:
-        rules = profile.evaluation.model_dump() | {"metrics": arguments.metrics.split(",")}
+        rules = profile.evaluation.model_dump() | {"metrics": arguments.metrics}
         profile = load_profile(profile.model_dump() | {"evaluation": rules})
     dataset = load_dataset(profile.data, profile.seed) if arguments.profile else load_references(arguments.references)
     sources = profile.sources if arguments.profile else None
-    sources = tuple(arguments.sources.split(",")) if arguments.sources else sources
+    sources = tuple(arguments.sources or ()) or sources
+    tracks = dataset.subset("test")
+    if unknown := [s for s in arguments.sources or () if not any(track.files_of(s) for track in tracks)]:
+        known = ", ".join(tracks[0].sources)
+        raise FlowsepError(f"--sources: no test song has '{unknown[0]}'; the first one has {known}")
     systems = find_systems(arguments.estimates, dataset)
     targets = {name: arguments.out / "scores" / f"{safe_name(name)}.csv" for name in systems}
     if (arguments.out / "scores").is_symlink():
         raise FlowsepError(f"{arguments.out / 'scores'}: is a link, which may lead out of --out; choose another --out")
     if there := [target for target in targets.values() if target.exists() and not arguments.force]:
         raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
+    with writable(arguments.out, CURE):  # before hours of scoring
+        (arguments.out / "scores").mkdir(parents=True, exist_ok=True)
     settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
     frames = score_estimates(systems, dataset, **settings)
     for name, frame in frames.items():
         write_scores(frame, targets[name])
-        for reason in frame.loc[frame["status"] == "failed", "reason"].unique():
-            tell(f"failed: {name}: {reason}")
+        failures = frame.loc[frame["status"] == "failed", ["track", "reason"]].drop_duplicates()
+        for failure in failures.itertuples(index=False):
+            tell(f"failed: {name}: {failure.track}: {failure.reason}")
     scores = pd.concat(frames.values())
     for convention in profile.evaluation.conventions:
         print(table_markdown(scores, convention=convention, sources=sources or scores["stem"].unique()))

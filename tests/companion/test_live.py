@@ -109,7 +109,7 @@ def test_the_songs_of_the_list_are_told_and_separated(tmp_path, sets, monkeypatc
     form = LiveSeparator(load_dataset(DataConfig(kind="musdb18hq"), 0).subset("test"), sets, tmp_path)
     assert form.title.value == "Separates: song 0, 0:02, 44.1 kHz, stereo, 0.5 MB"
     form.song.value = "song 1"
-    assert form.title.value.startswith("Separates: song 1, ") and form.track is form.tracks["song 1"]
+    assert form.title.value.startswith("Separates: song 1, ") and form.track.name == "song 1"
     assert separated(form, iterations=1) == "song 1"
 
 
@@ -270,6 +270,32 @@ def test_a_failed_save_is_told(form, tmp_path, monkeypatch):
     assert form.status.value.startswith("not saved: ") and "No space left on device" in form.status.value
     form.save.click()
     assert form.status.value == f"saved in {tmp_path}/live/song 0"
+
+
+def test_songs_of_one_name_are_saved_beside_each_other(form, song, tmp_path):
+    (tmp_path / "b").mkdir()
+    for path in (song(seconds=1.0), song("b/x.wav", seconds=1.5)):
+        form.path.value, form.iterations.value = str(path), 1
+        form.go.click()
+        form.wait(60)
+        form.save.click()
+        assert form.save.disabled  # once is enough
+    assert form.status.value == f"saved in {tmp_path}/live/x.wav (2)"
+    assert sorted(path.name for path in (tmp_path / "live").iterdir()) == ["x.wav", "x.wav (2)"]
+
+
+def test_a_file_that_was_replaced_is_read_anew(form, song):
+    form.path.value = str(song(rate=44100))
+    separated(form, iterations=1)
+    song(rate=22050, seconds=3.0)
+    form.go.click()
+    form.wait(60)
+    assert form.title.value.startswith("Separates: x.wav, 0:03, 22.05 kHz")
+    assert {stem.shape for stem in form.stems.values()} == {(2, 22050)}
+    song().unlink()
+    form.go.click()
+    form.wait(60)
+    assert form.title.value.startswith("Separates nothing: ") and form.track is None
 
 
 def test_a_page_that_connects_anew_gets_a_new_button_and_word_of_the_upload(form, song):

@@ -134,3 +134,20 @@ def test_blocks_of_a_stream(pair):
         list(separator.stream([AUDIO, AUDIO[:1]], 22050))
     with pytest.raises(FlowsepError, match="mixture: holds no samples"):
         list(separator.stream([AUDIO[:, :0]], 22050))
+
+
+@pytest.mark.parametrize("given", [32768 * AUDIO, 1e37 * AUDIO, (32768 * AUDIO).astype(np.int64)])
+def test_values_of_integers_in_a_wider_type_are_refused(given):
+    with pytest.raises(FlowsepError, match=r"expected floats with full scale 1.*found (a peak of|int64)"):
+        as_channels(given)
+
+
+@pytest.mark.parametrize("rate", ["44100", None, [44100], 44100j, True, AUDIO, float("nan")])
+def test_a_rate_that_is_none_is_refused(pair, rate):
+    with pytest.raises(FlowsepError, match="sample_rate: expected 1,000 to 1,000,000 Hz, found "):
+        flowsep.separate(AUDIO, pair, QUICK, rate)
+
+
+def test_a_rate_of_any_number_type(pair):
+    for rate in (22050.0, np.int64(22050), np.float32(22050), torch.tensor(22050)):
+        assert flowsep.separate(AUDIO, pair, QUICK, rate)["bass"].shape == AUDIO.shape

@@ -1,5 +1,6 @@
 """Audio files: what was written comes back, and what is broken is named."""
 
+import os
 import resource
 import struct
 import subprocess
@@ -110,6 +111,33 @@ def test_a_picture_after_the_samples_is_no_fault(tmp_path):
     with path.open("ab") as file:
         file.write(b"id3 " + struct.pack("<I", 100_000) + bytes(100_000))
     np.testing.assert_array_equal(read_audio(path)[0], audio)
+
+
+def wav(*chunks: tuple[bytes, bytes], size: int | None = None) -> bytes:
+    """A WAV file of a second of stereo, 16 bit, with `chunks` before the samples."""
+    samples = (b"data", np.zeros((RATE, 2), "<i2").tobytes())
+    shape = (b"fmt ", struct.pack("<HHIIHH", 1, 2, RATE, 4 * RATE, 4, 16))
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(held)) + held for name, held in (shape, *chunks, samples))
+    return b"RIFF" + struct.pack("<I", len(body) if size is None else size) + body
+
+
+def test_pictures_may_be_larger_than_the_sound(tmp_path):
+    (tmp_path / "cover.wav").write_bytes(wav((b"JUNK", bytes(3_000_000))))
+    assert read_audio(tmp_path / "cover.wav")[0].shape == (2, RATE)
+
+
+def test_a_header_that_a_recorder_left_at_zero_is_read_on(tmp_path):
+    head, samples = wav(size=0).split(b"data")
+    (tmp_path / "crash.wav").write_bytes(head + b"data" + bytes(4) + samples[4:])
+    assert sf.info(tmp_path / "crash.wav").frames == 0
+    assert read_audio(tmp_path / "crash.wav")[0].shape == (2, RATE)
+    assert audio_module.inspect(tmp_path / "crash.wav") == (RATE, 2, RATE)
+
+
+def test_a_name_that_is_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.wav")
+    write_audio(path, make_stems()["vocals"], RATE)
+    np.testing.assert_array_equal(read_audio(path)[0], make_stems()["vocals"])
 
 
 def test_a_stem_file_of_musdb18_is_heard_as_its_mixture(tmp_path):

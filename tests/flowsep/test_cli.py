@@ -148,8 +148,8 @@ def test_refused_before_any_work(priors, song, tmp_path, monkeypatch, capsys):
     sf.write(other, np.zeros(100), RATE)
     for arguments, message in [
         (([song, other], priors, out), "another input has the same name"),
-        ((song, tmp_path / "nowhere", out), "nowhere: no priors"),
-        ((song, tmp_path / "in", out), "in: no priors there, neither <source>.safetensors nor"),
+        ((song, tmp_path / "nowhere", out), "nowhere: no such folder"),
+        ((song, tmp_path / "in", out), "in: no priors there; expected <source>.safetensors or"),
         ((song, priors, out, "--sources=vocals,flute"), "has no prior of 'flute'; there: bass, vocals"),
         ((song, priors, out, "--iterations=0"), "--iterations 0: Input should be greater than 0"),
         ((song, priors, out, "--alpha=-1"), "--alpha -1.0: Input should be greater than or equal to 0"),
@@ -267,6 +267,11 @@ def test_convert_a_research_checkpoint(tmp_path, capsys):
     assert load_prior(tmp_path / "b.safetensors").source == "snare"
     assert main(["convert", str(checkpoint), str(tmp_path / "c.safetensors"), "--epoch", "3"]) == 2
     assert "no epoch 3; epochs there: 1000" in capsys.readouterr().err
+    assert main(["convert", str(checkpoint), str(tmp_path / "b.safetensors")]) == 2
+    assert "b.safetensors: is there already; --force" in capsys.readouterr().err
+    assert load_prior(tmp_path / "b.safetensors").source == "snare"
+    assert main(["convert", str(checkpoint), str(tmp_path / "b.safetensors"), "--force"]) == 0
+    assert load_prior(tmp_path / "b.safetensors").source == "instglow_small"
 
 
 def test_convert_refuses_what_is_no_checkpoint(tmp_path, capsys):
@@ -289,6 +294,7 @@ def test_a_folder_stands_for_its_songs(priors, song, tmp_path, capsys):
     sf.write(song.parent / "Other.FLAC", sf.read(song)[0], RATE)
     (song.parent / "notes.txt").write_text("no audio")
     (song.parent / ".hidden.wav").write_bytes(song.read_bytes())
+    (song.parent / "folder.wav").mkdir()
     assert separate(song.parent, priors, tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["Other", "song"]
     (tmp_path / "nothing").mkdir()
@@ -413,3 +419,45 @@ def test_a_prior_that_could_not_separate_is_named(priors, song, tmp_path, capsys
     prior.save(tmp_path / "bad" / "vocals.safetensors")
     assert separate(song, tmp_path / "bad", tmp_path / "out") == 2
     assert re.search(told, capsys.readouterr().err)
+
+
+def test_true_stems_beside_a_mixture_are_never_replaced(priors, song, tmp_path, monkeypatch, capsys):
+    """A folder of MUSDB18-HQ, named as input and as output."""
+    place = tmp_path / "hq" / "a song"
+    place.mkdir(parents=True)
+    song.rename(place / "mixture.wav")
+    (place / "vocals.wav").write_text("the true stem")
+    monkeypatch.chdir(place)
+    for given, out in ((tmp_path / "hq", tmp_path / "hq"), (place / "mixture.wav", tmp_path / "hq"), (Path(), "..")):
+        assert separate(given, priors, out, "--force") == 2
+        assert "lies there; choose another --out, so that nothing is lost" in capsys.readouterr().err
+    assert (place / "vocals.wav").read_text() == "the true stem"
+
+
+def test_names_that_a_shell_gives_by_accident(priors, song, tmp_path, capsys):
+    assert separate(song, priors, tmp_path / "out", "--sources", " vocals, ,vocals,") == 0
+    assert files_below(tmp_path / "out") == ["song/vocals.wav"]
+    odd = song.with_name("a\nflowsep: error: forged.wav")
+    song.rename(odd)
+    assert separate(odd, priors, tmp_path / "out") == 0
+    printed = capsys.readouterr()
+    assert "\nflowsep: error" not in printed.out + printed.err and "a\\nflowsep: error: forged" in printed.out
+    assert separate(Path("x" * 5000), priors, tmp_path / "out") == 2
+    assert "File name too long" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_costs_no_other_song(priors, song, tmp_path, monkeypatch, capsys):
+    from flowsep import audio
+
+    def guarded(path):
+        if path.name == "song.wav":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stream(path)
+
+    stream = audio.stream_audio
+    monkeypatch.setattr(audio, "stream_audio", guarded)
+    other = song.with_name("other.wav")
+    other.write_bytes(song.read_bytes())
+    assert separate([song, other], priors, tmp_path / "out") == 1
+    assert "Permission denied" in capsys.readouterr().err
+    assert files_below(tmp_path / "out") == ["other/bass.wav", "other/vocals.wav"]

@@ -12,6 +12,7 @@ from companion.data import tracks
 from companion.data.tracks import load_dataset, load_references
 from companion.graph.cli import main
 from companion.profile import DataConfig, EvaluationConfig
+from companion.scores import estimates
 from companion.scores.estimates import KIND, find_systems, score_estimates
 from companion.scores.evaluate import COLUMNS, write_scores
 from companion.scores.score import score_track
@@ -154,10 +155,28 @@ def test_the_command(folders, tmp_path, capsys):
     for options, message in (
         (["--metrics", "SDR,PESQ"], "evaluation.metrics.1: Input should be"),
         (["--jobs", "0"], "--jobs 0: expected 1 or more"),
-        (["--sources", "flute"], "flute"),
+        (["--sources", "vocals,flute"], "--sources: no test song has 'flute'; the first one has "),
     ):
-        assert main([*command, "--force", *options]) in (1, 2)
+        assert main([*command, "--force", *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_name_given_twice_counts_once(folders, tmp_path):
+    command = ["score", str(folders[1]), "--references", str(folders[0]), "--out", str(tmp_path / "out")]
+    assert main([*command, "--sources", "vocals, vocals,", "--metrics", "SDR,SDR"]) == 0
+    assert load_scores(tmp_path / "out").groupby("system").size().to_dict() == {"bad": 4, "good": 4}
+
+
+def test_songs_that_fail_are_named_and_a_full_disk_is_known_before(folders, tmp_path, monkeypatch, capsys):
+    command = ["score", str(folders[1]), "--references", str(folders[0]), "--out", str(tmp_path / "out")]
+    path = folders[1] / "good" / "test" / "song 0" / "bass.wav"
+    sf.write(path, sf.read(path)[0][:-1], RATE)
+    assert main(command) == 1
+    assert "failed: good: song 0: estimate of 'bass' has shape" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(estimates, "track_scorer", None)  # nothing is scored
+    assert main([*command[:-1], str(tmp_path / "file")]) == 2
+    assert "file: cannot write there" in capsys.readouterr().err
 
 
 def test_against_the_test_songs_of_a_profile(tmp_path, capsys):
