@@ -116,8 +116,8 @@ class SeparationConfig(Settings):
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
     mask_power: PositiveFloat = 1.0  # of the estimates in that mask: 1 divides magnitudes, 2 powers
-    seed: int = 0  # of the initial latents, when sigma > 0
-    chunk_seconds: PositiveFloat = 20.0  # of the song that are separated together
+    seed: int = Field(0, ge=0, lt=2**32)  # of the initial latents, when sigma > 0
+    chunk_seconds: float = Field(20.0, gt=0, le=86_400)  # of the song that are separated together
     # overlap of neighbouring chunks: its middle half is cross-faded, its outer quarters are dropped; 0: separate pieces
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"

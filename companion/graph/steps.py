@@ -94,6 +94,7 @@ def score_system(
     Raises:
         FlowsepError: an unknown system, missing priors, or all tracks failed.
     """
+    checkpoints = checkpoints and str(checkpoints)  # papermill reads -p checkpoints 2022 as a number
     system, settings = _fitted(profile, dataset, name, checkpoints)
     label, frames = _label(name, checkpoints), []
     with locked(profile.folder / "shards" / label):  # a second run would empty these folders
