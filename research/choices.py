@@ -1,7 +1,7 @@
 """`python -m research.choices`: what a profile's systems are set to, chosen on its validation songs.
 
-Each system gets the same number of trials: the options of the profile, and two changes of one thing each. All are
-trained for a share of the profile's steps and scored on all validation songs; no test song is opened. The rows go to
+Each system gets three trials: a setting, and two that change one thing of it. All other options are the profile's. They
+are trained for a share of its steps and scored on all validation songs; no test song is opened. The rows go to
 results/<profile>/choices.csv, a killed run goes on.
 """
 
@@ -29,20 +29,36 @@ PRIOR = {"feature": {"sample_rate": 11025, "n_fft": 2048, "hop": 512}, "model": 
 
 def one_set(**training: Any) -> Changes:
     """`flowsep` with one set of priors."""
-    return {"members": [{**PRIOR, "training": {"noise": 0.3, "steps": 900, "crop_seconds": 3, **training}}]}
+    return {"members": [{**PRIOR, "training": {"steps": 900, "crop_seconds": 3, **training}}]}
 
 
 TRIALS: dict[str, tuple[Changes, ...]] = {
-    "nmf": ({}, {"components": 20}, {"components": 80}),
-    "hpss": ({}, {"crossover_hz": 120}, {"crossover_hz": 300}),
-    "gan_prior": ({}, {"prior": {"lr": 0.0003}}, {"iterations": 100}),
-    "instglow": ({}, {"lr": 0.005}, {"iterations": 300}),
-    "flowsep": (one_set(), one_set(noise=0.15), one_set(noise=0.6)),
-    "open_unmix_random": ({}, {"lr": 0.001}, {"hidden": 256}),
-    "open_unmix": ({}, {"lr": 0.001}, {"hidden": 256}),
-    "conv_tasnet": ({}, {"lr": 0.001}, {"sample_rate": 16000, "kernel": 256}),
-    "demucs_v2": ({}, {"lr": 0.001}, {"sample_rate": 16000}),
-    "wave_u_net": ({}, {"lr": 0.0005}, {"sample_rate": 16000}),
+    "nmf": ({"components": 40}, {"components": 20}, {"components": 80}),
+    "hpss": ({"crossover_hz": 200}, {"crossover_hz": 120}, {"crossover_hz": 300}),
+    "gan_prior": (
+        {"prior": {"lr": 0.001}, "iterations": 40},
+        {"prior": {"lr": 0.0003}, "iterations": 40},
+        {"prior": {"lr": 0.001}, "iterations": 100},
+    ),
+    "instglow": ({"lr": 0.01, "iterations": 150}, {"lr": 0.005, "iterations": 150}, {"lr": 0.01, "iterations": 300}),
+    "flowsep": (one_set(noise=0.3), one_set(noise=0.15), one_set(noise=0.6)),
+    "open_unmix_random": ({"lr": 0.003, "hidden": 128}, {"lr": 0.001, "hidden": 128}, {"lr": 0.003, "hidden": 256}),
+    "open_unmix": ({"lr": 0.003, "hidden": 128}, {"lr": 0.001, "hidden": 128}, {"lr": 0.003, "hidden": 256}),
+    "conv_tasnet": (
+        {"lr": 0.002, "sample_rate": 8000, "kernel": 128},
+        {"lr": 0.001, "sample_rate": 8000, "kernel": 128},
+        {"lr": 0.002, "sample_rate": 16000, "kernel": 256},
+    ),
+    "demucs_v2": (
+        {"lr": 0.002, "sample_rate": 8000},
+        {"lr": 0.001, "sample_rate": 8000},
+        {"lr": 0.002, "sample_rate": 16000},
+    ),
+    "wave_u_net": (
+        {"lr": 0.0015, "sample_rate": 8000},
+        {"lr": 0.0005, "sample_rate": 8000},
+        {"lr": 0.0015, "sample_rate": 16000},
+    ),
 }
 
 

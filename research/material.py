@@ -18,7 +18,7 @@ from .choices import add_row, has_row, measured, merged, one_set, shortened
 
 SONGS = (10, 30, 60, None)  # None: all
 SEEDS = (0, 1, 2)  # added to the profile's
-SYSTEMS = {"flowsep": one_set(), "open_unmix_random": {}}
+SYSTEMS = {"flowsep": one_set(noise=0.6), "open_unmix_random": {}}
 
 
 def main() -> int:
