@@ -57,6 +57,7 @@ def test_names_and_gpus_come_from_the_environment(plain):
     assert {own["gpu"] for name, own in read()["set-resources"].items() if name in TRAINED | {"shard", "inside"}} == {0}
 
 
+@pytest.mark.slow
 def test_what_snakemake_makes_of_it(plain, tmp_path):
     """A plan, for which no Slurm is needed: gathering the shards takes no GPU, all jobs go where they should."""
     plain.setenv("FLOWSEP_PARTITION", "night")

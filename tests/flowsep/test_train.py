@@ -118,6 +118,7 @@ module.fit(pathlib.Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(tmp_path):
     whole = fit(tmp_path / "whole")
     command = [sys.executable, "-c", SCRIPT, __file__, str(tmp_path / "killed")]

@@ -141,6 +141,7 @@ def test_a_taken_phrase_is_drawn_again():
     assert alone.phrases and not alone.phrases & again.phrases
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes(tmp_path, monkeypatch):
     """Generated twice in different processes, with one worker and with two."""
     monkeypatch.setenv("FLOWSEP_DATA", str(tmp_path / "a"))
