@@ -136,7 +136,7 @@ def brief(value: Any, most: int = 200) -> str:
 
 
 def changes(then: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """'key was a, now b' for each setting of `now` that had another value `then`; those of nested settings by name."""
+    """'key was a, now b' for each setting of `now` that had another value `then`; nested settings by their path."""
     for key, value in now.items():
         old = then.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

@@ -102,7 +102,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, str], now: Mapping[str, str], record: str, cure: str) -> Iterator[str]:
-    """The files that are not those of a record."""
+    """The files that differ from a record, in words."""
     for name in sorted(recorded.keys() | now.keys()):
         if recorded.get(name) != now.get(name):
             what = f"is not what {record} says" if name in now else f"is missing, but is in {record}"
