@@ -55,8 +55,8 @@ def test_other_checkpoints_give_a_table_beside_the_old(tree, results, tmp_path):
         page = "".join(data.get("text/html", "") + data.get("text/markdown", "") for data in shown)
         assert "instglow [mine &lt;b&gt;]" in page and "mine <b>" not in page
         assert "instglow@mine" in (tmp_path / "07_listen.ipynb").read_text()
-        found = aggregate(load_scores(results), "sisec18")
-        assert found[found.variant == "mine <b>"]["median"].notna().sum() == len(load_profile("smoke").sources)
+        rows = aggregate(load_scores(results), "sisec18")
+        assert rows[rows.variant == "mine <b>"]["median"].notna().sum() == len(load_profile("smoke").sources)
     finally:  # the tests below open the book of the profile itself
         for path in results.glob("*/instglow@*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

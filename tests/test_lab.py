@@ -55,7 +55,7 @@ def address(server: subprocess.Popen, home: Path) -> dict:
 
 @contextlib.contextmanager
 def lab(tree: Path, home: Path, limit: int | None = None) -> Iterator[Page]:
-    """The page of the live notebook, all cells run; its server is that of `make live`, or has a lower limit in MB."""
+    """The page of the live notebook, all cells run, on the server of `make live`; `limit` lowers its upload limit."""
     options = "--allow-root --no-browser"
     plan = ["make", "-n", "--no-print-directory", "live", f"OPTIONS={options}"]
     made = subprocess.run(plan, cwd=ROOT, capture_output=True, text=True, check=True)

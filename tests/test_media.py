@@ -116,7 +116,7 @@ def test_chapters_of_songs_that_nobody_may_hand_on_are_kept_without_sounds(resul
     assert "MUSDB18's licence lets nobody hand on its songs" in text and "make book PROFILE=x" in text
     assert "<p>after</p>" in text and "CC &lt;BY&gt;" in text
     sounds = [path for path in (results / "book" / "media").iterdir() if path.suffix in (".mp3", ".flac")]
-    assert len(sounds) == 1 and sounds[0].name in text  # of the song whose licence is told
+    assert len(sounds) == 1 and sounds[0].name in text  # its licence is on the page
 
 
 def test_kept_chapters_hold_each_sound_once_and_know_their_scores(results):

@@ -2,7 +2,9 @@
 
 import os
 import tempfile
+from http.client import HTTPException
 from pathlib import Path
+from zipfile import BadZipFile
 
 from flowsep.audio import inspect
 from flowsep.files import FlowsepError, brief, cache_folder, locked, writable
@@ -57,7 +59,7 @@ def _download(place: Path) -> None:
         fresh = Path(temporary) / NAME
         try:
             musdb.DB(root=str(fresh), download=True)
-        except Exception as error:  # urllib's, zipfile's and musdb's own
+        except (OSError, RuntimeError, HTTPException, BadZipFile) as error:
             cure = "set MUSDB_PATH to a folder that holds its train/ and test/, or run this where there is a network"
             raise FlowsepError(f"MUSDB18's 7-second sample cannot be downloaded ({brief(error)}); {cure}") from error
         check_sample(fresh)
