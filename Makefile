@@ -16,7 +16,7 @@ book-from-results: env ; $(RUN) python tools/build_book.py results/$(or $(PROFIL
 site:    env ; test -f $(HTML)/index.html || $(MAKE) book-from-results; rm -rf site && cp -r $(HTML) site
 pdf:     env ; $(RUN) python tools/make_pdf.py $(HTML) book/_build/book.pdf
 # the form of chapter Live in JupyterLab; its server takes uploads of 300 MB, and the form is told. OPTIONS are Jupyter's
-live:    env ; PATH="$(CURDIR)/.venv/bin:$$PATH" FLOWSEP_UPLOAD_MB=300 jupyter lab $(OPTIONS) \
+live:    env ; PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_WAIT_POLICY=passive FLOWSEP_UPLOAD_MB=300 jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(OPTIONS) \
 	--ServerApp.tornado_settings="{'websocket_max_message_size': 301_000_000}" notebooks/live.ipynb
 # fails when the committed results are not of the committed code, configs and seeds; a test runs it too
 check-results: env ; $(RUN) python tools/check_results.py

@@ -16,7 +16,7 @@ import ipywidgets
 import numpy as np
 
 from flowsep.audio import inspect, write_audio
-from flowsep.checkpoint import find_priors, load_prior
+from flowsep.checkpoint import load_priors
 from flowsep.files import FlowsepError, atomic_path, printable, safe_name
 from flowsep.prior import Prior
 from flowsep.search import config_for
@@ -208,7 +208,7 @@ class LiveSeparator:
     def _flows(self) -> dict[str, Prior]:
         place = Path(self.priors.value)
         if place not in self._loaded:
-            self._loaded[place] = {source: load_prior(path) for source, path in find_priors(place).items()}
+            self._loaded[place] = load_priors(place)
         return self._loaded[place]
 
     def _work(self, track: Track) -> None:

@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import load_prior
+    from .checkpoint import load_prior, load_priors
     from .config import FeatureConfig, GlowConfig, SeparationConfig, TrainingConfig
     from .files import FlowsepError
     from .prior import Prior
@@ -22,6 +22,7 @@ __all__ = [
     "TrainingConfig",
     "fit_prior",
     "load_prior",
+    "load_priors",
     "separate",
     "separate_magnitude",
 ]
@@ -37,6 +38,7 @@ _HOMES = {
     "TrainingConfig": "config",
     "fit_prior": "train",
     "load_prior": "checkpoint",
+    "load_priors": "checkpoint",
     "separate": "separator",
     "separate_magnitude": "search",
 }

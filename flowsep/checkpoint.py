@@ -13,6 +13,27 @@ if TYPE_CHECKING:
     from .prior import Prior
 
 
+SHIPPED = Path(__file__).parents[1] / "results" / "musdb18-7s" / "flowsep-priors"
+
+
+def shipped_priors() -> Path:
+    """The folder with the priors of real songs that come with the repository.
+
+    Raises FlowsepError where the package was installed without the repository.
+    """
+    if not SHIPPED.is_dir():
+        raise FlowsepError(f"{SHIPPED}: no such folder; the priors come with a clone of the repository, so name others")
+    return SHIPPED
+
+
+def load_priors(folder: str | Path | None = None) -> dict[str, "Prior"]:
+    """{source: prior} of all priors in a folder; by default `shipped_priors`.
+
+    Raises FlowsepError as `find_priors` and `load_prior`.
+    """
+    return {source: load_prior(path) for source, path in find_priors(folder or shipped_priors()).items()}
+
+
 def find_priors(folder: str | Path) -> dict[str, Path]:
     """{source: what `load_prior` takes} of all `<source>.safetensors` and research-code folders `<source>/` there.
 

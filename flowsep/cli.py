@@ -4,23 +4,20 @@ Slow imports come after the checks that do without them.
 """
 
 import argparse
-import fcntl
-import hashlib
 import io
 import json
 import math
 import os
 import re
-import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import FlowsepError, brief, printable, writable
+from .files import FlowsepError, brief, printable, whole_folder, writable
 
 if TYPE_CHECKING:
     from .separator import Separator
@@ -71,15 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("input", nargs="+", type=Path, metavar="INPUT", help="an audio file, or a folder of songs")
     command.add_argument(
         "--priors",
-        required=True,
         type=Path,
         metavar="DIR",
-        help="<source>.safetensors or <source>/ of the research code",
+        help="<source>.safetensors or <source>/ of the research code; default: those that come with the repository",
     )
     command.add_argument("--sources", type=names, metavar="A,B,...", help="which of these priors explain the song")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
-    command.add_argument("--force", action="store_true", help="overwrite stems that are there already")
+    command.add_argument("--force", action="store_true", help="overwrite existing stems")
     options = command.add_argument_group("separation", "defaults: flowsep.search.config_for")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
@@ -101,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("out", type=Path, metavar="OUT.safetensors")
     command.add_argument("--epoch", type=int, metavar="N", help="take G_<N>.pth instead of the newest")
     command.add_argument("--source", metavar="NAME", help="name of the source; default: the folder's")
-    command.add_argument("--force", action="store_true", help="overwrite a prior that is there already")
+    command.add_argument("--force", action="store_true", help="overwrite an existing prior")
     command.set_defaults(run=_convert)
     return parser
 
@@ -109,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
 def _separate(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from .checkpoint import find_priors
+    from .checkpoint import find_priors, shipped_priors
     from .config import SeparationConfig
 
     given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
@@ -123,11 +119,13 @@ def _separate(arguments: argparse.Namespace) -> int:
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
-    paths = find_priors(arguments.priors)
+    folder = arguments.priors or shipped_priors()
+    paths = find_priors(folder)
     sources = arguments.sources or list(paths)
     if missing := [name for name in sources if name not in paths]:
-        raise FlowsepError(f"--sources: {arguments.priors} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
-    tell(f"reading the priors of {', '.join(sources)} in {arguments.priors}")  # before torch, which takes seconds
+        raise FlowsepError(f"--sources: {folder} has no prior of '{missing[0]}'; there: {', '.join(paths)}")
+    tell(f"reading the priors of {', '.join(sources)} in {folder}")  # before torch, which takes seconds
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve on busy cores
     from .checkpoint import load_prior
     from .search import config_for
     from .separator import Separator
@@ -169,7 +167,7 @@ def _song(path: Path) -> str:
 
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
-    """Refuse {input: output folder} if two inputs have one folder, or a folder holds files already."""
+    """Refuse {input: output folder} if two inputs have one folder, or a folder already contains files."""
     taken = list(targets.values())
     homes = {os.path.realpath(path.parent): path for path in targets}
     for path, target in targets.items():
@@ -182,7 +180,7 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
         if target.exists() and not target.is_dir():
             raise FlowsepError(f"{target}: there is a file of that name; choose another --out")
         if not force and target.is_dir() and any(target.iterdir()):
-            raise FlowsepError(f"{target}: holds files already; --force overwrites them")
+            raise FlowsepError(f"{target}: already contains files; --force overwrites them")
 
 
 def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str, *, force: bool) -> None:
@@ -192,7 +190,7 @@ def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str,
 
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
-        folder = stack.enter_context(whole_folder(target))
+        folder = stack.enter_context(whole_folder(target, CURE))
         _refuse({path: target}, force=force)  # another run may have ended since
         bar = stack.enter_context(tqdm(desc=_line(path.name), unit="step", file=sys.stderr))
         shape = (song.sample_rate, song.channels, song.samples)
@@ -225,34 +223,6 @@ def _size(text: str) -> int:
     return round(float(size[1]) * (1024 if size[3] else 1000) ** power)
 
 
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder beside `target`, and move its files into `target` when the block ends without an error.
-
-    The folder is locked as long as it is there; FlowsepError if another run holds it.
-    """
-    digest = hashlib.sha256(target.name.encode(errors="surrogateescape")).hexdigest()[:8]
-    temporary = target.parent / f".{target.name[:40]}-{digest}"
-    with ExitStack() as held:
-        with writable(target.parent, CURE):
-            temporary.mkdir(parents=True, exist_ok=True)
-            lock = os.open(temporary, os.O_RDONLY)
-            held.callback(os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FlowsepError(f"{target}: another run is writing to it; wait, or choose another --out") from error
-        try:
-            for left in temporary.iterdir():  # by a run that was killed
-                left.unlink()
-            yield temporary
-            target.mkdir(exist_ok=True)
-            for file in sorted(temporary.iterdir()):
-                file.replace(target / file.name)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _info(arguments: argparse.Namespace) -> int:
     from .prior import FORMAT
     from .weights import read_header
@@ -278,7 +248,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix != ".safetensors":
         raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")
     if arguments.out.exists() and not arguments.force:
-        raise FlowsepError(f"{arguments.out}: is there already; --force overwrites it")
+        raise FlowsepError(f"{arguments.out}: exists already; --force overwrites it")
     load_research_prior(arguments.folder, epoch=arguments.epoch, source=arguments.source).save(arguments.out)
     print(arguments.out)
     return 0

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,6 +90,34 @@ def locked(place: str | Path, cure: str = "choose another folder") -> Iterator[N
                 print(f"{place}: another process works there; waiting until it is done", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, cure: str = "choose another folder") -> Iterator[Path]:
+    """Yield a folder beside `target`, and move all files in it to `target` when the block ends without an error.
+
+    The folder is locked as long as it is there; FlowsepError if another run holds it.
+    """
+    digest = hashlib.sha256(target.name.encode(errors="surrogateescape")).hexdigest()[:8]
+    temporary = target.parent / f".{target.name[:40]}-{digest}"
+    with contextlib.ExitStack() as held:
+        with writable(target.parent, cure):
+            temporary.mkdir(parents=True, exist_ok=True)
+            lock = os.open(temporary, os.O_RDONLY)
+            held.callback(os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FlowsepError(f"{target}: another run is writing to it; wait, or {cure}") from error
+        try:
+            for left in temporary.iterdir():  # by a run that was killed
+                left.unlink()
+            yield temporary
+            target.mkdir(exist_ok=True)
+            for file in sorted(temporary.iterdir()):
+                file.replace(target / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -70,7 +70,7 @@ def save_as_trained(prior, profile, dataset) -> Path:
 
 
 def copy_project(tree: Path) -> Path:
-    """A copy of what a run needs, with no profile's results: `Snakefile`, notebooks, configs, the pages of the book."""
+    """A copy of what a run needs: `Snakefile`, notebooks, configs, the pages of the book, the kept real songs."""
     root = Path(__file__).parent.parent
     tree.mkdir()
     for name in ("book", "configs", "notebooks", "profiles", "tools"):
@@ -81,6 +81,7 @@ def copy_project(tree: Path) -> Path:
         (tree / folder).mkdir()
         for path in (root / folder).glob("*.csv"):
             shutil.copy(path, tree / folder)
+    shutil.copytree(root / "results/musdb18-7s", tree / "results/musdb18-7s", ignore=shutil.ignore_patterns("*priors"))
     return tree
 
 

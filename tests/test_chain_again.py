@@ -98,6 +98,19 @@ def test_the_book_comes_again_from_what_was_kept(tree, results, html):
     assert not any(str(link.get("/A", {}).get("/URI", "")).endswith(".html") for link in links)
 
 
+def test_a_book_of_another_profile_is_built_anew(tree, html):
+    """Otherwise a run would say that the book is up to date, and open the pages of the profile before it."""
+    ask = ["snakemake", "--configfile", "configs/smoke.yaml", "--cores", "1", "--dry-run", "book"]
+    run = {"cwd": tree, "env": ENVIRONMENT, "capture_output": True, "text": True}
+    assert "rule book" not in subprocess.run(ask, **run).stdout
+    mine = html / "_data" / "smoke"
+    mine.rename(mine.with_name("another"))
+    try:
+        assert "rule book" in subprocess.run(ask, **run).stdout
+    finally:
+        mine.with_name("another").rename(mine)
+
+
 def test_a_failing_step_shows_its_last_lines_and_its_log(tree):
     bench = tree / "results" / "bench" / "mine.json"
     bench.parent.mkdir(exist_ok=True)

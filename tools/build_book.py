@@ -40,6 +40,7 @@ BEHIND = {
     "04_train_prior": ["./training/{name}/loss.csv"],
     "05_separate": ["./scores/{name}.csv"],
     "06_results": ["./table-*.csv", "./scores/[!.]*.csv", "published.csv", "sisec18_test_medians.csv"],
+    "real_songs": ["./table-*.csv", "./scores/[!.]*.csv", "published.csv", "sisec18_test_medians.csv"],
     "08_inside_the_priors": ["./likelihood.csv"],
     "10_a_new_source": ["./new_sources.csv"],
     "11_ablations": ["./ablation.csv"],
@@ -49,6 +50,9 @@ BEHIND = {
 }
 OF_NO_PROFILE = ("03_glow", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")  # the same in every book
 SMALL, KEPT = "quick", "demo"  # the profile whose pages say that they are small, and the one that they point to
+# the profile of real songs, of whose kept chapters each other book has these, by other names where it has its own
+REAL, FROM_REAL = "musdb18-7s", {"06_results": "real_songs", "17_a_real_song": "17_a_real_song"}
+TITLES = {"real_songs": "Results on real songs"}
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 WRITTEN = {  # systems as their authors write them; any other by its name in the profile
     "conv_tasnet": "Conv-TasNet",
@@ -74,9 +78,13 @@ def main(results: Path, mode: str = "") -> None:
         else:
             executed, stored = sorted((results / "notebooks").glob("[!.]*.ipynb")), {}
         notebooks = {path.stem: read_finished(path) for path in executed}
+        real = {}
+        if mode != "keep" and results.name != REAL:
+            executed, more = kept.unpack(root / "results" / REAL, Path(folder) / REAL, FROM_REAL)
+            real, stored = {FROM_REAL[path.stem]: read_finished(path) for path in executed}, stored | more
     if read_json(results / "tables.json").get("made_of") != made_of(results):
         raise FlowsepError(f"{results}: the tables are not of the scores beside them; make them again: make results")
-    for notebook in notebooks.values():
+    for notebook in [*notebooks.values(), *real.values()]:
         stored |= media.take(notebook)
     if mode == "keep":
         kept.keep(results, notebooks, stored)
@@ -85,8 +93,12 @@ def main(results: Path, mode: str = "") -> None:
     shutil.rmtree(chapters, ignore_errors=True)
     chapters.mkdir(parents=True)
     pictures = {}
-    for name, notebook in notebooks.items():
-        page = to_page(notebook, name, results)
+    origin = dict.fromkeys(notebooks, results) | dict.fromkeys(real, root / "results" / REAL)
+    for name, notebook in (notebooks | real).items():
+        page = to_page(notebook, name, origin[name])
+        for cell in page.cells if name in real else ():
+            for chapter, other in FROM_REAL.items():
+                cell.source = cell.source.replace(f"]({chapter})", f"]({other})")
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
@@ -97,17 +109,21 @@ def main(results: Path, mode: str = "") -> None:
         shutil.rmtree(folder, ignore_errors=True)
     site = build / "next" / "_build" / "html"
     command = ["jupyter-book", "build", "book", "--path-output", "book/_build/next", "--config", "_config.yml"]
-    subprocess.run([*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, check=True)
+    done = subprocess.run(  # quiet, since it names the place where the book lies only now
+        [*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise FlowsepError(f"jupyter-book failed:\n{done.stdout}{done.stderr}")
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
         (site / PICTURES / name).write_bytes(data)
-    for name, notebook in notebooks.items():  # for download: as it ran, with all pictures and sounds inside
+    for name, notebook in (notebooks | real).items():  # for download: as it ran, with all pictures and sounds inside
         whole = nbformat.from_dict(notebook)
         media.whole(whole, stored)
         nbformat.write(whole, site / "_sources" / "chapters" / f"{name}.ipynb")
-        for file in data_of(name, results):
+        for file in data_of(name, origin[name]):
             (site / DATA / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(results.parent / file, site / DATA / file)
+            shutil.copy(root / "results" / file, site / DATA / file)
     publish_crate(site / DATA / results.name, results, root)
     finish(site)
     if dead := dead_links(site):
@@ -118,6 +134,7 @@ def main(results: Path, mode: str = "") -> None:
     (build / "book.pdf").unlink(missing_ok=True)  # of the previous book
     for folder in (build / "next", old):
         shutil.rmtree(folder, ignore_errors=True)
+    print(f"The book of {results} is here:\n  {(build / 'html' / 'index.html').as_uri()}")
 
 
 def read_finished(path: Path) -> nbformat.NotebookNode:
@@ -131,7 +148,7 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
 def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
     """A copy with the chapter's own title, without the parameter cells, and with `how_to_run` at the end."""
     page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
-    head = [f"# {title_of(page, name)}", *(small_note() if results.name == SMALL and name not in OF_NO_PROFILE else [])]
+    head = [f"# {title_of(page, name)}", *note(name, results.name)]
     page.cells[0].source = "\n".join([*head, *page.cells[0].source.split("\n")[1:]])
     given = {"parameters", "injected-parameters"}  # papermill injects the whole file of the profile
     page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
@@ -159,15 +176,17 @@ def publish_crate(folder: Path, results: Path, root: Path) -> None:
     crate.write_crate(folder, results.name, load_scores(results))
 
 
-def small_note() -> list[str]:
-    """The box on top of each page of the small profile, as lines of Markdown."""
-    return [
-        "",
-        ":::{note}",
-        f"A page of the profile `{SMALL}`: short songs and minutes of training, so that a laptop makes the book in ten"
-        f" minutes. [The table of the {KEPT}](kept_table) has the numbers of full training.",
-        ":::",
-    ]
+def note(name: str, profile: str) -> list[str]:
+    """The box on top of a page that names its profile and points to larger ones; [] where none is due."""
+    real = "[Results on real songs](real_songs) has the fifty test songs of MUSDB18's sample."
+    if profile == SMALL and name not in OF_NO_PROFILE:
+        text = f"A page of the profile `{SMALL}`: short songs and minutes of training, so that a laptop makes the book"
+        text += f" in ten minutes. [The table of the {KEPT}](kept_table) has the numbers of full training. {real}"
+    elif name == "06_results" and profile != REAL:
+        text = f"These are the songs of the profile `{profile}`. {real}"
+    else:
+        return []
+    return ["", ":::{note}", text, ":::"]
 
 
 def kept_table(kept: Path) -> str:
@@ -211,7 +230,7 @@ def find_error(notebook: nbformat.NotebookNode) -> str:
 
 def title_of(notebook: nbformat.NotebookNode, name: str) -> str:
     """A chapter's title in Markdown: `# Training a prior` becomes `Training a prior: vocals`."""
-    title = notebook.cells[0].source.split("\n")[0].removeprefix("# ")
+    title = TITLES.get(name) or notebook.cells[0].source.split("\n")[0].removeprefix("# ")
     for stem, parameter in NAMED.items():
         if name.startswith(stem):
             which = notebook.metadata.papermill.parameters[parameter]
@@ -333,5 +352,5 @@ if __name__ == "__main__":
     try:
         with locked(find_root() / "book" / "_build"):  # one build at a time, of any profile
             main(given.results, given.mode or "")
-    except (FlowsepError, OSError, subprocess.CalledProcessError) as error:  # OSError: a full disk, say
+    except (FlowsepError, OSError) as error:  # OSError: a full disk, say
         sys.exit(f"build_book: {error}")

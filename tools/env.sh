@@ -25,7 +25,7 @@ done
 if [ ${#missing[@]} -gt 0 ]; then
   mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing ${missing[*]}"
+    echo "installing ${missing[*]} (a minute)"
     apt-get update -q >/dev/null
     DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
   else
@@ -46,8 +46,9 @@ wanted=$(cat requirements.lock pyproject.toml tools/env.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
-echo "installing the packages of requirements.lock into .venv"
+echo "installing the packages of requirements.lock into .venv (about three minutes)"
 pip install -q "$(grep '^torch==' requirements.lock)"
 pip install -q --no-deps -r <(grep -v '^torch==' requirements.lock)
 pip install -q --no-deps --no-build-isolation -e .
 echo "$wanted" > "$stamp"
+echo "ready; next: make book"

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +68,10 @@ def keep(results: Path, notebooks: Mapping[str, nbformat.NotebookNode], stored: 
     shutil.rmtree(old, ignore_errors=True)
 
 
-def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
+def unpack(results: Path, folder: Path, chapters: Collection[str] = ()) -> tuple[list[Path], dict[str, bytes]]:
     """The kept notebooks and, executed into `folder`, those made `FROM_TABLES`; and the media of the kept ones.
 
+    `chapters` names those that are wanted; by default all.
     Raises FlowsepError if nothing was kept, or the scores have changed since.
     """
     place = results / "book"
@@ -81,12 +82,14 @@ def unpack(results: Path, folder: Path) -> tuple[list[Path], dict[str, bytes]]:
         raise FlowsepError(f"{place}: these chapters are of other scores than {results / 'scores'}; {again}")
     root, executed = find_root(), sorted(place.glob("*.ipynb"))
     parameters = nbformat.read(executed[0], as_version=4).metadata.papermill.parameters
+    folder.mkdir(exist_ok=True)
     with contextlib.chdir(root):
-        for name in FROM_TABLES:
+        for name in [name for name in FROM_TABLES if not chapters or name in chapters]:
             given = {"profile": parameters["profile"]}
             papermill.execute_notebook(f"notebooks/{name}.ipynb", folder / f"{name}.ipynb", given, progress_bar=False)
     stored = {path.name: path.read_bytes() for path in (place / "media").iterdir()}
-    return sorted([*executed, *folder.glob("*.ipynb")], key=lambda path: path.name), stored
+    notebooks = sorted([*executed, *folder.glob("*.ipynb")], key=lambda path: path.name)
+    return [path for path in notebooks if not chapters or path.stem in chapters], stored
 
 
 def record(results: Path, book: Path) -> dict[str, Any]:

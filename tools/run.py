@@ -30,15 +30,15 @@ from flowsep.files import FlowsepError, printable, read_json, write_text
 INTERVAL = {True: 1.0, False: 60.0}  # seconds between two lines, on a terminal and in a file
 LAST_LINES = 8  # of a log, that a failure shows
 WORDS = {  # rule -> what it does; Snakemake's own `message:` would take the place of the facts that it prints of a job
-    "data": "composing or reading the songs",
+    "data": "preparing the songs",
     "spectrograms": "chapter: spectrograms, phase and masks",
     "inverse": "chapter: one equation, many unknowns",
     "glow": "chapter: a flow in small",
-    "cache": "decoding what is learnt from",
-    "prior": "training the prior of {source}",
+    "cache": "decoding the training recordings",
+    "prior": "training the prior: {source}",
     "inside": "chapter: what the priors know",
     "shown": "chapter: the flow, seen and heard",
-    "fit": "fitting {system}, {part}",
+    "fit": "training {system}: {part}",
     "shard": "separating with {system}, shard {number}",
     "separate": "separating and scoring with {system}",
     "ablations": "chapter: ablations",
@@ -47,6 +47,7 @@ WORDS = {  # rule -> what it does; Snakemake's own `message:` would take the pla
     "tables": "tables",
     "listen": "chapter: listen",
     "failures": "chapter: what it cannot do",
+    "real_song": "chapter: a real song",
     "speed": "chapter: speed",
     "beyond": "chapter: beyond the paper",
     "machines": "chapter: your machines",
@@ -159,6 +160,7 @@ class _Handler(LogHandlerBase):
     """Snakemake's messages, turned into calls of the board."""
 
     board: Board
+    quiet: bool
     writes_to_stream, writes_to_file, needs_rulegraph = True, False, False
     has_filter = has_formatter = True
 
@@ -167,6 +169,9 @@ class _Handler(LogHandlerBase):
         match facts.get("event"):
             case LogEvent.RUN_INFO:
                 board.plan(facts["stats"])
+                if not self.quiet:
+                    left = board.left()
+                    board.say(f"{board.planned.total()} steps{f', about {minutes(left)}' if left else ''}")
             case LogEvent.JOB_INFO:
                 rule, wildcards = facts["rule_name"], dict(facts["wildcards"])
                 name = " ".join([rule, *map(str, wildcards.values())])
@@ -180,6 +185,8 @@ class _Handler(LogHandlerBase):
                 board.say(f"FAILED: {facts['rule_name']}\n{why(facts['log'])}")
             case LogEvent.ERROR if facts.get("exception") == "RuleException":
                 pass  # the command of a job that failed, which JOB_ERROR tells
+            case None if "workflow specific profile" in record.getMessage():
+                pass  # of every run here
             case LogEvent.ERROR | None if record.levelno >= logging.WARNING and not board.failed:
                 board.say(HEADER.sub("", record.getMessage()))
 
@@ -228,7 +235,7 @@ def run(profile: str, target: str, cores: int, out: TextIO, quiet: bool = False)
         raise FlowsepError(f"{Path.cwd()}: not the project's folder; run this in {root}")
     times = root / "results" / name / "logs" / "times.json"
     board = Board(out, _last(times), cores, live=out.isatty() and not quiet)
-    handler = type("LogHandler", (_Handler,), {"board": board})
+    handler = type("LogHandler", (_Handler,), {"board": board, "quiet": quiet})
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_flowsep", SimpleNamespace(LogHandler=handler))
     stop = threading.Event()
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flowsep.cli import CURE, names, run_command, summary, tell, whole_folder
-from flowsep.files import FlowsepError, printable, safe_name, writable
+from flowsep.cli import CURE, names, run_command, summary, tell
+from flowsep.files import FlowsepError, printable, safe_name, whole_folder, writable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _score(arguments: argparse.Namespace) -> int:
     if (arguments.out / "scores").is_symlink():
         raise FlowsepError(f"{arguments.out / 'scores'}: is a link, which may lead out of --out; choose another --out")
     if there := [target for target in targets.values() if target.exists() and not arguments.force]:
-        raise FlowsepError(f"{there[0]}: is there already; --force overwrites it")
+        raise FlowsepError(f"{there[0]}: exists already; --force overwrites it")
     with writable(arguments.out, CURE):  # before hours of scoring
         (arguments.out / "scores").mkdir(parents=True, exist_ok=True)
     settings = {"sources": sources, "evaluation": profile.evaluation, "profile": profile.name, "jobs": arguments.jobs}
@@ -161,7 +161,7 @@ def _musdb_sample(target: Path) -> int:
         raise FlowsepError(f"{target / 'train'}: is there already; name another folder, or use it: MUSDB_PATH={target}")
     with writable(target.parent, "name another folder"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with whole_folder(target) as folder:
+    with whole_folder(target, CURE) as folder:
         try:
             tracks = len(musdb.DB(root=str(folder), download=True))
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:

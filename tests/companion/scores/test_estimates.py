@@ -146,7 +146,7 @@ def test_the_command(folders, tmp_path, capsys):
     scores = load_scores(tmp_path / "out")
     assert scores.groupby("system").size().to_dict() == {"bad": 16, "good": 16} and (scores.status == "ok").all()
     assert main(command) == 2
-    assert "scores/bad.csv: is there already; --force overwrites it" in capsys.readouterr().err
+    assert "scores/bad.csv: exists already; --force overwrites it" in capsys.readouterr().err
     damage(folders[1] / "good" / "test" / "song 0" / "bass.wav", "text")
     assert main([*command, "--force", "--metrics", "SDR"]) == 1
     printed = capsys.readouterr().err
