@@ -204,7 +204,7 @@ class GanPrior(System):
         return [self._path(self.folder, source) for source in self.sources]
 
     def curves(self):
-        """One curve a source: what the critic still tells real from made by."""
+        """One curve per source: what the critic still tells real from made by."""
         paths = {s: self._path(self.folder, s).parent / "training" / s / "loss.csv" for s in self.sources}
         return {source: path for source, path in paths.items() if path.is_file()}
 

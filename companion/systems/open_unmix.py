@@ -1,4 +1,4 @@
-"""Open-Unmix: a recurrent network a source on magnitudes, then a multichannel Wiener filter (Stöter et al. 2019)."""
+"""Open-Unmix: one recurrent network per source on magnitudes, then a multichannel Wiener filter (Stöter et al. 2019)."""
 
 import sys
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class OpenUnmix(Supervised):
     curve_label = "mean squared error of magnitudes (full scale² = 1)"
 
     def build(self):
-        """One network a source, side by side: they share nothing but the batches."""
+        """One network per source, side by side: they share nothing but the batches."""
         options = self.options
         model, utils = umx("model"), umx("utils")
         heard = min(options.bandwidth, options.sample_rate / 2)
@@ -96,7 +96,7 @@ class RandomMixesOpenUnmix(OpenUnmix):
 
 
 class SideBySide(nn.Module):
-    """(batch, channels, bins, frames) -> (batch, sources, channels, bins, frames) by one network a source."""
+    """(batch, channels, bins, frames) -> (batch, sources, channels, bins, frames) by one network per source."""
 
     def __init__(self, models: Iterator[nn.Module]):
         super().__init__()

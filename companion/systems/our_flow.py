@@ -115,7 +115,7 @@ class OurFlow(System):
         return [self._path(k, source) for k in range(len(self.options.members)) for source in self.sources]
 
     def curves(self):
-        """One curve a source, of the first set of priors."""
+        """One curve per source, of the first set of priors."""
         paths = {source: self.folder / "0" / "training" / source / "loss.csv" for source in self.sources}
         return {source: path for source, path in paths.items() if path.is_file()}
 

@@ -1,4 +1,4 @@
-"""The paper's system: one Glow prior a source, the mixture explained by what they can generate together."""
+"""The paper's system: one Glow prior per source; the mixture explained by what they can generate together."""
 
 from collections.abc import Mapping
 from pathlib import Path

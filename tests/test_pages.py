@@ -1,0 +1,28 @@
+"""Written pages: the solutions of their exercises run, their drawings are of the code that draws them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import schematics
+
+BOOK = Path(__file__).parent.parent / "book"
+SOLUTIONS = [
+    (page.name, number, code)
+    for page in sorted(BOOK.glob("*.md"))
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S), 1)
+]
+
+
+@pytest.mark.parametrize(("page", "number", "code"), SOLUTIONS, ids=[f"{page}-{n}" for page, n, _ in SOLUTIONS])
+def test_solutions_of_exercises_run_and_hold(page, number, code, capsys):
+    assert "assert " in code, "a solution checks what it claims"
+    exec(compile(code, f"{page}, block {number}", "exec"), {})
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["pipeline", "glow"])
+def test_the_drawings_are_up_to_date(name):
+    drawn = getattr(schematics, name)()
+    assert (BOOK / "_static" / f"{name}.svg").read_text("utf-8") == drawn, "run python tools/schematics.py"
+    assert drawn.count("<text") >= 10 and "viewBox" in drawn
