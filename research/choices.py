@@ -1,8 +1,9 @@
 """`python -m research.choices`: what a profile's systems are set to, chosen on its validation songs.
 
 Each system gets three trials: a setting, and two that change one thing of it. All other options are the profile's. They
-are trained for a share of its steps and scored on all validation songs; no test song is opened. The rows go to
-results/<profile>/choices.csv, a killed run goes on.
+are trained for a share of its steps and scored on all validation songs; no test song is opened. `flowsep` gets three
+more, of the length of its search, with priors that were trained before. The rows go to results/<profile>/choices.csv,
+a killed run goes on.
 """
 
 import argparse
@@ -41,7 +42,10 @@ TRIALS: dict[str, tuple[Changes, ...]] = {
         {"prior": {"lr": 0.001}, "iterations": 100},
     ),
     "instglow": ({"lr": 0.01, "iterations": 150}, {"lr": 0.005, "iterations": 150}, {"lr": 0.01, "iterations": 300}),
-    "flowsep": (one_set(noise=0.3), one_set(noise=0.15), one_set(noise=0.6)),
+    "flowsep": (
+        *(one_set(noise=noise) for noise in (0.3, 0.15, 0.6)),
+        *({**one_set(noise=0.6), "iterations": iterations} for iterations in (9, 18, 36)),
+    ),
     "open_unmix_random": ({"lr": 0.003, "hidden": 128}, {"lr": 0.001, "hidden": 128}, {"lr": 0.003, "hidden": 256}),
     "open_unmix": ({"lr": 0.003, "hidden": 128}, {"lr": 0.001, "hidden": 128}, {"lr": 0.003, "hidden": 256}),
     "conv_tasnet": (
@@ -101,8 +105,12 @@ def measured(profile: Profile, dataset: Dataset, name: str, subset: str) -> dict
 
 def fitted(profile: Profile, dataset: Dataset, name: str) -> System:
     """A system of a profile, fitted in the cache folder."""
-    # the searches that are tried for instglow share their priors
-    which = f"{dataset.hash}-{profile.hash_of('' if name == 'instglow' else name)}"
+    # the searches that are tried for a flow share their priors
+    options = profile.systems[name]
+    priors = profile.model_copy(
+        update={"systems": {name: {"members": options["members"]} if "members" in options else options}}
+    )
+    which = f"{dataset.hash}-{priors.hash_of('' if name == 'instglow' else name)}"
     folder = cache_folder() / "choices" / profile.name / which
     places = {"priors": folder / "priors", "folder": folder}
     system = load_system(name, profile.systems[name], sources=profile.sources, **places)
