@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 from nbformat import NotebookNode
 from score_rows import PUBLISHED, spending
@@ -104,3 +105,20 @@ def test_the_demo_s_table_fits_a_page_of_the_small_book():
     assert rows[0] == ["system", "supervision", "vocals", "bass", "drums", "other", "mean"]
     assert {len(row) for row in rows} == {7} and not any("(" in cell for row in rows for cell in row[2:])
     assert {"flowsep", "Wave-U-Net", "ideal ratio mask"} <= {row[0] for row in rows}
+
+
+def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from kept import renew_texts
+
+    cells = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    source = nbformat.v4.new_notebook(cells=[cells[0]("new"), cells[1]("1 + 1"), cells[0]("newer")])
+    executed = nbformat.v4.new_notebook(cells=[cells[0]("old"), cells[1]("1 + 1"), cells[0]("older")])
+    injected = cells[1]("profile = 'x'", metadata={"tags": ["injected-parameters"]})
+    executed.cells.insert(1, injected)
+    renew_texts(executed, source)
+    assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer"]
+    source.cells.append(cells[0]("a new section"))
+    source.cells[0].source = "newest"
+    renew_texts(executed, source)  # other cells: as it was executed
+    assert executed.cells[0].source == "new"

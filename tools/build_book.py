@@ -142,6 +142,9 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     if problem := find_error(notebook):
         raise FlowsepError(f"{path}: not a finished chapter: {problem}; run it again")
+    source = find_root() / notebook.metadata.papermill.input_path
+    if source.is_file():
+        kept.renew_texts(notebook, nbformat.read(source, as_version=4))
     return notebook
 
 

@@ -92,6 +92,19 @@ def unpack(results: Path, folder: Path, chapters: Collection[str] = ()) -> tuple
     return [path for path in notebooks if not chapters or path.stem in chapters], stored
 
 
+def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> None:
+    """Give an executed notebook the Markdown that its source has now, so that better wording needs no new run.
+
+    Nothing changes where the order of the cells has changed. The code is another matter: `make check-results` holds it
+    against the source's.
+    """
+    shown = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    if [cell.cell_type for cell in shown] == [cell.cell_type for cell in source.cells]:
+        for cell, now in zip(shown, source.cells, strict=True):
+            if cell.cell_type == "markdown":
+                cell.source = now.source
+
+
 def record(results: Path, book: Path) -> dict[str, Any]:
     """What `kept.json` says of a profile: the hashes of the scores, of all files, and of the code of `STUDIES`."""
     shown = files(results, book)
