@@ -122,3 +122,17 @@ def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
     source.cells[0].source = "newest"
     renew_texts(executed, source)  # other cells: as it was executed
     assert executed.cells[0].source == "new"
+
+
+def test_a_kept_player_gets_the_present_script(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from kept import renew_scripts
+
+    from companion.show.player import script
+
+    html = "<flowsep-player data-title='x'>sounds</flowsep-player>\n<script>old()</script>\n<p>words</p>"
+    output = nbformat.v4.new_output("display_data", {"text/html": html})
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
+    renew_scripts(notebook)
+    new = notebook.cells[0].outputs[0].data["text/html"]
+    assert new == html.replace("old()", script()) and "\\" in script()  # no escape of the script was read as a group

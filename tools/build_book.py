@@ -145,6 +145,7 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
     source = find_root() / notebook.metadata.papermill.input_path
     if source.is_file():
         kept.renew_texts(notebook, nbformat.read(source, as_version=4))
+    kept.renew_scripts(notebook)
     return notebook
 
 

@@ -9,6 +9,7 @@ bytes, and `kept.json` with the hashes of all of them, and of the scores, number
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ import papermill
 
 from companion.codehash import code_hash
 from companion.profile import find_root
+from companion.show import player, slider
 from flowsep.files import FlowsepError, read_json, sha256, write_text
 
 # made from committed files alone, and therefore run again with each build
@@ -31,6 +33,7 @@ NOT_PUBLISHED = ("musdb18", "musdb18-7s", "musdb18hq")
 # of no profile, below results/
 SHARED = ("published.csv", "sisec18_test_medians.csv", "scale.csv", "faults.json", "cluster.json")
 SHARED += ("bench/*.json", "research/*.csv")
+SCRIPTS = {"flowsep-player": player.script, "flowsep-slider": slider.script}  # tag -> its script
 # numbers and chapters whose code no score row names -> that code
 STUDIES = {
     "ablation.csv": ("companion.studies.ablation:run_ablation",),
@@ -103,6 +106,15 @@ def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) 
         for cell, now in zip(shown, source.cells, strict=True):
             if cell.cell_type == "markdown":
                 cell.source = now.source
+
+
+def renew_scripts(notebook: nbformat.NotebookNode) -> None:
+    """Give the players and sliders of an executed notebook the scripts of now; their sounds and pictures stay."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            for tag, script in SCRIPTS.items():
+                old = re.compile(rf"(</{tag}>\s*<script>).*?(</script>)", re.DOTALL)
+                output.data["text/html"] = old.sub(lambda m: m[1] + script() + m[2], output.data["text/html"])  # noqa: B023
 
 
 def record(results: Path, book: Path) -> dict[str, Any]:

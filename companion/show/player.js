@@ -18,8 +18,20 @@
     farther: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14M16 16l4.5 4.5M8 11h6",
     spectra: "M4 20V9M8 20V5M12 20v-7M16 20V8M20 20v-9",
     match: "M4 8h16M4 16h16M8 4v8M16 12v8",
+    save: "M12 4v11m-5-4.5 5 5 5-5M5 20h14",
+    link: "M10 14a4 4 0 0 0 6 0l3-3a4 4 0 0 0-6-6l-1 1M14 10a4 4 0 0 0-6 0l-3 3a4 4 0 0 0 6 6l1-1",
+    blind: "M4 17 8 7l4 10M5.4 13.5h5.2M15 7v10h3a2.5 2.5 0 0 0 0-5h-3 2.6a2.5 2.5 0 0 0 0-5z",
+    help: "M9 9a3 3 0 1 1 4.5 2.6c-1 .6-1.5 1.2-1.5 2.4M12 17.5v.5",
     repeat: "M5 12.5v-1A4.5 4.5 0 0 1 9.5 7H19m-3-3 3 3-3 3M19 11.5v1A4.5 4.5 0 0 1 14.5 17H5m3 3-3-3 3-3",
   };
+
+  const KEYS = [
+    ["Space", "play and pause"], ["← →", "one second back and on; with Shift five"], ["Home, End", "to the start, to the end"],
+    ["1 to 9", "solo a stem; with Shift mute it"], ["N", "the next system, at the same playhead"], ["E", "equal levels"],
+    ["L", "repeat"], ["[ ]", "the ends of the part that is repeated; Escape clears it"], ["+ −", "zoom"],
+    ["V", "spectrograms"], ["B", "blind test"], ["?", "this list"],
+  ];
+  let volume = 1; // of all players of the page
 
   let context = null; // one AudioContext for all players of the page, made by the first click
   let sounding = null; // the one player that may be heard
@@ -234,6 +246,58 @@
       this._mix();
     }
 
+    /** How loud the whole page is, 0 to 1. */
+    get volume() {
+      return volume;
+    }
+
+    set volume(level) {
+      volume = Math.min(1, Math.max(0, level));
+      sounding?._voice?.output.gain.setTargetAtTime(volume, context.currentTime, FADE);
+      for (const player of document.querySelectorAll(TAG)) player._loudness && (player._loudness.value = volume);
+    }
+
+    /** The address of this page with this player, its system and its playhead. */
+    get address() {
+      const place = [...document.querySelectorAll(TAG)].indexOf(this);
+      const state = new URLSearchParams({ player: place, system: this._system, t: this.currentTime.toFixed(1) });
+      return `${location.href.split("#")[0]}#${state}`;
+    }
+
+    /** Go where the page's address says, if it names this player. */
+    _arrive() {
+      const state = new URLSearchParams(location.hash.slice(1));
+      if (!state.has("player") || document.querySelectorAll(TAG)[state.get("player")] !== this) return;
+      this.select(state.get("system"));
+      this.seek(Number(state.get("t")) || 0);
+      this.scrollIntoView({ block: "center" });
+    }
+
+    /** Hide which system plays: two of them, A and B, until one is preferred; or end that. */
+    blind(on = !this._blind) {
+      this._blind = null;
+      if (on && this._rivals.length > 1) {
+        const left = [...this._rivals];
+        const draw = () => left.splice(Math.floor(Math.random() * left.length), 1)[0];
+        this._blind = { A: draw(), B: draw() };
+        this.select(this._blind.A);
+        this._say("A and B are two of the systems. Listen to both, then say which one you prefer.");
+      } else this._say("");
+      this._offer();
+      this._draw();
+      this._paint();
+    }
+
+    /** The choice of a blind test: its systems are named, the score is kept, and two others follow. */
+    prefer(letter) {
+      const { A, B } = this._blind;
+      const chosen = this._blind[letter];
+      this._tally.set(chosen, (this._tally.get(chosen) ?? 0) + 1);
+      const score = [...this._tally].sort((a, b) => b[1] - a[1]).map(([name, times]) => `${name} ${times}`).join(", ");
+      this.blind(true);
+      this._say(`You preferred ${chosen}; A was ${A}, B was ${B}. So far: ${score}. The next two are ready.`);
+    }
+
     /** Show spectrograms, or waveforms; they are computed from the decoded sound. */
     async spectra(on) {
       this._spectra = on;
@@ -301,6 +365,7 @@
       if (!this._loop && this._position >= this._duration) this._position = 0;
       if (this._region && this._position >= this._region[1]) this._position = this._region[0];
       const output = context.createGain();
+      output.gain.value = volume;
       output.connect(context.destination);
       this._voice = {
         output, nodes: new Map(), length: grid(this._duration),
@@ -418,7 +483,7 @@
       Object.assign(this, {
         _playing: false, _loop: false, _region: null, _asked: null, _position: 0, _ticket: 0, _voice: null,
         _matched: false, _spectra: false, _pictures: new Map(), _presets: JSON.parse(this.dataset.presets || "{}"),
-        _buffers: new Map(), _decoded: new Map(), _systems: new Map(),
+        _buffers: new Map(), _decoded: new Map(), _systems: new Map(), _blind: null, _tally: new Map(),
       });
       this._duration = Number(this.dataset.seconds);
       this._view = [0, this._duration];
@@ -436,10 +501,13 @@
         get sides() { return [Math.min(1, 1 - this.pan), Math.min(1, 1 + this.pan)]; }, // a balance: never louder
       }));
       this._stems.forEach((stem, i) => this._lane(stem, this._systems.get(this._system)[i].dataset.color));
+      this._rivals = this.systems.filter((name) => !/^(references?|true stems)$/i.test(name));
       this._desk();
       followTheme();
       this._draw();
       this._paint();
+      this._arrive();
+      addEventListener("hashchange", () => this._arrive());
     }
 
     _desk() {
@@ -453,9 +521,16 @@
       this._closer = tool("closer", "Zoom in", "Zoom in (+)", () => this.zoom(2));
       this._farther = tool("farther", "Zoom out", "Zoom out (−)", () => this.zoom(0.5));
       this._seen = tool("spectra", "Spectrograms", "Spectrograms instead of waveforms (V)", () => this.spectra(!this._spectra));
-      this._even = tool("match", "Match levels", "Match levels: each stem as loud as in the first system (M)",
+      this._even = tool("match", "Match levels", "Match levels: each stem as loud as in the first system (E)",
         () => this.match(!this._matched));
       this._even.hidden = this.systems.length < 2;
+      this._test = tool("blind", "Blind test", "Blind test: which of two systems do you prefer? (B)", () => this.blind());
+      this._test.hidden = this._rivals.length < 2;
+      const save = tool("save", "Download", "Download the stems of this system", () => this._save());
+      const link = tool("link", "Copy link", "Copy a link to this system and this moment", () => this._copy());
+      this._asking = tool("help", "Keys", "Keys (?)", () => this._explain());
+      this._loudness = make("input", { type: "range", min: 0, max: 1, step: 0.05, value: volume, class: "volume",
+        "aria-label": "Volume of all players", title: "Volume of all players", oninput: () => { this.volume = Number(this._loudness.value); } });
       const presets = make("select", { class: "presets", "aria-label": "Preset", title: "Which stems are heard",
         onchange: () => { this.preset(presets.value); presets.selectedIndex = 0; } }, make("option", { value: "" }, "Presets"));
       for (const name of Object.keys(this._presets)) {
@@ -464,14 +539,8 @@
         presets.append(option);
       }
       presets.hidden = presets.options.length < 3; // one alone is what is heard anyway
-      const choice = make("div", { class: "systems", role: "radiogroup", "aria-label": "System" });
-      if (this.systems.length > 1)
-        for (const name of this.systems) {
-          const radio = make("input", { type: "radio", name: "system", onchange: () => this.select(name) });
-          radio.value = name;
-          choice.append(make("label", {}, radio, make("span", {}, name)));
-        }
-      this._choice = choice;
+      this._choice = make("div", { class: "systems", role: "group", "aria-label": "System" });
+      this._offer();
       this._ruler = make("div", { class: "ruler", role: "slider", tabindex: "0", "aria-label": "Position",
         "aria-valuemin": "0", "aria-valuemax": this._duration.toFixed(1) });
       this._scrub(this._ruler);
@@ -481,18 +550,58 @@
       desk.append(
         make("div", { class: "bar" }, this._button,
           make("span", { class: "time" }, this._time, make("span", { class: "total" }, ` / ${clock(this._duration)} s`)),
-          choice,
-          make("span", { class: "tools" }, presets, this._even, this._seen, this._farther, this._closer, this._repeat)),
+          this._choice,
+          make("span", { class: "tools" }, this._loudness, presets, this._even, this._seen, this._farther, this._closer,
+            this._repeat, this._test, save, link, this._asking)),
         make("div", { class: "lanes" }, make("div", { class: "corner" }), this._ruler,
           ...this._stems.flatMap((stem) => [stem.head, stem.lane])));
       if (this.dataset.note) desk.append(make("p", { class: "note" }, this.dataset.note));
-      desk.append(this._status);
+      const rows = KEYS.flatMap(([key, what]) => [make("dt", {}, key), make("dd", {}, what)]);
+      this._keys = make("dl", { class: "keys", hidden: "" }, ...rows);
+      desk.append(this._keys, this._status);
       desk.addEventListener("keydown", (event) => this._key(event));
+      // Firefox presses a button when Space goes up
+      desk.addEventListener("keyup", (event) => event.key === " " && event.preventDefault());
       const style = make("style");
       style.textContent = CSS;
       this._root = this.attachShadow({ mode: "open" });
       this._root.append(style, desk);
       this._surface = desk;
+    }
+
+    /** The buttons of the systems, or of a blind test. */
+    _offer() {
+      const entry = (name, what, title) => make("button", { type: "button", title, onclick: what }, name);
+      const choose = (letter) => entry(letter, () => this.select(this._blind[letter]), `Hear ${letter}`);
+      const prefer = (letter) => entry(`I prefer ${letter}`, () => this.prefer(letter), `Say that ${letter} is better`);
+      const named = () => (this.systems.length > 1 ? this.systems : []).map((name) => entry(name, () => this.select(name), name));
+      this._choice.replaceChildren(...(this._blind ? [choose("A"), choose("B"), prefer("A"), prefer("B")] : named()));
+    }
+
+    /** Save the stems of the system that plays, one file each, as the page has them. */
+    _save() {
+      for (const audio of this._systems.get(this._system)) {
+        const source = audio.getAttribute("src");
+        const suffix = source.startsWith("data:audio/flac") ? "flac" : "mp3";
+        const parts = [this.dataset.title, this._blind ? "" : this._system, audio.dataset.stem].filter(Boolean);
+        const name = parts.join(" - ").replace(/[^\p{L}\p{N} .,()+-]/gu, "_");
+        make("a", { href: source, download: `${name}.${suffix}` }).click();
+      }
+    }
+
+    async _copy() {
+      history.replaceState(null, "", this.address);
+      try {
+        await navigator.clipboard.writeText(this.address);
+        this._say("The link is in the clipboard.");
+      } catch {
+        this._say("The address of the page now leads to this moment."); // without a secure origin there is no clipboard
+      }
+    }
+
+    _explain() {
+      this._keys.hidden = !this._keys.hidden;
+      this._asking.setAttribute("aria-pressed", !this._keys.hidden);
     }
 
     _lane(stem, color) {
@@ -580,8 +689,9 @@
       const { target, key, code } = event;
       const digit = /^(?:Digit|Numpad)([1-9])$/.exec(code);
       const stem = digit && this._stems[digit[1] - 1];
-      if (key === " " && target.matches("button, [type=radio]")) return; // the button's own key
-      if (/^(Arrow|Home|End|Page)/.test(key) && target.matches("input")) return; // the slider's own keys
+      // Space and arrows move the song wherever the focus is: Enter presses a button, and only sliders keep the arrows
+      if (/^(Arrow|Home|End|Page)/.test(key) && target.matches("input, select")) return;
+      if (key === " " && target.matches("select")) return;
       const far = event.shiftKey ? 5 : 1;
       if (key === " " || key === "k") this.toggle();
       else if (key === "ArrowLeft" || key === "ArrowDown") this.seek(this.currentTime - far);
@@ -595,12 +705,20 @@
       else if (key === "+" || key === "=") this.zoom(2);
       else if (key === "-") this.zoom(0.5);
       else if (key === "v") this.spectra(!this._spectra);
-      else if (key === "m" && this.systems.length > 1) this.match(!this._matched);
-      else if (key === "s") this.select(this.systems[(this.systems.indexOf(this._system) + 1) % this.systems.length]);
+      else if (key === "e" && this.systems.length > 1) this.match(!this._matched);
+      else if (key === "n") this.select(this._next());
+      else if (key === "b" && !this._test.hidden) this.blind();
+      else if (key === "?") this._explain();
       else if (stem) (event.shiftKey ? stem.muteButton : stem.soloButton).click();
       else return;
       event.preventDefault();
       event.stopPropagation();
+    }
+
+    /** The system after the current one; in a blind test the other of the two. */
+    _next() {
+      const all = this._blind ? [this._blind.A, this._blind.B] : this.systems;
+      return all[(all.indexOf(this._system) + 1) % all.length];
     }
 
     /** The ruler, and the waveforms or spectrograms of the current system. */
@@ -620,7 +738,9 @@
         for (const canvas of drawn) Object.assign(canvas.style, { width: `${100 / share}%`, left: this._place(0) });
         picture.replaceChildren(...drawn);
       });
-      for (const radio of this._choice.querySelectorAll("input")) radio.checked = radio.value === this._system;
+      const shown = this._blind ? Object.keys(this._blind) : this.systems;
+      const heard = this._blind ? (this._blind.A === this._system ? "A" : "B") : this._system;
+      [...this._choice.children].slice(0, shown.length).forEach((button, i) => button.setAttribute("aria-pressed", shown[i] === heard));
       const step = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300].find((s) => (to - from) / s <= 8) ?? 600;
       const ticks = [];
       for (let k = Math.ceil(from / step); k * step < to - step * 0.3; k++) {
@@ -684,6 +804,7 @@
       this._repeat.setAttribute("aria-pressed", this._loop);
       this._seen.setAttribute("aria-pressed", this._spectra);
       this._even.setAttribute("aria-pressed", this._matched);
+      this._test.setAttribute("aria-pressed", Boolean(this._blind));
       const shown = this._view[1] - this._view[0];
       this._farther.disabled = shown >= this._duration;
       this._closer.disabled = shown <= SHORTEST;
@@ -764,12 +885,13 @@
     .tool[aria-pressed=true] svg { opacity: 1 }
     .systems { display: flex; flex-wrap: wrap; gap: 2px; padding: 2px; border-radius: 8px; background: var(--tint) }
     .systems:empty { display: none }
-    .systems label { position: relative; cursor: pointer }
-    .systems input { position: absolute; inset: 0; margin: 0; opacity: 0; cursor: pointer }
-    .systems span { display: block; padding: .25rem .7rem; border: 1px solid transparent; border-radius: 6px; color: var(--soft) }
-    .systems label:hover span { color: inherit }
-    .systems input:checked + span { color: inherit; font-weight: 600; border-color: color-mix(in srgb, currentColor 34%, transparent);
+    .systems button { padding: .25rem .7rem; border-color: transparent; color: var(--soft) }
+    .systems button:hover { color: inherit }
+    .systems button[aria-pressed=true] { color: inherit; font-weight: 600; border-color: color-mix(in srgb, currentColor 34%, transparent);
       background: color-mix(in srgb, currentColor 9%, transparent) }
+    .keys { display: grid; grid-template-columns: max-content 1fr; gap: .2rem .9rem; margin: 0; padding: .6rem .8rem; border-top: 1px solid var(--line) }
+    .keys dt { font-weight: 600 }
+    .keys dd { margin: 0 }
     .lanes { display: grid; grid-template-columns: minmax(18.5rem, auto) minmax(0, 1fr); border-top: 1px solid var(--line) }
     .head, .lane { --stem: color-mix(in srgb, var(--color) 84%, currentColor) } /* a little darker by day, lighter by night */
     .head, .corner { border-right: 1px solid var(--line) }
@@ -788,6 +910,7 @@
     [type=range]::-moz-range-track { height: 3px; border-radius: 2px; background: linear-gradient(to right, var(--soft) var(--fill), var(--line) 0) }
     [type=range]::-moz-range-thumb { width: 13px; height: 13px; border-radius: 50%; border: 0; background: currentColor }
     .pan { width: 2.6rem; --fill: 0% }
+    .volume { width: 4rem; --fill: 0% }
     .ruler { position: relative; height: 1.5rem; overflow: hidden; cursor: pointer; touch-action: pan-y; color: var(--soft); font-size: .7rem; font-variant-numeric: tabular-nums }
     .ruler span { position: absolute; bottom: 0; padding: 0 0 .15rem .3rem; border-left: 1px solid var(--line); white-space: nowrap; pointer-events: none }
     .lane { position: relative; height: 3.25rem; border-top: 1px solid var(--line); overflow: hidden; cursor: pointer; touch-action: pan-y }
@@ -806,7 +929,7 @@
       width: calc(var(--to) - var(--from)); background: color-mix(in srgb, currentColor 12%, transparent);
       border: solid color-mix(in srgb, currentColor 55%, transparent); border-width: 0 1px; pointer-events: none }
     .note, .status:not(:empty) { padding: .45rem .8rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .8rem }
-    :focus-visible, .systems input:focus-visible + span { outline: 2px solid #4b8bf5; outline-offset: 1px }
+    :focus-visible { outline: 2px solid #4b8bf5; outline-offset: 1px }
     .ruler:focus-visible, .play:focus-visible { outline-offset: -2px }
     slot { display: block; margin-top: .75rem }
     @container (max-width: 620px) {
@@ -816,10 +939,11 @@
       .name { max-width: none }
       .lane { border-top: 0; height: 2.75rem }
       .systems { order: 1; width: 100% }
-      .systems label { flex: 1; text-align: center }
+      .systems button { flex: 1 }
     }
     @media (pointer: coarse) {
-      .controls button { width: 2.1rem; height: 2.1rem }
+      .controls button, .tool { width: 44px; height: 44px }
+      .systems button, .presets { min-height: 44px }
       .controls { gap: .45rem }
       [type=range] { height: 2.1rem }
       [type=range]::-webkit-slider-thumb { width: 20px; height: 20px; margin-top: -8.5px }

@@ -92,7 +92,7 @@ class StemPlayer:
             parts += [f"<p>{escape(system)}</p>"] if system else []
             parts += [self._audio(name, system, audio) for name, audio in stems.items()]
         whose = [f'<p class="flowsep-note">{escape(self.licence)}</p>'] if self.licence else []
-        return "\n".join([*parts, "</flowsep-player>", f"<script>{_script()}</script>", *whose])
+        return "\n".join([*parts, "</flowsep-player>", f"<script>{script()}</script>", *whose])
 
     def _audio(self, name: str, system: str, audio: np.ndarray) -> str:
         """One plain `<audio>` tag with its sound, colour and waveform."""
@@ -113,7 +113,7 @@ class StemPlayer:
         )
 
 
-def _script() -> str:
+def script() -> str:
     """player.js without its comments and indentation."""
     lines = (line.strip() for line in Path(__file__).with_name("player.js").read_text("utf-8").splitlines())
     return "\n".join(line for line in lines if line and not line.startswith(("//", "/** ")))

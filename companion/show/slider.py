@@ -38,8 +38,7 @@ class PictureSlider:
         parts = ['<flowsep-slider class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true">']
         parts += [f"<p><strong>{title}</strong></p>"] if title else []
         parts += [self._figure(step) for step in range(len(self.frames))]
-        script = Path(__file__).with_name("slider.js").read_text("utf-8")
-        return "\n".join([*parts, "</flowsep-slider>", f"<script>{script}</script>"])
+        return "\n".join([*parts, "</flowsep-slider>", f"<script>{script()}</script>"])
 
     def _figure(self, step: int) -> str:
         """One plain picture with its label; without scripts only the first and the last are visible."""
@@ -53,6 +52,11 @@ class PictureSlider:
             f'width="{width}" height="{height}" style="max-width:100%;height:auto" alt="{label}">'
             f'<figcaption style="color:inherit;font:inherit;text-align:left">{label}</figcaption></figure>'
         )
+
+
+def script() -> str:
+    """slider.js."""
+    return Path(__file__).with_name("slider.js").read_text("utf-8")
 
 
 def _webp(figure: "Figure") -> bytes:

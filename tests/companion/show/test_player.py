@@ -336,7 +336,7 @@ def test_systems_switch_at_the_same_playhead_on_the_same_frame(two, page_with):
         wait(page, "el.currentTime > 0.4")
         for system in ("instglow", "nmf", "reference"):
             before = at(page, "el.currentTime")
-            page.get_by_role("radio", name=system).check(force=True)
+            page.get_by_role("button", name=system, exact=True).click()
             wait(page, f"el.system === '{system}' && starts.length >= {4 if system == 'reference' else 8}")
             assert (at(page, "el.currentTime") - before) % 4 < 3
             assert at(page, "el.playing")
@@ -384,12 +384,107 @@ def test_the_keyboard(two, page_with):
         page.keyboard.press("Shift+Digit3")
         assert page.get_by_role("button", name="Solo bass").get_attribute("aria-pressed") == "true"
         assert page.get_by_role("button", name="Mute drums").get_attribute("aria-pressed") == "true"
-        page.keyboard.press("s")
+        page.keyboard.press("n")
         assert at(page, "el.system") == "instglow"
         page.get_by_label("Gain of bass").focus()
         page.keyboard.press("ArrowLeft")
         assert at(page, "el.currentTime") == 4  # the gain slider keeps its own arrows
         assert at(page, "el.levels.bass") == pytest.approx(10 ** (-1 / 20))
+
+
+@pytest.mark.browser
+def test_space_and_arrows_move_the_song_after_any_click(two, page_with):
+    """A button that was clicked keeps the focus; Enter presses it again, Space does not."""
+    with page_with(two[0]) as page:
+        for name in ("Solo bass", "nmf", "Repeat"):
+            button = page.get_by_role("button", name=name, exact=True)
+            button.click()
+            pressed = button.get_attribute("aria-pressed")
+            page.keyboard.press("Space")
+            wait(page, "el.playing && el.currentTime > 0.01")
+            page.keyboard.press("Space")
+            assert not at(page, "el.playing") and button.get_attribute("aria-pressed") == pressed == "true"
+            page.keyboard.press("Home")
+            page.keyboard.press("ArrowRight")
+            assert at(page, "[el.currentTime, el.system]")[0] == 1
+        page.get_by_role("button", name="Solo bass").focus()
+        page.keyboard.press("Enter")
+        assert page.get_by_role("button", name="Solo bass").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.browser
+def test_the_list_of_keys_opens_and_closes(two, page_with):
+    with page_with(two[0]) as page:
+        page.get_by_role("button", name="Keys").click()
+        assert page.locator("flowsep-player .keys").is_visible()
+        listed = " ".join(page.locator("flowsep-player .keys dt").all_inner_texts())
+        assert all(key in listed for key in ("Space", "N", "E", "L", "V", "B", "?", "[ ]"))
+        page.keyboard.press("?")
+        assert not page.locator("flowsep-player .keys").is_visible()
+
+
+@pytest.mark.browser
+def test_one_volume_for_all_players(two, page_with):
+    with page_with(*two) as page:
+        page.locator("flowsep-player").nth(1).get_by_role("button", name="Repeat").click()
+        page.locator("flowsep-player").nth(1).get_by_role("button", name="Play").click()
+        wait(page, "el.currentTime > 0.1", 1)
+        page.wait_for_timeout(300)
+        loud = page.evaluate("loudness()")
+        page.locator("flowsep-player").nth(0).get_by_label("Volume of all players").fill("0.5")
+        page.wait_for_timeout(400)
+        assert page.evaluate("loudness()") == pytest.approx(loud / 2, rel=0.05)
+        assert page.locator("flowsep-player").nth(1).get_by_label("Volume of all players").input_value() == "0.5"
+
+
+@pytest.mark.browser
+def test_a_blind_test_names_its_systems_after_the_choice(two, page_with):
+    """The true stems are no candidate, no name is shown before the choice, and the tally counts."""
+    with page_with(two[0]) as page:
+        page.get_by_role("button", name="Blind test").click()
+        names = page.locator("flowsep-player .systems button").all_inner_texts()
+        assert names == ["A", "B", "I prefer A", "I prefer B"]
+        assert at(page, "el.system") in ("nmf", "instglow")
+        for button in page.locator("flowsep-player .systems button").all():
+            assert not {"nmf", "instglow"} & set((button.get_attribute("title") or "").split())
+        before = at(page, "el.system")
+        page.keyboard.press("n")
+        assert {before, at(page, "el.system")} == {"nmf", "instglow"}
+        chosen = at(page, "el._blind.B")
+        page.get_by_role("button", name="I prefer B").click()
+        told = page.locator("flowsep-player .status").inner_text()
+        assert f"You preferred {chosen}; A was " in told and f"So far: {chosen} 1." in told
+        page.get_by_role("button", name="I prefer A").click()
+        assert " 2." in (told := page.locator("flowsep-player .status").inner_text()) or told.count(" 1") == 2
+        page.get_by_role("button", name="Blind test").click()
+        assert page.locator("flowsep-player .systems button").all_inner_texts() == at(page, "el.systems")
+
+
+@pytest.mark.browser
+def test_a_link_leads_to_system_and_moment_and_stems_are_saved(two, page_with, tmp_path):
+    with page_with(*two) as page:
+        page.get_by_role("button", name="nmf", exact=True).click()
+        at(page, "el.seek(1.5)")
+        page.locator("flowsep-player").nth(0).get_by_role("button", name="Copy link").click()
+        address = page.evaluate("location.href")
+        assert "player=0" in address and "system=nmf" in address and "t=1.5" in address
+        at(page, "(el.seek(0), el.select('reference'), null)")
+        page.evaluate("location.hash = ''")
+        page.evaluate(f"location.hash = {json.dumps(address.partition('#')[2])}")
+        wait(page, "el.system === 'nmf' && el.currentTime === 1.5")
+        assert at(page, "el.currentTime", 1) == 0
+        page.evaluate("location.hash = 'player=0&system=<b>&t=nonsense'")
+        wait(page, "el.currentTime === 0 && el.system === 'nmf'")
+        saved = []
+        page.on("download", lambda download: saved.append(download))
+        page.locator("flowsep-player").nth(0).get_by_role("button", name="Download").click()
+        for _ in range(50):
+            page.wait_for_timeout(100)
+            if len(saved) == 4:
+                break
+        assert {d.suggested_filename for d in saved} == {f"First - nmf - {stem}.mp3" for stem in band()}
+        saved[0].save_as(tmp_path / "stem.mp3")
+        assert soundfile.info(tmp_path / "stem.mp3").duration == pytest.approx(4, abs=0.05)
 
 
 @pytest.mark.browser
@@ -492,12 +587,12 @@ def test_pan_presets_and_matched_levels(two, page_with):
             )  # no louder than before
         page.get_by_label("Preset").select_option("all stems")
         assert at(page, "el.levels") == dict.fromkeys(band(), 1)
-        page.get_by_role("radio", name="instglow").check(force=True)
+        page.get_by_role("button", name="instglow", exact=True).click()
         page.get_by_role("button", name="Match levels").click()
         assert at(page, "el.levels.bass") == pytest.approx(2, rel=1e-3)
         page.wait_for_timeout(300)
         loud = [page.evaluate("loudness()")]
-        page.get_by_role("radio", name="reference").check(force=True)
+        page.get_by_role("button", name="reference", exact=True).click()
         page.wait_for_timeout(300)
         assert at(page, "el.levels.bass") == 1
         assert page.evaluate("loudness()") == pytest.approx(loud[0], rel=0.1)
@@ -524,7 +619,7 @@ def test_spectrograms_show_where_the_tones_are(two, page_with):
             edges = 40 * (rate / 2 / 40) ** (np.array([row, row + 1]) / height)
             bin_width = rate / 1024
             assert edges[0] - 1.5 * bin_width < frequency < edges[1] + 1.5 * bin_width
-        page.get_by_role("radio", name="nmf").check(force=True)
+        page.get_by_role("button", name="nmf", exact=True).click()
         wait(page, "el.shadowRoot.querySelectorAll('canvas').length === 4 && el._decoded.has('nmf')")
         page.keyboard.press("v")
         assert page.locator("flowsep-player canvas:visible").count() == 0
