@@ -4,9 +4,12 @@ The file holds one key, `profile`, so that `papermill -f configs/demo.yaml` give
 `snakemake --configfile configs/demo.yaml` reads the same file.
 """
 
+import ast
 import hashlib
+import itertools
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -201,14 +204,17 @@ def find_root(start: str | Path = ".") -> Path:
     for folder in (start, *start.parents):
         if (folder / "configs").is_dir() and (folder / "notebooks").is_dir():
             return folder
-    raise FlowsepError(f"{start}: no folder with configs/ and notebooks/ here or above; run from the project's folder")
+    cure = "run from the project's folder (papermill: --cwd FOLDER)"
+    raise FlowsepError(f"{start}: no folder with configs/ and notebooks/ here or above; {cure}")
 
 
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill passes.
 
-    Raises FlowsepError, which names the file, the key and its value.
+    Raises FlowsepError, which names the file, the key and its value. A copy of a profile needs a name of its own, since
+    its results would replace the original's, and a notebook refuses parameters that it does not have.
     """
+    refuse_unknown_parameters()
     if isinstance(profile, Mapping):
         return _validate(profile, "profile")
     path = profile_path(profile)
@@ -216,7 +222,31 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     if not isinstance(content, Mapping) or list(content) != ["profile"]:
         given = brief(list(content)) if isinstance(content, Mapping) else type(content).__name__
         raise FlowsepError(f"{path}: expected the single top-level key 'profile', found {given}")
-    return _validate(content["profile"], str(path))
+    made = _validate(content["profile"], str(path))
+    original = path.with_name(f"{made.name}.yaml")
+    if path.stem != made.name and original.is_file():
+        raise FlowsepError(f"{path}: profile.name: '{made.name}' is the profile {original}; give the copy another name")
+    return made
+
+
+def refuse_unknown_parameters() -> None:
+    """FlowsepError if papermill injected a parameter that the notebook around this process does not have.
+
+    Papermill only warns of it, and the notebook would run with its default.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells = shell.history_manager.input_hist_raw if shell else []
+    for own, injected in itertools.pairwise(cells):
+        if injected.startswith("# Parameters\n"):
+            known, given = _assigned(own), _assigned(injected)
+            if unknown := [name for name in given if name not in known]:
+                raise FlowsepError(f"-p {unknown[0]}: this notebook has no such parameter; it has {', '.join(known)}")
+
+
+def _assigned(code: str) -> list[str]:
+    """The names to which the statements of a cell assign."""
+    targets = [getattr(node, "targets", [getattr(node, "target", None)])[0] for node in ast.parse(code).body]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def profile_path(profile: str | Path) -> Path:

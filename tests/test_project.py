@@ -4,8 +4,10 @@ import ast
 import email.message
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import house
 import nbformat
@@ -216,6 +218,40 @@ def test_bad_profiles_name_the_file_and_the_key(tmp_path, text, message):
     with pytest.raises(FlowsepError, match=message) as error:
         load_profile(path)
     assert "mine.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "injected", "wrong"),
+    [
+        ('profile = "quick"\nsource = "vocals"', "# Parameters\nprofile = {}\nsoruce = 'bass'\n", "soruce"),
+        ('profile = "quick"', "# Parameters\nprofile = {}\nsystem = 3\n", "system"),
+        ('profile = "quick"', "# Parameters\nprofile = float('nan')\n", ""),
+        ('profile = "quick"', "soruce = 3", ""),  # a cell that somebody typed
+    ],
+)
+def test_a_notebook_refuses_a_parameter_that_it_does_not_have(monkeypatch, own, injected, wrong):
+    """Papermill only warns, and the notebook would run with its default."""
+    history = SimpleNamespace(input_hist_raw=["", own, injected, "import companion"])
+    shell = SimpleNamespace(history_manager=history)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    if wrong:
+        with pytest.raises(FlowsepError, match=f"-p {wrong}: this notebook has no such parameter; it has profile"):
+            load_profile("smoke")
+    else:
+        assert load_profile("smoke").name == "smoke"
+
+
+def test_a_copy_of_a_profile_needs_a_name_of_its_own(tmp_path):
+    text = (ROOT / "configs" / "smoke.yaml").read_text()
+    for name in ("smoke", "mine"):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert load_profile(tmp_path / "smoke.yaml").name == "smoke"
+    with pytest.raises(
+        FlowsepError, match=r"mine.yaml: profile.name: 'smoke' is the profile .*smoke.yaml; give the copy"
+    ):
+        load_profile(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(text.replace("name: smoke", "name: mine"))
+    assert load_profile(tmp_path / "mine.yaml").name == "mine"
 
 
 def test_unknown_profiles_and_folders(tmp_path):

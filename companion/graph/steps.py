@@ -4,6 +4,7 @@ All results go to the profile's folder: `scores/<system>.csv`, excerpts in `audi
 `systems/`, `shards/` and, if the profile asks for SIR, ISR and SAR, `museval/<system>/test/<track>.json`.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -89,14 +90,16 @@ def score_system(
         dataset: its songs.
         name: a system of the profile.
         checkpoints: a folder of other priors, `<source>.safetensors` each. Its name becomes the `variant` of the rows,
-            which go to `scores/<system>@<variant>.csv`.
+            which go to `scores/<system>@<variant>.csv`; where other priors of a folder of that name were scored before,
+            the variant ends in a hash of these.
         progress: show a bar.
     Raises:
         FlowsepError: an unknown system, missing priors, or all tracks failed.
     """
     checkpoints = checkpoints and str(checkpoints)  # papermill reads -p checkpoints 2022 as a number
     system, settings = _fitted(profile, dataset, name, checkpoints)
-    label, frames = _label(name, checkpoints), []
+    variant, frames = settings["provenance"]["variant"], []
+    label = f"{name}@{safe_name(variant)}" if variant else name
     with locked(profile.folder / "shards" / label):  # a second run would empty these folders
         for number in range(profile.shards):
             place = _shard_folder(profile, label, number)
@@ -157,8 +160,9 @@ def _fitted(
     if name == "instglow" and not checkpoints:
         load_trained(profile, dataset)  # other priors are refused, which a row would take for the profile's
     system = _system(profile, name, checkpoints) if checkpoints else fit_system(profile, dataset, name)
-    variant = Path(checkpoints).resolve().name if checkpoints else ""
-    provenance = run_provenance(profile, system, dataset, name=name, variant=variant)
+    provenance = run_provenance(profile, system, dataset, name=name)
+    if checkpoints:
+        provenance["variant"] = _variant(profile, name, Path(checkpoints), provenance["checkpoint"])
     settings = {"sources": profile.sources, "provenance": provenance, "conventions": profile.evaluation.conventions}
     return system, settings | {"metrics": profile.evaluation.metrics}
 
@@ -201,8 +205,13 @@ def _same(rows: pd.DataFrame, provenance: Mapping[str, Any]) -> bool:
     return all((rows[key] == provenance[key]).all() for key in IDENTITY)
 
 
-def _label(name: str, checkpoints: str | Path | None) -> str:
-    return f"{name}@{safe_name(Path(checkpoints).resolve().name)}" if checkpoints else name
+def _variant(profile: Profile, name: str, checkpoints: Path, hashes: str) -> str:
+    """The name of a folder of priors, with a hash where the rows of other priors have that name already."""
+    variant = checkpoints.resolve().name
+    scored = profile.folder / "scores" / f"{name}@{safe_name(variant)}.csv"
+    if scored.is_file() and set(read_scores(scored).checkpoint) != {hashes}:
+        return f"{variant}-{hashlib.sha256(hashes.encode()).hexdigest()[:6]}"
+    return variant
 
 
 def _shard_folder(profile: Profile, label: str, number: int) -> Path:

@@ -1,4 +1,4 @@
-"""Open-Unmix: one recurrent network per source on magnitudes, then a multichannel Wiener filter (Stöter et al. 2019)."""
+"""Open-Unmix: one recurrent network per source, then a multichannel Wiener filter (Stöter et al. 2019)."""
 
 import sys
 from collections.abc import Iterator

@@ -1,6 +1,7 @@
 """Systems fitted and scored by parts, and excerpts on disk that one job reads while others write beside them."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_shards_give_the_rows_and_excerpts_of_the_whole(project, shards):
     pd.testing.assert_frame_equal(gathered[[*SAME]], whole[[*SAME]])
     assert heard == {path: path.read_bytes() for path in profile.folder.glob("audio/nmf/*/*.flac")}
     pd.testing.assert_frame_equal(read_scores(profile.folder / "scores" / "nmf.csv")[[*SAME]], whole[[*SAME]])
+
+
+def test_two_folders_of_one_name_are_two_rows(project, tmp_path, tiny_prior):
+    profile, dataset = project(systems={"instglow": {"iterations": 1}})
+    for place, seed in (("a/priors", 0), ("b/priors", 1)):
+        for source in profile.sources:
+            tiny_prior(seed, source).save(tmp_path / place / f"{source}.safetensors")
+    for place in ("a/priors", "b/priors", "a/priors"):  # the last one replaces its own rows
+        score_system(profile, dataset, "instglow", checkpoints=tmp_path / place, progress=False)
+    first, second = sorted(path.stem for path in profile.folder.glob("scores/*.csv"))
+    assert first == "instglow@priors" and re.fullmatch(r"instglow@priors-[0-9a-f]{6}", second)
+    rows = [read_scores(profile.folder / "scores" / f"{label}.csv") for label in (first, second)]
+    assert [set(frame.variant) for frame in rows] == [{"priors"}, {second.partition("@")[2]}]
+    assert set(rows[0].checkpoint) != set(rows[1].checkpoint)
 
 
 def test_a_shard_of_other_settings_or_a_missing_one_is_scored_again(project):
