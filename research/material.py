@@ -7,14 +7,18 @@ run goes on.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 import companion
 from companion.data.tracks import Dataset
 from companion.profile import Profile
 from flowsep.files import FlowsepError
 
-from .choices import add_row, has_row, measured, merged, one_set, shortened
+from .choices import add_row, fitted, has_row, merged, one_set, scored, shortened
 
 SONGS = (10, 30, 60, None)  # None: all
 SEEDS = (0, 1, 2)  # added to the profile's
@@ -30,14 +34,31 @@ def main() -> int:
     try:
         profile = companion.load_profile(given.profile)
         dataset = companion.load_dataset(profile.data, profile.seed)
+        tests = [Decoded(track, profile.sources) for track in dataset.subset("test")]
         for name in given.only:
-            for songs in SONGS:
+            for number in SONGS:
                 for seed in SEEDS:
-                    trial(profile, fewer(dataset, songs), name, profile.seed + seed, given.share)
+                    trial(profile, fewer(dataset, number), name, profile.seed + seed, given.share, tests)
     except FlowsepError as error:
         print(f"material: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+class Decoded:
+    """A song in memory, since decoding it takes as long as separating it, and each trial does it again."""
+
+    def __init__(self, track: Any, sources: Sequence[str]):
+        self.name, self.sample_rate, self.mix = track.name, track.sample_rate, track.mixture()
+        self.stems = {source: track.stem(source) for source in sources}
+
+    def stem(self, source: str) -> np.ndarray:
+        """See `companion.data.tracks.Track.stem`."""
+        return self.stems[source]
+
+    def mixture(self) -> np.ndarray:
+        """See `companion.data.tracks.Track.mixture`."""
+        return self.mix
 
 
 def fewer(dataset: Dataset, songs: int | None) -> Dataset:
@@ -46,7 +67,7 @@ def fewer(dataset: Dataset, songs: int | None) -> Dataset:
     return replace(dataset, tracks=(*dataset.subset("train")[:songs], *valid, *dataset.subset("test")))
 
 
-def trial(profile: Profile, dataset: Dataset, name: str, seed: int, share: float) -> None:
+def trial(profile: Profile, dataset: Dataset, name: str, seed: int, share: float, tests: Sequence[Decoded]) -> None:
     """Train and score a system with one seed, unless the file has it, and add its row."""
     path, songs = profile.folder / "material.csv", len(dataset.subset("train"))
     key = {"data_hash": dataset.hash, "system": name, "songs": songs, "seed": seed, "share": share}
@@ -54,7 +75,7 @@ def trial(profile: Profile, dataset: Dataset, name: str, seed: int, share: float
         return
     options, shorter = shortened(name, merged(profile.systems[name], SYSTEMS[name]), profile, share)
     own = shorter.model_copy(update={"systems": {name: options}, "seed": seed})
-    row = measured(own, dataset, name, "test")
+    row = scored(fitted(own, dataset, name), own, dataset, name, tests)
     add_row(path, key | row)
     print(f"{name}, {songs} songs, seed {seed}: {row['mean']:.2f}", flush=True)
 

@@ -1,11 +1,12 @@
 """`python -m research.transfer`: what systems trained on one kind of songs are worth on another.
 
-`flowsep` with one set of priors and a network on random mixes, both trained for a share of the steps of their profile,
-on the embedded band (demo) and on real songs (musdb18-7s); scored on the test songs of both, and on the band's songs
-of another SoundFont and tempo. The rows go to results/musdb18-7s/transfer.csv, a killed run goes on.
+`flowsep` and a network on random mixes, trained by the profiles of the embedded band (demo) and of real songs
+(musdb18-7s), unless they are trained already; scored on the test songs of both, and on the band's songs of another
+SoundFont and tempo. The rows go to results/musdb18-7s/transfer.csv, a killed run goes on.
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,13 +21,14 @@ import companion
 from companion.band.composer import compose
 from companion.band.toyband import write_song
 from companion.data.tracks import load_references
+from companion.graph.steps import fit_system
 from flowsep.files import FlowsepError
 
-from .choices import add_row, fitted, has_row, merged, one_set, scored, shortened
+from .choices import add_row, has_row, scored
 from .elsewhere import SECONDS, SEED, SPEEDS
 
 TRAINED_ON = ("demo", "musdb18-7s")
-SYSTEMS = {"flowsep": one_set(noise=0.6), "open_unmix_random": {}}
+SYSTEMS = ("flowsep", "open_unmix_random")
 SONGS = 8  # of each shifted set
 
 
@@ -47,25 +49,19 @@ class Tape:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m research.transfer", description=__doc__.split("\n")[0])
-    parser.add_argument("--share", type=float, default=1.0, help="of the profiles' training steps (default 1)")
-    given = parser.parse_args()
+    argparse.ArgumentParser(prog="python -m research.transfer", description=__doc__.split("\n")[0]).parse_args()
     try:
         profiles = {name: companion.load_profile(name) for name in TRAINED_ON}
         sets = {name: companion.load_dataset(profile.data, profile.seed) for name, profile in profiles.items()}
+        path = profiles[TRAINED_ON[-1]].folder / "transfer.csv"
         with shifted() as others:
             songs = {name: dataset.subset("test") for name, dataset in sets.items()} | others
-            for trained, profile in profiles.items():
-                for name, changes in SYSTEMS.items():
-                    options, shorter = shortened(name, merged(profile.systems[name], changes), profile, given.share)
-                    own = shorter.model_copy(update={"systems": {name: options}})
-                    for kind, tracks in songs.items():
-                        key = {"trained_on": trained, "data_hash": sets[trained].hash, "system": name}
-                        key |= {"share": given.share, "songs": kind}
-                        path = profiles[TRAINED_ON[-1]].folder / "transfer.csv"
-                        if not has_row(path, key):
-                            system = fitted(own, sets[trained], name)
-                            add_row(path, key | scored(system, own, sets[trained], name, tracks))
+            for trained, name, kind in itertools.product(profiles, SYSTEMS, songs):
+                key = {"trained_on": trained, "data_hash": sets[trained].hash, "system": name, "songs": kind}
+                if not has_row(path, key):
+                    system = fit_system(profiles[trained], sets[trained], name)
+                    add_row(path, key | scored(system, profiles[trained], sets[trained], name, songs[kind]))
+                    print(f"{name} trained on {trained}, {kind}: done", flush=True)
     except FlowsepError as error:
         print(f"transfer: {error}", file=sys.stderr)
         return 2
