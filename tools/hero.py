@@ -45,10 +45,9 @@ def main() -> None:
         pictures.append(show.spectrogram_table(table, feature.sample_rate, feature.hop, top=top))
         scores = ", ".join(f"{source} {sdr(truth[source], stems[source]):.1f}" for source in config.sources)
         labels.append(f"{name} of {last}; SDR in dB: {scores}")
-    slider = show.PictureSlider(pictures, labels, systems=list(heard))
-    player = show.StemPlayer(
-        heard | {"true stems": truth}, rate, title=f"Falcon 69, {song.duration:.0f} seconds", licence=LICENCE
-    )
+    slider = show.PictureSlider(pictures, labels, systems=list(heard), first=len(pictures) - 1)
+    sounds = dict(reversed(heard.items())) | {"true stems": truth}  # the first press plays separated stems
+    player = show.StemPlayer(sounds, rate, title="Falcon 69", licence=LICENCE)
     parts = [slider._repr_html_(), player._repr_html_(), f"<p>{escape(sentence())}</p>", ""]
     write_text(find_root() / "book" / "hero.html", "\n".join(parts))
 

@@ -55,7 +55,7 @@
       this._range.addEventListener("input", () => { this.pause(); this.show(this.step); this._sound(); });
       this._button.addEventListener("click", () => (this.playing ? this.pause() : this.play()));
       this.pause();
-      this.show(0);
+      this.show(Number(this.dataset.first ?? 0));
     }
 
     show(step) {

@@ -25,17 +25,26 @@ class PictureSlider:
     labels: one per picture, read out and written below it; any text, never read as markup.
     title: shown above; any text.
     systems: for each picture, a system of the next stem player on the page: player and slider then change together.
+    first: index of the picture that is shown first.
     """
 
-    def __init__(self, frames: "Sequence[Figure]", labels: Sequence[str], title: str = "", systems: Sequence[str] = ()):
-        self.systems = [str(system) for system in systems]
+    def __init__(
+        self,
+        frames: "Sequence[Figure]",
+        labels: Sequence[str],
+        title: str = "",
+        systems: Sequence[str] = (),
+        first: int = 0,
+    ):
+        self.systems, self.first = [str(system) for system in systems], first
         self.labels, self.title = [str(label) for label in labels], str(title)
         self.frames = [_webp(frame) for frame in frames]
         self.size = tuple(round(inches * frames[0].dpi) for inches in frames[0].get_size_inches())
 
     def _repr_html_(self) -> str:
         title = escape(self.title)
-        parts = ['<flowsep-slider class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true">']
+        first = f' data-first="{self.first}"' if self.first else ""
+        parts = [f'<flowsep-slider class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true"{first}>']
         parts += [f"<p><strong>{title}</strong></p>"] if title else []
         parts += [self._figure(step) for step in range(len(self.frames))]
         return "\n".join([*parts, "</flowsep-slider>", f"<script>{script()}</script>"])
