@@ -17,10 +17,11 @@ import soundfile as sf
 import torch
 from helpers import RATE, make_stems, write_hq_tree, write_packed_tree
 
-from flowsep import separator
-from flowsep.checkpoint import load_prior
-from flowsep.cli import main, whole_folder
+from flowsep import checkpoint, separator
+from flowsep.checkpoint import load_prior, load_priors
+from flowsep.cli import main
 from flowsep.config import FeatureConfig, GlowConfig
+from flowsep.files import whole_folder
 from flowsep.prior import Prior
 
 ODD_NAME = 'Jürgen\'s "<script>alert(1)<_script>" – Groß & Söhne'
@@ -64,6 +65,20 @@ def test_stems_have_the_input_s_name_rate_and_channels_and_sum_to_it(priors, tmp
     np.testing.assert_allclose(sum(stem for stem, _ in stems).T, mixture, atol=1e-6)
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path / 'out' / ODD_NAME}\n" and "2/2" in printed.err
+
+
+def test_the_priors_of_the_repository_are_the_default(song, tmp_path, capsys, monkeypatch):
+    command = ["separate", str(song), "--out", str(tmp_path / "out"), "--iterations=2"]
+    assert main(command) == 0
+    assert files_below(tmp_path / "out") == [f"song/{source}.wav" for source in ("bass", "drums", "other", "vocals")]
+    assert str(checkpoint.SHIPPED) in capsys.readouterr().err
+    assert sum(file.stat().st_size for file in checkpoint.SHIPPED.iterdir()) < 16e6
+    assert {source: prior.source for source, prior in load_priors().items()} == {
+        s: s for s in checkpoint.find_priors(checkpoint.SHIPPED)
+    }
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "site-packages" / "results")  # installed without the clone
+    assert main([*command, "--force"]) == 2
+    assert "results: no such folder; the priors come with a clone" in capsys.readouterr().err
 
 
 def test_mp3_in_flac_out(priors, song, tmp_path):
@@ -118,7 +133,7 @@ def test_existing_output_needs_force(priors, song, tmp_path, capsys):
     (out / "song" / "vocals.wav").write_text("mine")
     (out / "song" / "diary.txt").write_text("mine too")
     assert separate(song, priors, out) == 2
-    assert f"{out / 'song'}: holds files already; --force" in capsys.readouterr().err
+    assert f"{out / 'song'}: already contains files; --force" in capsys.readouterr().err
     assert files_below(out) == ["song/diary.txt", "song/vocals.wav"]
     assert (out / "song" / "vocals.wav").read_text() == "mine"
     assert separate(song, priors, out, "--force") == 0
@@ -268,7 +283,7 @@ def test_convert_a_research_checkpoint(tmp_path, capsys):
     assert main(["convert", str(checkpoint), str(tmp_path / "c.safetensors"), "--epoch", "3"]) == 2
     assert "no epoch 3; epochs there: 1000" in capsys.readouterr().err
     assert main(["convert", str(checkpoint), str(tmp_path / "b.safetensors")]) == 2
-    assert "b.safetensors: is there already; --force" in capsys.readouterr().err
+    assert "b.safetensors: exists already; --force" in capsys.readouterr().err
     assert load_prior(tmp_path / "b.safetensors").source == "snare"
     assert main(["convert", str(checkpoint), str(tmp_path / "b.safetensors"), "--force"]) == 0
     assert load_prior(tmp_path / "b.safetensors").source == "instglow_small"
@@ -351,7 +366,7 @@ def test_an_output_that_another_run_filled_meanwhile_is_left_alone(priors, song,
     stream = audio.stream_audio
     monkeypatch.setattr(audio, "stream_audio", late)
     assert separate(song, priors, tmp_path / "out") == 1
-    assert "holds files already" in capsys.readouterr().err
+    assert "already contains files" in capsys.readouterr().err
     assert (tmp_path / "out" / "song" / "bass.wav").read_text() == "of the other run"
 
 
