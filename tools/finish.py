@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 THEBE = re.compile(r"<script>const THEBE_JS_URL[^<]*</script>|<script[^>]*sphinx-thebe\.js[^>]*></script>")
 # the theme has icons as fonts and again as a script of 1.5 MB; without the script it uses the fonts
 ICONS = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
+# the theme puts the index for searching while one types on each page, and does not use it
+SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
 MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
 # wide tables scroll sideways; with a tabindex the keyboard can scroll them, too
 WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
@@ -31,6 +33,8 @@ def finish(html: Path) -> None:
     for page in html.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         text = ICONS.sub("", NAMES.sub(r"\1\2", THEBE.sub("", text)))
+        if page.name != "search.html":
+            text = SEARCH.sub("", text)
         if 'class="math ' not in text:
             text = MATHJAX.sub("", text)
         text = WIDE.sub(r'<table tabindex="0"', text)

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import pandas as pd
+import soxr
 import stempeg
 
 from companion import show
@@ -20,6 +21,7 @@ from flowsep.search import config_for
 
 PROFILE = "musdb18-7s"
 STEPS = (1, 6)  # of the search, before its last one
+SECONDS, RATE, DPI = 4.5, 22050, 66  # of the song, in Hz as it sounds, of the pictures: the page is to be light
 LICENCE = "Falcon 69 by The Easton Ellises, CC BY-NC-SA 3.0; the estimates are adaptations under the same licence."
 
 
@@ -29,7 +31,7 @@ def main() -> None:
     priors = {source: priors[source] for source in config.sources}
     song = Track("Falcon 69", "test", dict.fromkeys(STREAMS, (Path(stempeg.example_stem_path()),)), MUSDB_SOURCES)
     rate = song.sample_rate
-    inside = slice(rate // 10, -rate // 10)  # the cut of the file left a click at both ends
+    inside = slice(rate // 10, rate // 10 + round(SECONDS * rate))  # the cut of the file left a click at its start
     truth = {source: stem[:, inside] for source, stem in song.stems(config.sources).items()}
     mixture = song.mixture()[:, inside]
     heard, feature = {}, next(iter(priors.values())).feature
@@ -43,11 +45,13 @@ def main() -> None:
         sides = {"truth": truth, "estimate": stems}
         table = {s: {side: show.magnitude(of[s], rate, feature) for side, of in sides.items()} for s in config.sources}
         pictures.append(show.spectrogram_table(table, feature.sample_rate, feature.hop, top=top))
+        pictures[-1].set_dpi(DPI)
         scores = ", ".join(f"{source} {sdr(truth[source], stems[source]):.1f}" for source in config.sources)
         labels.append(f"{name} of {last}; SDR in dB: {scores}")
     slider = show.PictureSlider(pictures, labels, systems=list(heard), first=len(pictures) - 1)
     sounds = dict(reversed(heard.items())) | {"true stems": truth}  # the first press plays separated stems
-    player = show.StemPlayer(sounds, rate, title="Falcon 69", licence=LICENCE)
+    sounds = {name: {s: soxr.resample(x.T, rate, RATE).T for s, x in of.items()} for name, of in sounds.items()}
+    player = show.StemPlayer(sounds, RATE, title="Falcon 69", licence=LICENCE)
     parts = [slider._repr_html_(), player._repr_html_(), f"<p>{escape(sentence())}</p>", ""]
     write_text(find_root() / "book" / "hero.html", "\n".join(parts))
 
