@@ -1,7 +1,7 @@
 """The priors that come with a clone: `python tools/ship_priors.py [PROFILE]`, after a run of the profile.
 
 The first set of `flowsep`'s priors goes to results/<profile>/flowsep-priors/ in half precision, beside a card with what
-they learnt from, and their scores, in both precisions, on the validation songs and, once, on the test songs.
+they learnt from, and their scores: on the validation songs in both precisions, and once on the test songs.
 """
 
 import argparse
@@ -35,8 +35,8 @@ commit. On the validation songs `--iterations 18` scores as well and is four tim
 
 What they cannot do: they know four sources and explain everything else as one of these. They learnt from seven seconds
 of each song, up to {band:g} kHz; above, each stem gets the share that it has at the top of that band. They model the
-level of each frequency and nothing else, so they use neither the phase nor the difference between the two channels. They
-often find a little of a source that is silent, and a quiet bass comes out too loud.
+level of each frequency and nothing else, so they use neither the phase nor the difference between the two channels.
+They often find a little of a source that is silent, and a quiet bass comes out too loud.
 
 | setting | value |
 |---|---|
