@@ -16,12 +16,17 @@ from flowsep.files import sha256
 
 def test_the_readme_has_no_room_for_quartiles(monkeypatch):
     monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
-    from readme_table import compact
+    from readme_table import compact, first_block
 
     lines = compact(table_markdown(spending(), convention="paper", sources=("bass", "drums"))).splitlines()
     assert "| net | mixtures | 266 M | 12,345 | 0.2 | 2 (1 failed) | *3.50* | *3.50* | *3.50* |" in lines
     assert "SDR in dB by convention paper: median over n pieces (mono, 22.05 kHz); mean over sources." in lines[-1]
     assert "-1.00 |" in compact("| -1.00 (-2.0 to -0.1) |")
+    blocks = (
+        "| system |\n|---|\n| *measured here* |\n| net |\n| *reported* |\n| other |\n\nCaption.\n\n- *reported*: x\n"
+    )
+    assert first_block(blocks) == "| system |\n|---|\n| *measured here* |\n| net |\n\nCaption.\n"
+    assert first_block("| system |\n|---|\n| *measured here* |\n| net |\n\nCaption.\n").count("net") == 1
 
 
 def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):

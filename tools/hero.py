@@ -59,12 +59,14 @@ def main() -> None:
 def sentence() -> str:
     """The result in one sentence, from the table."""
     rows = pd.read_csv(find_root() / "results" / PROFILE / "table-sisec18.csv", keep_default_na=False)
-    means = rows[rows.variant == ""].groupby("system")["median"].mean()
-    ours, paper, mixes = means[["flowsep", "instglow", "open_unmix_random"]]
+    rows = rows[rows.variant == ""].groupby("system")[["median", "training_seconds"]].mean()
+    rows = rows.loc[["flowsep", "instglow", "open_unmix_random"]]
+    ours, paper, mixes = rows["median"]
+    least, most = round(rows.training_seconds.min() / 60), round(rows.training_seconds.max() / 60)
     return (
         f"On fifty songs that no system had heard, this project's flow reaches {ours:.1f} dB in the mean of the four"
         f" stems, the paper's {paper:.1f} dB, and a network trained on random mixes of the same solo recordings"
-        f" {mixes:.1f} dB, each with about 15 minutes of training on one CPU core."
+        f" {mixes:.1f} dB, each after {least} to {most} minutes of training on one CPU core."
     )
 
 

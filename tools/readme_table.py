@@ -1,4 +1,4 @@
-"""Copy the demo's table into README.md, without its quartiles: `python tools/readme_table.py`.
+"""Copy what was measured on real songs into README.md, without quartiles: `python tools/readme_table.py`.
 
 A test holds the two equal.
 """
@@ -13,8 +13,17 @@ QUARTILES = re.compile(r" \((quartiles|-?\d+\.\d(–| to )-?\d+\.\d)\)")  # as c
 
 
 def renewed(readme: str) -> str:
-    """`readme` with the file that each mark names between the marks, which a page is too narrow for as it is."""
-    return MARKED.sub(lambda m: m[1] + compact((find_root() / m[2]).read_text(encoding="utf-8")) + m[3], readme)
+    """`readme` with the first block of the file that each mark names between the marks."""
+    return MARKED.sub(lambda m: m[1] + first_block(compact((find_root() / m[2]).read_text("utf-8"))) + m[3], readme)
+
+
+def first_block(table: str) -> str:
+    """A table of `companion.tables.table_markdown` without the blocks after the first one and their sources."""
+    lines = [line for line in table.splitlines() if not line.startswith("- ")]
+    others = [number for number, line in enumerate(lines) if line.startswith("| *")][1:]
+    if others:
+        del lines[others[0] : lines.index("")]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def compact(table: str) -> str:
