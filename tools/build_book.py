@@ -9,6 +9,7 @@ that are made from the committed tables (`FROM_TABLES`) are run again.
 """
 
 import argparse
+import inspect
 import re
 import shlex
 import shutil
@@ -32,6 +33,7 @@ from readme_table import compact
 from companion.profile import find_root
 from companion.tables import costs, labels, load_scores, made_of, plain
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
+from flowsep.search import search
 
 PICTURES, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files with its numbers; "./" is the profile's folder, all else lies in results/
@@ -102,6 +104,7 @@ def main(results: Path, mode: str = "") -> None:
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
+    write_text(chapters / "search.py", inspect.getsource(search))  # for the chapter on the method
     if results.name == SMALL:
         write_text(chapters / "kept_table.md", kept_table(root / "results" / KEPT))
     build, old = root / "book" / "_build", root / "book" / "_build" / "before"
@@ -113,7 +116,8 @@ def main(results: Path, mode: str = "") -> None:
         [*command, "--warningiserror", "--nitpick", "--quiet"], cwd=root, capture_output=True, text=True
     )
     if done.returncode:
-        raise FlowsepError(f"jupyter-book failed:\n{done.stdout}{done.stderr}")
+        told = [line for line in (done.stdout + done.stderr).splitlines() if re.search("warning:|error:", line, re.I)]
+        raise FlowsepError("jupyter-book failed: " + "\n".join(told[-5:] or [done.stderr[-2000:]]))
     (site / PICTURES).mkdir()
     for name, data in pictures.items():
         (site / PICTURES / name).write_bytes(data)

@@ -501,7 +501,7 @@
         get sides() { return [Math.min(1, 1 - this.pan), Math.min(1, 1 + this.pan)]; }, // a balance: never louder
       }));
       this._stems.forEach((stem, i) => this._lane(stem, this._systems.get(this._system)[i].dataset.color));
-      this._rivals = this.systems.filter((name) => !/^(references?|true stems)$/i.test(name));
+      this._rivals = this.systems.filter((name) => !/^(references?$|true )/i.test(name));
       this._desk();
       followTheme();
       this._draw();
