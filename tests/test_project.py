@@ -2,6 +2,7 @@
 
 import ast
 import email.message
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import house
 import nbformat
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 from papermill import inspect_notebook
 
 from companion import load_profile
@@ -252,6 +254,14 @@ def test_a_copy_of_a_profile_needs_a_name_of_its_own(tmp_path):
         load_profile(tmp_path / "mine.yaml")
     (tmp_path / "mine.yaml").write_text(text.replace("name: smoke", "name: mine"))
     assert load_profile(tmp_path / "mine.yaml").name == "mine"
+
+
+def test_the_pins_can_be_installed_on_debian_s_python():
+    """Debian 12 has Python 3.11.2; a package that asks for a later patch release would stop `make env` there."""
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if pin := re.match(r"([\w.-]+)==", line):
+            needs = importlib.metadata.metadata(pin[1])["Requires-Python"]
+            assert not needs or SpecifierSet(needs).contains("3.11.2"), f"{line}: needs Python {needs}"
 
 
 def test_unknown_profiles_and_folders(tmp_path):
