@@ -102,11 +102,12 @@ def test_a_book_of_another_profile_is_built_anew(tree, html):
     """Otherwise a run would say that the book is up to date, and open the pages of the profile before it."""
     ask = ["snakemake", "--configfile", "configs/smoke.yaml", "--cores", "1", "--dry-run", "book"]
     run = {"cwd": tree, "env": ENVIRONMENT, "capture_output": True, "text": True}
-    assert "rule book" not in subprocess.run(ask, **run).stdout
+    missing = "Missing output files: book/_build/html/_data/smoke/"  # other reasons may have come from the tests before
+    assert missing not in subprocess.run(ask, **run).stdout
     mine = html / "_data" / "smoke"
     mine.rename(mine.with_name("another"))
     try:
-        assert "rule book" in subprocess.run(ask, **run).stdout
+        assert missing in subprocess.run(ask, **run).stdout
     finally:
         mine.with_name("another").rename(mine)
 
