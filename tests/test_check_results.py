@@ -99,7 +99,7 @@ KINDS = {
     ],
 }
 HARMLESS = [
-    ("notebooks/05_separate.ipynb", "One system, all test songs", "All test songs"),  # text
+    ("notebooks/05_separate.ipynb", "This page separates all", "Here we separate all"),  # text
     ("notebooks/05_separate.ipynb", "progress=False)", "progress=False)  # no bar"),
     ("notebooks/05_separate.ipynb", 'system = \\"instglow', 'system = \\"nmf'),  # the run sets this parameter
     ("book/rivals.md", "\n\n", "\n\nSDR at 44.1 kHz by 2.0.3 of 514 × frames, as in SiSEC 2018.\n\n"),
@@ -111,6 +111,13 @@ def tree(tmp_path_factory):
     """The project with a part of the demo, tracked by git, around the working directory."""
     tree = copy_project(tmp_path_factory.mktemp("results") / "copy")
     demo, committed = tree / DEMO, ROOT / DEMO
+    table = (
+        tree / "results" / "musdb18-7s" / "table-sisec18.md"
+    )  # which the README shows; the rest would be checked, too
+    text = table.read_text()
+    shutil.rmtree(table.parent)
+    table.parent.mkdir()
+    table.write_text(text)
     for name in ("companion", "flowsep"):  # whose code is hashed
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     chapters = [f"book/{name}.ipynb" for name in CHAPTERS]
@@ -135,6 +142,15 @@ def tree(tmp_path_factory):
         kept.write_record(tree / "results" / "kept.json", kept.hashes(tree / "results", *kept.SHARED))
         check_results.main([], accept="work on the code may go on while these tests run")
         yield tree
+
+
+def only_the_readme_s_table(tree: Path) -> None:
+    """Of the real songs only the table in the README stays; all else would be checked, too."""
+    table = tree / "results" / "musdb18-7s" / "table-sisec18.md"
+    text = table.read_text()
+    shutil.rmtree(table.parent)
+    table.parent.mkdir()
+    table.write_text(text)
 
 
 def git(tree: Path, *arguments: str) -> None:
@@ -224,6 +240,7 @@ def test_other_code_with_the_same_numbers_can_be_accepted(tree, check):
 
 def test_nothing_is_not_whole(tmp_path, monkeypatch, capsys):
     tree = copy_project(tmp_path / "copy")
+    only_the_readme_s_table(tree)
     monkeypatch.chdir(tree)
     assert check_results.main([]) == 1
     assert "results: no profile has scores that are committed" in capsys.readouterr().out
