@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import schematics
 
+from companion.show import player, slider
+
 BOOK = Path(__file__).parent.parent / "book"
 SOLUTIONS = [
     (page.name, number, code)
@@ -26,3 +28,9 @@ def test_the_drawings_are_up_to_date(name):
     drawn = getattr(schematics, name)()
     assert (BOOK / "_static" / f"{name}.svg").read_text("utf-8") == drawn, "run python tools/schematics.py"
     assert drawn.count("<text") >= 10 and "viewBox" in drawn
+
+
+def test_the_first_page_has_the_present_scripts():
+    """They are inside the file, so a change of player or slider needs `python tools/hero.py`."""
+    page = (BOOK / "hero.html").read_text("utf-8")
+    assert player.script() in page and slider.script() in page, "run python tools/hero.py"
