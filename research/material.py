@@ -6,6 +6,7 @@ run goes on.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,10 +36,8 @@ def main() -> int:
         profile = companion.load_profile(given.profile)
         dataset = companion.load_dataset(profile.data, profile.seed)
         tests = [Decoded(track, profile.sources) for track in dataset.subset("test")]
-        for name in given.only:
-            for number in SONGS:
-                for seed in SEEDS:
-                    trial(profile, fewer(dataset, number), name, profile.seed + seed, given.share, tests)
+        for seed, number, name in itertools.product(SEEDS, SONGS, given.only):
+            trial(profile, fewer(dataset, number), name, profile.seed + seed, given.share, tests)
     except FlowsepError as error:
         print(f"material: {error}", file=sys.stderr)
         return 2
