@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flowsep.checkpoint import find_priors, load_prior
 from flowsep.files import FlowsepError, locked, safe_name, writable, write_text
 
 from ..codehash import code_of_class
@@ -25,6 +26,7 @@ from ..provenance import run_provenance
 from ..scores.evaluate import evaluate_system, read_scores, unavailable_rows, write_scores
 from ..scores.museval_json import write_museval
 from ..systems import System, load_system
+from ..systems.our_flow import OurFlow
 from ..systems.priors import load_trained
 
 SCORES = "scores.csv"  # of a shard
@@ -89,14 +91,11 @@ def score_system(
         profile: the experiment.
         dataset: its songs.
         name: a system of the profile.
-        checkpoints: a folder of other priors, `<source>.safetensors` each. Its name becomes the `variant` of the rows,
-            which go to `scores/<system>@<variant>.csv`; where other priors of a folder of that name were scored before,
-            the variant ends in a hash of these.
+        checkpoints: a folder of other priors, which the search of this system uses; see `score_checkpoints`.
         progress: show a bar.
     Raises:
         FlowsepError: an unknown system, missing priors, or all tracks failed.
     """
-    checkpoints = checkpoints and str(checkpoints)  # papermill reads -p checkpoints 2022 as a number
     system, settings = _fitted(profile, dataset, name, checkpoints)
     variant, frames = settings["provenance"]["variant"], []
     label = f"{name}@{safe_name(variant)}" if variant else name
@@ -133,6 +132,26 @@ def score_system(
     return frame
 
 
+def score_checkpoints(profile: Profile, dataset: Dataset, folder: str | Path) -> str:
+    """Score the priors of a folder on all test songs, unless that was done before, and return the label of their rows.
+
+    The search is the one that they were trained for: the profile's `flowsep` if all of them saw noise, else `instglow`,
+    the paper's. The name of the folder becomes the `variant` of the rows, which go to `scores/<system>@<variant>.csv`;
+    where other priors of a folder of that name were scored before, the variant ends in a hash of these.
+
+    Raises FlowsepError as `score_system` does, and for a folder without priors.
+    """
+    folder = str(folder)  # papermill reads -p checkpoints 2022 as a number
+    noisy = all(load_prior(path).noise for path in find_priors(folder).values())
+    name = "flowsep" if noisy and "flowsep" in profile.systems else "instglow"
+    _, settings = _fitted(profile, dataset, name, folder)
+    label = f"{name}@{safe_name(settings['provenance']['variant'])}"
+    scores = profile.folder / "scores" / f"{label}.csv"
+    if not scores.is_file() or not _same(read_scores(scores), settings["provenance"]):
+        score_system(profile, dataset, name, checkpoints=folder, progress=False)
+    return label
+
+
 def score_shard(profile: Profile, dataset: Dataset, name: str, number: int) -> Path:
     """Separate and score shard `number` (from 0) of the test songs, in `shards/<system>/<number>of<shards>/`.
 
@@ -150,7 +169,11 @@ def _system(profile: Profile, name: str, priors: str | Path | None = None) -> Sy
     if name not in profile.systems:
         raise FlowsepError(f"profile {profile.name}: no system '{name}'; its systems: {', '.join(profile.systems)}")
     places = {"priors": priors or profile.folder / "priors", "folder": profile.folder / "systems" / name}
-    return load_system(name, profile.systems[name], sources=profile.sources, **places)
+    options = profile.systems[name]
+    if priors and name == "flowsep":  # a folder holds one set of priors: the paper's system with the search of ours
+        search = {key: value for key, value in options.items() if key != "members"}
+        return load_system("instglow", {**OurFlow.defaults, **search}, sources=profile.sources, **places)
+    return load_system(name, options, sources=profile.sources, **places)
 
 
 def _fitted(

@@ -14,13 +14,15 @@ from companion.data.excerpts import load_excerpt, load_excerpts
 from companion.data.tracks import load_dataset
 from companion.graph import steps
 from companion.graph.cli import main
-from companion.graph.steps import fit_system, prepare_cache, score_shard, score_system
+from companion.graph.steps import fit_system, prepare_cache, score_checkpoints, score_shard, score_system
 from companion.profile import load_profile
 from companion.scores.evaluate import read_scores
 from companion.systems import SYSTEMS
 from companion.systems.nmf import SourceNMF
 from flowsep.audio import write_audio
+from flowsep.config import SeparationConfig
 from flowsep.files import FlowsepError, atomic_path, safe_name
+from flowsep.separator import Separator
 
 NMF = {"components": 2, "frames": 40, "iterations": 2, "activations": 2}
 SAME = ("track", "stem", "metric", "convention", "piece", "value", "status", "checkpoint", "config_hash")
@@ -92,13 +94,31 @@ def test_two_folders_of_one_name_are_two_rows(project, tmp_path, tiny_prior):
     for place, seed in (("a/priors", 0), ("b/priors", 1)):
         for source in profile.sources:
             tiny_prior(seed, source).save(tmp_path / place / f"{source}.safetensors")
-    for place in ("a/priors", "b/priors", "a/priors"):  # the last one replaces its own rows
-        score_system(profile, dataset, "instglow", checkpoints=tmp_path / place, progress=False)
+    for place in ("a/priors", "b/priors", "a/priors"):  # the last one has its rows already
+        score_checkpoints(profile, dataset, tmp_path / place)
     first, second = sorted(path.stem for path in profile.folder.glob("scores/*.csv"))
     assert first == "instglow@priors" and re.fullmatch(r"instglow@priors-[0-9a-f]{6}", second)
     rows = [read_scores(profile.folder / "scores" / f"{label}.csv") for label in (first, second)]
     assert [set(frame.variant) for frame in rows] == [{"priors"}, {second.partition("@")[2]}]
     assert set(rows[0].checkpoint) != set(rows[1].checkpoint)
+
+
+def test_priors_are_searched_as_they_were_trained(project, tmp_path, tiny_prior, monkeypatch):
+    profile, dataset = project(systems={"instglow": {"iterations": 1}, "flowsep": {"iterations": 2}})
+    searches = []
+    monkeypatch.setattr(Separator, "__init__", lambda self, priors, config: searches.append(config))
+    monkeypatch.setattr(Separator, "__call__", lambda self, mixture, *_: dict.fromkeys(profile.sources, mixture))
+    for kind, noise in (("plain", 0.0), ("noisy", 0.3)):
+        for seed, source in enumerate(profile.sources):
+            prior = tiny_prior(seed, source)
+            prior.provenance["training"] = {"noise": noise}
+            prior.save(tmp_path / kind / f"{source}.safetensors")
+    labels = [score_checkpoints(profile, dataset, tmp_path / kind) for kind in ("plain", "noisy", "noisy")]
+    assert labels == ["instglow@plain", "flowsep@noisy", "flowsep@noisy"]
+    paper, ours = searches  # the third call has its rows already
+    assert paper == SeparationConfig.paper(iterations=1)
+    assert ours == SeparationConfig.for_noisy_priors(iterations=2)
+    assert set(read_scores(profile.folder / "scores" / "flowsep@noisy.csv").variant) == {"noisy"}
 
 
 def test_a_shard_of_other_settings_or_a_missing_one_is_scored_again(project):
