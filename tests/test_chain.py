@@ -111,7 +111,7 @@ def test_every_page_opens_offline_with_a_text_for_each_picture(html, chromium):
 @pytest.mark.browser
 def test_nothing_on_a_page_shuts_readers_out(html, chromium):
     """Contrast, names of controls, headings, landmarks: axe-core finds nothing serious, the shadow roots included."""
-    names = ("intro", "references", "chapters/03_glow", "chapters/05_separate_flowsep", "chapters/06_results")
+    names = ("intro", "references", "chapters/03_glow", "chapters/separate_flows", "chapters/06_results")
     names += ("chapters/07_listen", "chapters/14_beyond_the_paper", "chapters/15_what_it_cannot_do", "chapters/status")
     for name in (*names, "chapters/09_the_flow_shown", "glossary"):
         with open_page(html / f"{name}.html", browser=chromium) as page:
@@ -126,6 +126,29 @@ def test_nothing_on_a_page_shuts_readers_out(html, chromium):
 def grave_faults(page, options):
     faults = Axe().run(page, options=options).response["violations"]
     return {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in faults if one["impact"] in GRAVE}
+
+
+@pytest.mark.browser
+def test_one_page_shows_each_prior_in_its_tab(html, chromium):
+    """A click shows one run in all places of the page, which its address and the arrow keys do, too; paper has all."""
+    with open_page(html / "chapters" / "04_train_prior.html", browser=chromium) as page:
+        page.wait_for_selector(".flowsep-runs")
+        bars, players = page.locator(".flowsep-runs"), page.locator("flowsep-player")
+        names = bars.first.locator("button").all_inner_texts()
+        assert len(names) > 2 and players.count() == len(names)
+        assert [players.nth(k).is_visible() for k in range(len(names))] == [True] + [False] * (len(names) - 1)
+        players.first.get_by_role("button", name="Play").first.click()
+        bars.last.get_by_role("tab", name=names[1]).click()
+        assert [players.nth(k).is_visible() for k in range(2)] == [False, True]
+        assert not players.first.evaluate("element => element.playing")
+        assert page.url.endswith(f"#{names[1]}")
+        page.keyboard.press("ArrowRight")
+        chosen = page.locator(".flowsep-runs [aria-selected=true]").all_inner_texts()
+        assert chosen == [names[2]] * bars.count()
+        page.emulate_media(media="print")
+        assert all(players.nth(k).is_visible() for k in range(len(names)))
+        page.goto(f"{(html / 'chapters' / '04_train_prior.html').as_uri()}#{names[-1]}")
+        assert page.locator(".flowsep-runs [aria-selected=true]").first.inner_text() == names[-1]
 
 
 @pytest.mark.browser
@@ -158,7 +181,8 @@ def test_the_first_page_is_light(html, chromium):
 
 def test_a_downloaded_notebook_holds_all_that_its_page_shows(html, results):
     """Not the page's links to pictures: what `.ipynb` at the top of a page gives must open by itself."""
-    name = "05_separate_flowsep.ipynb"
+    name = "05_separate_flowsep.ipynb"  # one tab of a page, whose last fold links it
+    assert f'href="../_sources/chapters/{name}"' in (html / "chapters" / "separate_flows.html").read_text()
     whole = nbformat.read(html / "_sources" / "chapters" / name, as_version=4)
     text = (html / "_sources" / "chapters" / name).read_text()
     assert "_media" not in text and "data:image/webp;base64," in text and "data:audio/mpeg;base64," in text

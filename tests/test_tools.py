@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from score_rows import PUBLISHED, spending
 
 from companion.scores.evaluate import write_scores
 from companion.tables import plain, table_markdown, write_tables
-from flowsep.files import sha256
+from flowsep.files import safe_name, sha256
 
 
 def test_the_readme_has_no_room_for_quartiles(monkeypatch):
@@ -31,14 +31,17 @@ def test_the_readme_has_no_room_for_quartiles(monkeypatch):
 
 def test_each_chapter_tells_the_command_that_runs_it(monkeypatch):
     monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
-    from build_book import how_to_run
+    import build_book
 
     parameters = {"profile": {"name": "demo"}, "system": "my system", "checkpoints": ""}
-    about = SimpleNamespace(input_path="notebooks/05_separate.ipynb", parameters=parameters, duration=12.3)
-    told = how_to_run(about, Path("results/demo"), ["demo/scores/my system.csv"])
+    about = NotebookNode(input_path="notebooks/05_separate.ipynb", parameters=parameters, duration=12.3)
+    chapters = {f"05_separate_{k}": NotebookNode(metadata=NotebookNode(papermill=about)) for k in "ab"}
+    monkeypatch.setattr(build_book, "data_of", lambda chapter, results: [f"demo/scores/my {chapter[-1]}.csv"])
+    told = build_book.how_to_run(chapters, Path("results/demo"))
     assert "papermill notebooks/05_separate.ipynb out.ipynb -f configs/demo.yaml -p system 'my system'\n" in told
-    assert "make results PROFILE=demo" in told and "It took 12 s" in told
-    assert '<a href="../_data/demo/scores/my%20system.csv" download>demo/scores/my system.csv</a>' in told
+    assert "make results PROFILE=demo" in told and "It took 25 s" in told
+    assert '<a href="../_sources/chapters/05_separate_b.ipynb" download>' in told
+    assert '<a href="../_data/demo/scores/my%20b.csv" download>demo/scores/my b.csv</a>' in told
 
 
 def test_the_numbers_behind_a_page_are_found(monkeypatch, tmp_path):
@@ -93,7 +96,7 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     }
     page = status_page(folder, chapters)
     assert "| [Results](<06.ipynb>) | 3 | 2026-01-01 00:00 |" in page
-    assert "| [Separation: Wave-U-Net](<05_separate_wave_u_net.ipynb>) | 3 | 2026-01-01 00:00 |" in page
+    assert "| [Separating the test songs: Wave-U-Net](<separate_limits.ipynb>) | 3 | 2026-01-01 00:00 |" in page
     assert "| net | 12,345 | 2,000 | 6 | 900 | `abc` |" in page and "| their own | – | – | 3 | 700 | `abc` |" in page
     assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` |" in page
     assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | none |" in page
@@ -141,3 +144,38 @@ def test_a_kept_player_gets_the_present_script(monkeypatch):
     renew_scripts(notebook)
     new = notebook.cells[0].outputs[0].data["text/html"]
     assert new == html.replace("old()", script()) and "\\" in script()  # no escape of the script was read as a group
+
+
+def test_systems_share_a_page_by_what_they_learn_from(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from tabs import page_of
+
+    kinds = {"flowsep": "solo", "nmf": "solo", "my net": "random mixes", "open_unmix": "mixtures", "mask": "oracle"}
+    scores = pd.DataFrame({"system": [*kinds], "supervision": [*kinds.values()]})
+    pages = [page_of(f"05_separate_{safe_name(name)}", scores) for name in kinds]
+    networks = ["separate_networks"] * 2
+    assert pages == ["separate_flows", "separate_solo", *networks, "separate_limits"]
+    assert page_of("04_train_prior_bass", scores) == "04_train_prior" and page_of("06_results", scores) == "06_results"
+
+
+def test_runs_of_a_chapter_become_one_page(monkeypatch):
+    """The text once; between two texts all cells of the first run, then all of the second, each below its label."""
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from tabs import renew_links, together
+
+    def run(name):
+        link = f'<a href="04_train_prior_{name}.html">{name}</a>'
+        shown = [new_output("display_data", {"text/html": link})]
+        cells = [new_code_cell("x", outputs=shown), new_code_cell("y")]
+        return new_notebook(cells=[new_markdown_cell("# A"), *cells, new_markdown_cell("B"), new_code_cell("z")])
+
+    page = together({name: run(name) for name in ("a <b>", "c")})
+    nbformat.validate(page)
+    assert [cell.source for cell in page.cells] == ["# A", "x", "y", "x", "y", "B", "z", "z"]
+    heads = [cell.outputs[0].data["text/html"] for cell in page.cells if cell.get("outputs")]
+    assert [head.partition(">")[2] for head in heads] == ["a &lt;b&gt;</p>", "c</p>"] * 2
+    assert ['id="' in head for head in heads] == [True, True, False, False]
+    renew_links(page)
+    assert 'href="04_train_prior.html#c"' in page.cells[3].outputs[1].data["text/html"]
+    alone = run("a")
+    assert together({"a": alone}) is alone

@@ -27,6 +27,7 @@ import kept
 import media
 import nbformat
 import pandas as pd
+import tabs
 from finish import dead_links, finish
 from readme_table import compact
 
@@ -96,11 +97,15 @@ def main(results: Path, mode: str = "") -> None:
     chapters.mkdir(parents=True)
     pictures = {}
     origin = dict.fromkeys(notebooks, results) | dict.fromkeys(real, root / "results" / REAL)
-    for name, notebook in (notebooks | real).items():
-        page = to_page(notebook, name, origin[name])
+    scores, runs = load_scores(results), {}
+    for name, notebook in notebooks.items():
+        runs.setdefault(tabs.page_of(name, scores), {})[name] = notebook
+    for name, parts in (runs | {name: {name: notebook} for name, notebook in real.items()}).items():
+        page = to_page(parts, name, results if name in runs else root / "results" / REAL)
         for cell in page.cells if name in real else ():
             for chapter, other in FROM_REAL.items():
                 cell.source = cell.source.replace(f"]({chapter})", f"]({other})")
+        tabs.renew_links(page)
         pictures |= media.place(page, stored, f"../{PICTURES}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
@@ -153,14 +158,24 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def to_page(notebook: nbformat.NotebookNode, name: str, results: Path) -> nbformat.NotebookNode:
-    """A copy with the chapter's own title, without the parameter cells, and with `how_to_run` at the end."""
-    page, about = nbformat.from_dict(notebook), notebook.metadata.papermill
-    head = [f"# {title_of(page, name)}", *note(name, results.name)]
-    page.cells[0].source = "\n".join([*head, *page.cells[0].source.split("\n")[1:]])
+def to_page(runs: Mapping[str, nbformat.NotebookNode], name: str, results: Path) -> nbformat.NotebookNode:
+    """The page of one executed chapter, or of several, {name: notebook}, as `tabs.together`.
+
+    It has a title of its own, no parameter cells, and `how_to_run` at the end.
+    """
     given = {"parameters", "injected-parameters"}  # papermill injects the whole file of the profile
-    page.cells = [cell for cell in page.cells if not given & set(cell.metadata.get("tags", []))]
-    page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(about, results, data_of(name, results))))
+    copies = {chapter: nbformat.from_dict(notebook) for chapter, notebook in runs.items()}
+    for copy in copies.values():
+        copy.cells = [cell for cell in copy.cells if not given & set(cell.metadata.get("tags", []))]
+    page = tabs.together(
+        {run_name(copies[chapter], chapter): copies[chapter] for chapter in sorted(copies, key=tabs.rank)}
+    )
+    title, text = tabs.FAMILIES.get(name, (TITLES.get(name) or title_of(page), ""))
+    alone = run_name(*next(iter((notebook, chapter) for chapter, notebook in runs.items()))) if len(runs) == 1 else ""
+    title += f": {plain(alone)}" if alone else ""
+    body = ["", text] if text else page.cells[0].source.split("\n")[1:]
+    page.cells[0].source = "\n".join([f"# {title}", *note(name, results.name), *body])
+    page.cells.append(nbformat.v4.new_markdown_cell(how_to_run(runs, results)))
     return page
 
 
@@ -236,33 +251,40 @@ def find_error(notebook: nbformat.NotebookNode) -> str:
     return ""
 
 
-def title_of(notebook: nbformat.NotebookNode, name: str) -> str:
-    """A chapter's title in Markdown: `# Training a prior` becomes `Training a prior: vocals`."""
-    title = TITLES.get(name) or notebook.cells[0].source.split("\n")[0].removeprefix("# ")
-    for stem, parameter in NAMED.items():
-        if name.startswith(stem):
-            which = notebook.metadata.papermill.parameters[parameter]
-            title = title.replace("Separating the test songs", "Separation")  # short, for the side bar
-            title += f": {plain(WRITTEN.get(which, which.replace('_', ' ')))}"
-    return title
+def title_of(notebook: nbformat.NotebookNode) -> str:
+    """A chapter's title in Markdown."""
+    return notebook.cells[0].source.split("\n")[0].removeprefix("# ")
 
 
-def how_to_run(about: nbformat.NotebookNode, results: Path, files: list[str]) -> str:
-    """The fold at a chapter's end: the command that runs its notebook, how long that took, its numbers as files."""
-    command = command_of(about.input_path, about.parameters, results.name)
-    for value in command:
-        if not value.isprintable() or "`" in value:  # which would end the block of code below
-            raise FlowsepError(f"{results}: a chapter was run with {brief(value)}; use another name")
+def run_name(notebook: nbformat.NotebookNode, name: str) -> str:
+    """The source or system of a chapter that is executed several times; '' for any other."""
+    given = notebook.metadata.papermill.parameters
+    run = next((given[parameter] for stem, parameter in NAMED.items() if name.startswith(stem)), "")
+    return WRITTEN.get(run, run.replace("_", " "))
+
+
+def how_to_run(runs: Mapping[str, nbformat.NotebookNode], results: Path) -> str:
+    """The fold at a page's end: the commands that run its notebooks, how long that took, its numbers as files."""
+    commands, links, seconds = [], [], 0.0
+    for chapter, notebook in runs.items():
+        about = notebook.metadata.papermill
+        commands.append(command_of(about.input_path, about.parameters, results.name))
+        for value in commands[-1]:
+            if not value.isprintable() or "`" in value:  # which would end the block of code below
+                raise FlowsepError(f"{results}: a chapter was run with {brief(value)}; use another name")
+        links.append(f'<a href="../_sources/chapters/{quote(chapter)}.ipynb" download>{plain(chapter)}.ipynb</a>')
+        seconds += about.duration
+    files = [file for chapter in runs for file in data_of(chapter, results)]
     lines = [
         ":::{admonition} Run this page",
         ":class: dropdown tip",
         f"In a clone of the project, after `make results PROFILE={results.name}`, which makes what a page reads:",
         "",
         "```bash",
-        shlex.join(command),
+        *map(shlex.join, commands),
         "```",
         "",
-        f"It took {about.duration:.0f} s. The button with the arrow at the top has the notebook with its outputs.",
+        f"It took {seconds:.0f} s. With all outputs: {', '.join(links)}.",
     ]
     if files:
         links = [f'<a href="../{DATA}/{quote(name)}" download>{plain(name)}</a>' for name in files]
@@ -286,7 +308,9 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
     for name, run in runs.items():
         when = plain(run.end_time[: len("2026-01-01T00:00")].replace("T", " "))
-        lines.append(f"| [{title_of(notebooks[name], name)}](<{quote(name)}.ipynb>) | {run.duration:,.0f} | {when} |")
+        title, run_of = title_of(notebooks[name]), run_name(notebooks[name], name)
+        title += f": {plain(run_of)}" if run_of else ""
+        lines.append(f"| [{title}](<{quote(tabs.page_of(name, scores))}.ipynb>) | {run.duration:,.0f} | {when} |")
     lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):,.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
