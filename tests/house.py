@@ -45,7 +45,7 @@ LINES = {  # at most
     "READ": 1_500,
     "DOORS": 1_725,
     "flowsep/fast": 760,
-    "flowsep and companion": 11_770,
+    "flowsep and companion": 11_900,
 }
 LAYOUT = ("flowsep/fast/", "flowsep/checkpoint.py")  # where the engine's order of channels is known
 SAY_NOTHING = {"its", "found"}  # as names of variables, arguments and attributes

@@ -53,7 +53,7 @@ def test_other_checkpoints_give_a_table_beside_the_old(tree, results, tmp_path):
         cells = nbformat.read(tmp_path / "06_results.ipynb", as_version=4).cells
         shown = [output.data for cell in cells for output in cell.get("outputs", []) if "data" in output]
         page = "".join(data.get("text/html", "") + data.get("text/markdown", "") for data in shown)
-        assert "instglow [mine &lt;b&gt;]" in page and "mine <b>" not in page
+        assert "InstGlow [mine &lt;b&gt;]" in page and "mine <b>" not in page
         assert "instglow@mine" in (tmp_path / "07_listen.ipynb").read_text()
         rows = aggregate(load_scores(results), "sisec18")
         assert rows[rows.variant == "mine <b>"]["median"].notna().sum() == len(load_profile("smoke").sources)

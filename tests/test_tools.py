@@ -1,15 +1,18 @@
 """Pages around the tables: the README, how to run a chapter, the numbers behind it, links, the status page."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from score_rows import PUBLISHED, spending
 
 from companion.scores.evaluate import write_scores
+from companion.show import StemPlayer
 from companion.tables import plain, table_markdown, write_tables
 from flowsep.files import safe_name, sha256
 
@@ -112,7 +115,8 @@ def test_the_demo_s_table_fits_a_page_of_the_small_book():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert rows[0] == ["system", "supervision", "vocals", "bass", "drums", "other", "mean"]
     assert {len(row) for row in rows} == {7} and not any("(" in cell for row in rows for cell in row[2:])
-    assert {"flowsep", "Wave-U-Net", "ideal ratio mask"} <= {row[0] for row in rows}
+    names = {row[0] for row in rows}
+    assert {"flowsep", "ideal ratio mask", "Demucs v2 (8 of 44.1 kHz, width 16 of 64, depth 5 of 6)"} <= names
 
 
 def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
@@ -179,3 +183,18 @@ def test_runs_of_a_chapter_become_one_page(monkeypatch):
     assert 'href="04_train_prior.html#c"' in page.cells[3].outputs[1].data["text/html"]
     alone = run("a")
     assert together({"a": alone}) is alone
+
+
+def test_players_call_systems_as_the_tables_do(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from kept import renew_names
+
+    sound = np.zeros((1, 800), dtype=np.float32)
+    stems = {name: {"bass": sound} for name in ("wave_u_net", "true stems", "instglow@my <b>")}
+    page = StemPlayer(stems, 8000)._repr_html_()
+    cell = new_code_cell("", outputs=[new_output("display_data", {"text/html": page})])
+    renew_names(new_notebook(cells=[cell]))
+    shown = cell.outputs[0].data["text/html"]
+    assert re.findall('data-system="([^"]*)"', shown) == ["Wave-U-Net", "true stems", "InstGlow [my &lt;b&gt;]"]
+    assert re.findall('aria-label="bass, ([^"]*)"', shown) == re.findall('data-system="([^"]*)"', shown)
+    assert "<p>Wave-U-Net</p>" in shown and "wave_u_net" not in shown

@@ -32,7 +32,7 @@ from finish import dead_links, finish
 from readme_table import compact
 
 from companion.profile import find_root
-from companion.tables import costs, labels, load_scores, made_of, plain
+from companion.tables import costs, labels, load_scores, made_of, plain, written
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
 from flowsep.search import search
 
@@ -57,20 +57,6 @@ SMALL, KEPT = "quick", "demo"  # the profile whose pages say that they are small
 REAL, FROM_REAL = "musdb18-7s", {"06_results": "real_songs", "17_a_real_song": "17_a_real_song"}
 TITLES = {"real_songs": "Results on real songs"}
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
-WRITTEN = {  # systems as their authors write them; any other by its name in the profile
-    "conv_tasnet": "Conv-TasNet",
-    "demucs_v2": "Demucs v2",
-    "demucs_v2_pretrained": "Demucs v2, published weights",
-    "gan_prior": "GAN priors",
-    "hpss": "HPSS",
-    "instglow": "InstGlow",
-    "multichannel_wiener": "multichannel Wiener filter",
-    "nmf": "NMF",
-    "open_unmix": "Open-Unmix",
-    "open_unmix_pretrained": "Open-Unmix, published weights",
-    "open_unmix_random": "Open-Unmix, random mixes",
-    "wave_u_net": "Wave-U-Net",
-}
 
 
 def main(results: Path, mode: str = "") -> None:
@@ -155,6 +141,7 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
     if source.is_file():
         kept.renew_texts(notebook, nbformat.read(source, as_version=4))
     kept.renew_scripts(notebook)
+    kept.renew_names(notebook)
     return notebook
 
 
@@ -183,7 +170,7 @@ def narrow(lines: list[str]) -> list[str]:
     """A table in Markdown without its costs, so that a page is wide enough for its scores."""
     cells = [line.strip("|").split("|") if line.startswith("|") else None for line in lines]
     for row in filter(None, cells):  # names of systems in words, which a narrow column can break
-        row[0] = WRITTEN.get(row[0].strip(), row[0].replace("_", " "))
+        row[0] = row[0].replace("_", " ")
     heads = next((row for row in cells if row), [])
     kept_columns = [k for k, head in enumerate(heads) if head.strip() not in ("parameters", "training (s)", "RTF", "n")]
     rows = zip(lines, cells, strict=True)
@@ -260,7 +247,7 @@ def run_name(notebook: nbformat.NotebookNode, name: str) -> str:
     """The source or system of a chapter that is executed several times; '' for any other."""
     given = notebook.metadata.papermill.parameters
     run = next((given[parameter] for stem, parameter in NAMED.items() if name.startswith(stem)), "")
-    return WRITTEN.get(run, run.replace("_", " "))
+    return written(run).replace("_", " ")
 
 
 def how_to_run(runs: Mapping[str, nbformat.NotebookNode], results: Path) -> str:

@@ -32,6 +32,7 @@ from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.scores.evaluate import read_scores
 from companion.systems import code_of
+from companion.systems.remarks import remarks
 from companion.tables import load_published, load_scores, made_of, same_data, table_files
 from flowsep.files import FlowsepError, atomic_path, read_json
 
@@ -169,7 +170,7 @@ def settings(folder: Path, profile: Profile) -> Iterator[str]:
 def tables(folder: Path, profile: Profile) -> Iterator[str]:
     """Tables that the scores do not give."""
     published = same_data(load_published(folder.parent / "published.csv"), profile.data.kind)
-    given = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
+    given = {"conventions": profile.evaluation.conventions, "sources": profile.sources, "notes": remarks(profile)}
     for name, text in table_files(load_scores(folder), published, **given).items():
         if not (folder / name).is_file() or (folder / name).read_text("utf-8") != text:
             yield f"{name}: is not the table of these scores; run notebooks/06_results.ipynb"

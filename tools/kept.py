@@ -8,6 +8,7 @@ bytes, and `kept.json` with the hashes of all of them, and of the scores, number
 
 import contextlib
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ import papermill
 from companion.codehash import code_hash
 from companion.profile import find_root
 from companion.show import player, slider
+from companion.tables import written
 from flowsep.files import FlowsepError, read_json, sha256, write_text
 
 # made from committed files alone, and therefore run again with each build
@@ -34,6 +36,7 @@ NOT_PUBLISHED = ("musdb18", "musdb18-7s", "musdb18hq")
 SHARED = ("published.csv", "sisec18_test_medians.csv", "scale.csv", "faults.json", "cluster.json")
 SHARED += ("bench/*.json", "research/*.csv")
 SCRIPTS = {"flowsep-player": player.script, "flowsep-slider": slider.script}  # tag -> its script
+SYSTEM = re.compile(r'<audio [^>]*data-system="([^"]*)"')
 # numbers and chapters whose code no score row names -> that code
 STUDIES = {
     "ablation.csv": ("companion.studies.ablation:run_ablation",),
@@ -115,6 +118,18 @@ def renew_scripts(notebook: nbformat.NotebookNode) -> None:
             for tag, script in SCRIPTS.items():
                 old = re.compile(rf"(</{tag}>\s*<script>).*?(</script>)", re.DOTALL)
                 output.data["text/html"] = old.sub(lambda m: m[1] + script() + m[2], output.data["text/html"])  # noqa: B023
+
+
+def renew_names(notebook: nbformat.NotebookNode) -> None:
+    """Call the systems in the players of an executed notebook as the tables do: `wave_u_net` becomes Wave-U-Net."""
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        page = output.get("data", {}).get("text/html", "")
+        for name in dict.fromkeys(SYSTEM.findall(page)):
+            system, _, variant = html.unescape(name).partition("@")
+            told = html.escape(written(system) + (f" [{variant}]" if variant else ""))
+            for here in ('data-system="{}"', ', {}"', "<p>{}</p>"):
+                page = page.replace(here.format(name), here.format(told))
+            output.data["text/html"] = page
 
 
 def record(results: Path, book: Path) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from .aggregate import ORACLE, aggregate, costs, labels, load_scores, made_of
 from .published import load_campaign, load_published, same_data, same_songs
-from .render import plain, table, table_files, table_html, table_markdown, write_tables
+from .render import table, table_files, table_html, table_markdown, write_tables
 from .statistics import ALL, differences, paired
+from .text import plain, written
 
 __all__ = [
     "ALL",
@@ -25,4 +26,5 @@ __all__ = [
     "table_html",
     "table_markdown",
     "write_tables",
+    "written",
 ]

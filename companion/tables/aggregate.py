@@ -8,6 +8,7 @@ from flowsep.files import FlowsepError, sha256
 
 from ..scores.evaluate import CONVENTIONS, COSTS, read_scores
 from ..scores.museval_json import KIND
+from .text import written
 
 ORACLE = "oracle"  # the supervision of a system that is given the true stems; it competes with nobody
 SYSTEM = ["kind", "profile", "data", "system", "variant"]
@@ -81,8 +82,8 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(frame: pd.DataFrame) -> pd.Series:
-    """The name of each row's system in tables: `system`, or `system [variant]`."""
-    return frame["system"] + frame["variant"].map(lambda name: f" [{name}]" if name else "")
+    """The name of each row's system for readers: `written(system)`, or with its variant as in "InstGlow [mine]"."""
+    return frame["system"].map(written) + frame["variant"].map(lambda name: f" [{name}]" if name else "")
 
 
 def select(frame: pd.DataFrame, convention: str, metric: str) -> pd.DataFrame:

@@ -2,8 +2,7 @@
 
 import html
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -14,11 +13,13 @@ from flowsep.files import write_text
 
 from ..scores.museval_json import KIND, digest
 from .aggregate import COST_HEADS, ORACLE, SYSTEM, aggregate, check_convention, labels, load_scores, made_of
+from .text import digits, plain, prefixed
 
 MEASURED = "measured here"
 MEAN = "mean"  # over sources, of the medians
 BEST, SECOND = "best", "second"  # within a block
 SHOWN_COSTS = ["parameters", "training (s)", "RTF"]  # beside the scores
+NONE: Mapping[str, str] = {}
 Rows: TypeAlias = pd.DataFrame | None
 
 
@@ -43,21 +44,29 @@ def table(
 
 
 def table_html(
-    frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
+    frame: Rows,
+    published: Rows = None,
+    *,
+    convention: str,
+    sources: Sequence[str],
+    metric: str = "SDR",
+    notes: Mapping[str, str] = NONE,
 ) -> str:
     """`table` as HTML: a body per block under its label, each number with its origin as `title`. All text is escaped.
 
     Quartiles stand below the medians. In each block and column the best number is strong, the second underlined, and
     their titles say so; oracles are not ranked. A system's mark leads to the list of sources below the table, for
-    readers who cannot hover. Known costs stand beside SDR, not beside other metrics.
+    readers who cannot hover. Known costs stand beside SDR, not beside other metrics. `notes` has a line below the
+    name of each system measured here.
     """
-    cells = _cells(frame, published, convention, sources, metric)
+    cells = _cells(frame, published, convention, sources, metric, notes)
     shown, places = _ranked(cells, sources, metric)
+    noted = cells.groupby(["block", "system"])["note"].first()
     origin = cells.set_index(["block", "system", "stem"])["origin"].to_dict()
     quartiles = _quartiles(cells)
     sourced = cells.groupby(["block", "system"])["source"].unique()
-    notes = list(dict.fromkeys(note for index in shown.index for note in sourced[index]))
-    anchor = f"source-{crc32(repr((convention, metric, notes)).encode()):x}"  # no two tables of a page share it
+    origins = list(dict.fromkeys(source for index in shown.index for source in sourced[index]))
+    anchor = f"source-{crc32(repr((convention, metric, origins)).encode()):x}"  # no two tables of a page share it
     names = ["system", *shown.columns]
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in names)
     caption = html.escape(_caption(convention, metric, shown, places, "underlined"))
@@ -66,9 +75,10 @@ def table_html(
         label = f'<th colspan="{len(names)}" scope="colgroup"><em>{html.escape(block)}</em></th>'
         lines.append(f"<tbody><tr>{label}</tr>")
         for (_, system), row in rows.iterrows():
-            numbers = [notes.index(note) + 1 for note in sourced[block, system]]
+            numbers = [origins.index(source) + 1 for source in sourced[block, system]]
             marks = " ".join(f'<a href="#{anchor}-{n}" aria-label="source {n}">{n}</a>' for n in numbers)
-            lines.append(f'<tr><th scope="row">{html.escape(system)}<sup>{marks}</sup></th>')
+            note = f"<small>{html.escape(noted[block, system])}</small>" if noted[block, system] else ""
+            lines.append(f'<tr><th scope="row">{html.escape(system)}<sup>{marks}</sup>{note}</th>')
             for name, cell in row.items():
                 text, below = html.escape(_text(name, cell)), quartiles.get((block, system, name), "")
                 if name == "n":
@@ -82,26 +92,35 @@ def table_html(
                 lines.append(f'<td title="{title}">{text}</td>' if title else f"<td>{text}</td>")
             lines.append("</tr>")
         lines.append("</tbody>")
-    items = [f'<li id="{anchor}-{n}">{html.escape(note)}</li>' for n, note in enumerate(notes, 1)]
+    items = [f'<li id="{anchor}-{n}">{html.escape(source)}</li>' for n, source in enumerate(origins, 1)]
     return "\n".join([*lines, "</table>", '<ol class="flowsep-sources">', *items, "</ol>"])
 
 
 def table_markdown(
-    frame: Rows, published: Rows = None, *, convention: str, sources: Sequence[str], metric: str = "SDR"
+    frame: Rows,
+    published: Rows = None,
+    *,
+    convention: str,
+    sources: Sequence[str],
+    metric: str = "SDR",
+    notes: Mapping[str, str] = NONE,
 ) -> str:
     """`table` as Markdown, a heading row per block; a list below it names the sources of each block's numbers.
 
-    Quartiles stand in parentheses. In each block and column the best number is bold, the second in italics.
+    Quartiles stand in parentheses, as does the note of a system measured here. In each block and column the best
+    number is bold, the second in italics.
     """
-    cells = _cells(frame, published, convention, sources, metric)
+    cells = _cells(frame, published, convention, sources, metric, notes)
     shown, places = _ranked(cells, sources, metric)
+    noted = cells.groupby(["block", "system"])["note"].first()
     quartiles = _quartiles(cells)
     names = ["system", *shown.columns]
     lines = [_line(map(plain, names)), "|---|---|" + "---:|" * (len(names) - 2)]
     for block, rows in shown.groupby(level="block", sort=False):
         lines.append(_line([f"*{plain(block)}*", *[""] * (len(names) - 1)]))
         for (_, system), row in rows.iterrows():
-            texts = [plain(system)]
+            note = noted[block, system]
+            texts = [plain(f"{system} ({note})" if note else system)]
             for name, cell in row.items():
                 stars = {BEST: "**", SECOND: "*"}.get(places.get((block, system, name), ""), "")
                 spread = quartiles.get((block, system, name), "")
@@ -115,45 +134,68 @@ def table_markdown(
 
 
 def table_files(
-    frame: pd.DataFrame, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]
+    frame: pd.DataFrame,
+    published: Rows,
+    *,
+    conventions: Sequence[str],
+    sources: Sequence[str],
+    notes: Mapping[str, str] = NONE,
 ) -> dict[str, str]:
     """{file name: text} of the tables of each convention, as Markdown and as CSV."""
     texts = {}
     for convention in conventions:
-        texts[f"table-{convention}.md"] = table_markdown(frame, published, convention=convention, sources=sources)
+        shown = table_markdown(frame, published, convention=convention, sources=sources, notes=notes)
+        texts[f"table-{convention}.md"] = shown
         medians = aggregate(frame, convention).round(4)
         texts[f"table-{convention}.csv"] = medians.to_csv(index=False, lineterminator="\n")
     return texts
 
 
-def write_tables(folder: str | Path, published: Rows, *, conventions: Sequence[str], sources: Sequence[str]) -> None:
+def write_tables(folder: str | Path, published: Rows, **given: Any) -> None:
     """Write the `table_files` of all rows in `folder/scores`, and `tables.json` with `made_of`."""
     folder = Path(folder)
-    for name, text in table_files(load_scores(folder), published, conventions=conventions, sources=sources).items():
+    for name, text in table_files(load_scores(folder), published, **given).items():
         write_text(folder / name, text)
     write_text(folder / "tables.json", json.dumps({"made_of": made_of(folder)}, indent=1) + "\n")
 
 
-def _cells(frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str) -> pd.DataFrame:
+def _cells(
+    frame: Rows, published: Rows, convention: str, sources: Sequence[str], metric: str, notes: Mapping[str, str] = NONE
+) -> pd.DataFrame:
     """A row per number of the table: block, system, stem, the number, its quartiles, and the facts for `_pivot`."""
     check_convention(convention)
     parts: list[pd.DataFrame] = []
     if frame is not None:
         rows = aggregate(frame, convention, metric).rename(columns={"median": "value"})
         rows = rows.sort_values("kind", kind="stable")  # 'measured' first
-        notes = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
+        files = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
         how = rows["kind"].str.removeprefix("measured").str.replace(", ", " with ")  # published weights
         measured = MEASURED + how + ", " + rows["profile"] + " (" + rows["data"] + ")"
         rows["block"] = measured.where(rows["kind"] != KIND, f"read from {KIND} (" + rows["data"] + ")")
-        rows["source"] = [notes[tuple(key)] for key in rows[SYSTEM].to_numpy()]
+        rows["source"] = [files[tuple(key)] for key in rows[SYSTEM].to_numpy()]
+        named = rows[["system", "variant"]].to_numpy()
+        rows["note"] = ["" if variant else notes.get(system, "") for system, variant in named]
         rows["system"] = labels(rows)
         origins = [_origin(row) for row in rows.to_dict("records")]
         parts.append(rows.assign(origin=origins).rename(columns=COST_HEADS))
     if published is not None:
         rows = published[(published["convention"] == convention) & (published["metric"] == metric)]
         block = rows["kind"] + " (" + rows["dataset"] + ")"
-        parts.append(rows.assign(block=block, n=-1, failed=0, origin=rows["source"]))
-    columns = ["block", "system", "supervision", "stem", "value", "q25", "q75", "n", "failed", "origin", "source"]
+        parts.append(rows.assign(block=block, n=-1, failed=0, origin=rows["source"], note=""))
+    columns = [
+        "block",
+        "system",
+        "supervision",
+        "stem",
+        "value",
+        "q25",
+        "q75",
+        "n",
+        "failed",
+        "origin",
+        "source",
+        "note",
+    ]
     columns += SHOWN_COSTS
     cells = pd.concat([pd.DataFrame(columns=columns), *parts])[columns]
     return cells[cells["stem"].isin(list(sources))]
@@ -247,30 +289,8 @@ def _text(column: str, value: Any) -> str:
     if pd.isna(value):
         return "–"
     if column == "parameters":
-        return _prefixed(value)
-    return _digits(value) if column in SHOWN_COSTS else f"{value:.2f}"
-
-
-def _prefixed(number: float) -> str:
-    """266 M, 1.62 M, 20.1 k, 641."""
-    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= 0.9995 * size:
-            return f"{number / size:.3g} {prefix}"
-    return f"{number:.0f}"
-
-
-def _digits(number: float) -> str:
-    """12,345, or two digits below 99.5: 9.3, 0.021; <0.001 for less."""
-    if 0 < number < 0.001:
-        return "<0.001"
-    return f"{number:,.0f}" if number >= 99.5 else f"{number:.2g}"
-
-
-def plain(text: str) -> str:
-    """`text` escaped for a line of Markdown or a cell of a table: no markup, no mathematics, no link."""
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
-    # an underscore within a word is no markup
-    return re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", html.escape(text, quote=False))
+        return prefixed(value)
+    return digits(value) if column in SHOWN_COSTS else f"{value:.2f}"
 
 
 def _line(cells: Iterable[str]) -> str:

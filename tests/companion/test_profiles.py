@@ -182,5 +182,5 @@ def test_released_checkpoints_are_scored_without_training(tree):
     scores = read_scores(tree / "results" / "released" / "scores" / "instglow@checkpoints.csv")
     assert set(scores.stem) == {"vocals", "accompaniment"} and set(scores.status) == {"ok"}
     assert scores.checkpoint.str.fullmatch(r"G_1000\.pth:\w{12} G_1000\.pth:\w{12}").all()
-    assert plain("instglow [checkpoints]") in (tree / "results" / "released" / "table-paper.md").read_text()
+    assert plain("InstGlow [checkpoints]") in (tree / "results" / "released" / "table-paper.md").read_text()
     assert "InstGlow" in (tree / "results" / "released" / "table-paper.md").read_text()  # the paper's, beside it

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from score_rows import FOUR, PUBLISHED, Cells, scores, spending
 
+from companion.profile import Profile, load_profile
+from companion.systems.remarks import remarks
 from companion.tables import load_published, table, table_html, table_markdown
 from flowsep.files import FlowsepError
 
@@ -18,7 +20,7 @@ def test_blocks_are_sorted_by_the_mean_and_say_n(frame):
         "reported by the paper (Slakh2100-submix)",
     ]
     measured = actual.loc[blocks[0]]
-    assert list(measured.index) == ["flow [new priors]", "flow", "nmf", "mixture"]
+    assert list(measured.index) == ["flow [new priors]", "flow", "NMF", "mixture"]
     assert measured.loc["flow", ["bass", "drums", "mean"]].tolist() == [5, 7, 6]
     assert np.isnan(measured.loc["mixture", "mean"])  # a mean over fewer sources would not compare
     assert measured["n"].tolist() == ["1", "2", "2", "0–2 (2 failed)"]
@@ -26,6 +28,24 @@ def test_blocks_are_sorted_by_the_mean_and_say_n(frame):
     assert paper.index[0] == "Demucs (v2)" and paper["mean"].is_monotonic_decreasing
     assert paper.loc["InstGlow", "mean"] == pytest.approx((2.58 + 3.85) / 2)
     assert set(paper["n"]) == {""}
+
+
+def test_a_row_says_what_is_smaller_than_published_and_how_often_its_settings_were_tried(frame, tmp_path, monkeypatch):
+    monkeypatch.setattr(Profile, "folder", tmp_path)
+    (tmp_path / "choices.csv").write_text("system,mean\ndemucs_v2,1\ndemucs_v2,2\nflowsep,3\n")
+    systems = {"demucs_v2": {"width": 16, "sample_rate": 8000}, "flowsep": {}, "open_unmix": {}, "nmf": {}}
+    systems |= {"instglow": {}, "mine": {"class": "no/such/file.py:Mine"}}
+    notes = remarks(load_profile({"name": "x", "systems": systems, "model": {"steps": 6}}))
+    assert notes == {
+        "demucs_v2": "8 of 44.1 kHz, width 16 of 64; 2 settings tried",
+        "flowsep": "1 setting tried",
+        "instglow": "flow steps 6 of 12",
+    }
+    ours = frame.replace({"system": {"flow": "demucs_v2"}})
+    given = {"convention": "paper", "sources": ("bass",), "notes": {"demucs_v2": "<small>", "Demucs (v2)": "theirs"}}
+    page, text = (make(ours, load_published(PUBLISHED), **given) for make in (table_html, table_markdown))
+    assert page.count("<small>&lt;small&gt;</small>") == 1 and text.count("| Demucs v2 (&lt;small&gt;) |") == 1
+    assert "theirs" not in page + text  # a published row is what was published
 
 
 def test_conventions_never_share_a_table(frame):
