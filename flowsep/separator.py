@@ -125,7 +125,7 @@ def separate(
     *,
     memory_limit: int | None = None,
 ) -> Stems:
-    """`Separator(priors, config)(mixture, sample_rate, callback)`: for one song; see there."""
+    """`Separator(priors, config)(mixture, sample_rate, callback)` in one line, for one song; see `Separator`."""
     return Separator(priors, config, memory_limit=memory_limit)(mixture, sample_rate, callback)
 
 

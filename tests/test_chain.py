@@ -113,7 +113,7 @@ def test_nothing_on_a_page_shuts_readers_out(html, chromium):
     """Contrast, names of controls, headings, landmarks: axe-core finds nothing serious, the shadow roots included."""
     names = ("intro", "references", "chapters/03_glow", "chapters/separate_flows", "chapters/06_results")
     names += ("chapters/07_listen", "chapters/14_beyond_the_paper", "chapters/15_what_it_cannot_do", "chapters/status")
-    for name in (*names, "chapters/09_the_flow_shown", "glossary"):
+    for name in (*names, "chapters/09_the_flow_shown", "chapters/04_train_prior", "glossary", "api"):
         with open_page(html / f"{name}.html", browser=chromium) as page:
             page.wait_for_load_state("load")
             assert grave_faults(page, {"resultTypes": ["violations"]}) == {}, name
