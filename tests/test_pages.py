@@ -3,16 +3,23 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import schematics
 
 from companion.show import player, slider
 
 BOOK = Path(__file__).parent.parent / "book"
+NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in sorted((BOOK.parent / "notebooks").glob("*.ipynb"))}
+TEXTS = {page.name: page.read_text("utf-8") for page in sorted(BOOK.glob("*.md"))} | {
+    path.name: "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for path, notebook in NOTEBOOKS.items()
+}
 SOLUTIONS = [
-    (page.name, number, code)
-    for page in sorted(BOOK.glob("*.md"))
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S), 1)
+    (page, number, code)
+    for page, text in TEXTS.items()
+    for number, solution in enumerate(re.findall(r"^:::\{admonition\} Solution$(.*?)^:::$", text, re.M | re.S), 1)
+    for code in re.findall(r"^```python\n(.*?)^```", solution, re.M | re.S)
 ]
 
 

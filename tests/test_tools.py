@@ -130,7 +130,10 @@ def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
     executed.cells.insert(1, injected)
     renew_texts(executed, source)
     assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer"]
-    source.cells.append(cells[0]("a new section"))
+    source.cells.append(cells[0]("exercises"))
+    renew_texts(executed, source)
+    assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer", "exercises"]
+    source.cells.append(cells[1]("2"))
     source.cells[0].source = "newest"
     renew_texts(executed, source)  # other cells: as it was executed
     assert executed.cells[0].source == "new"

@@ -101,14 +101,17 @@ def unpack(results: Path, folder: Path, chapters: Collection[str] = ()) -> tuple
 def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> None:
     """Give an executed notebook the Markdown that its source has now, so that better wording needs no new run.
 
-    Nothing changes where the order of the cells has changed. The code is another matter: `make check-results` holds it
-    against the source's.
+    Text at its end may be new. Nothing changes where the order of the other cells has changed. The code is another
+    matter: `make check-results` holds it against the source's.
     """
     shown = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    if [cell.cell_type for cell in shown] == [cell.cell_type for cell in source.cells]:
-        for cell, now in zip(shown, source.cells, strict=True):
+    new = source.cells[len(shown) :]
+    kinds, kinds_now = ([cell.cell_type for cell in cells] for cells in (shown, source.cells[: len(shown)]))
+    if kinds == kinds_now and all(cell.cell_type == "markdown" for cell in new):
+        for cell, now in zip(shown, source.cells, strict=False):
             if cell.cell_type == "markdown":
                 cell.source = now.source
+        notebook.cells += new
 
 
 def renew_scripts(notebook: nbformat.NotebookNode) -> None:
