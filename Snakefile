@@ -128,9 +128,9 @@ rule cache:
     params:
         settings=[PROFILE.hash_of(name) for name in PROFILE.systems],
     priority: 20
-    threads: 1
+    threads: all_cores
     shell:
-        f"python -m companion cache --profile {CONFIG} > {{log:q}} 2>&1"
+        f"OMP_NUM_THREADS={{threads}} python -m companion cache --profile {CONFIG} > {{log:q}} 2>&1"
 
 rule prior:
     input:

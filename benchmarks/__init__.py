@@ -7,7 +7,7 @@ is compared with lies in `tests/reference/`: the paper's loops as plainly as the
 import sys
 from pathlib import Path
 
-TOPICS = ("floor", "separation", "convergence", "training", "memory", "evaluation", "startup")
+TOPICS = ("floor", "separation", "convergence", "training", "feeding", "memory", "evaluation", "startup")
 
 TESTS = str(Path(__file__).parent.parent / "tests")
 if TESTS not in sys.path:

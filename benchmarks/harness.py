@@ -21,7 +21,7 @@ import torch
 from companion.provenance import git_state
 from companion.tables.speed import FORMAT, read_bench
 from flowsep.files import FlowsepError, write_text
-from flowsep.machine import device_name
+from flowsep.machine import device_name, processors
 
 from .targets import compare
 
@@ -53,11 +53,6 @@ class Context:
     @property
     def clock(self) -> Clock:
         return cuda_clock if self.device == "cuda" else wall_clock
-
-
-def processors() -> int:
-    """How many this process may run on, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

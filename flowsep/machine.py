@@ -1,6 +1,7 @@
 """The machine: its name, its devices and the memory of this process."""
 
 import ctypes
+import os
 import platform
 import re
 import resource
@@ -35,6 +36,11 @@ def peak_memory() -> float:
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts KiB on Linux, bytes on macOS
     return round((used or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit) / 2**20, 1)
+
+
+def processors() -> int:
+    """How many this process may run on, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def held_memory() -> int:

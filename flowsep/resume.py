@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from .config import TrainingConfig
 from .files import FlowsepError, atomic_path, changes, locked
-from .machine import choose_device
+from .machine import choose_device, processors
 from .weights import load_exactly, read_header, read_safetensors, save_safetensors
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+FEEDERS = 8  # threads that prepare batches for a GPU
 
 
 def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
@@ -132,35 +134,52 @@ def alone(fabric: "Fabric", work: Path) -> Iterator[None]:
 
 
 class Ahead:
-    """`draw(step)` as a tensor on a device, while a thread draws what comes next: nobody waits for data.
+    """`draw(step)` as a tensor on a device, while threads draw what comes next: nobody waits for data.
 
-    A batch depends on its step alone, so these are the batches that there would be without a thread. An error of
-    `draw` is raised where its batch is asked for.
+    A batch depends on its step alone, so these are the batches that there would be without threads. An error of `draw`
+    is raised where its batch is asked for. A GPU is fed by up to `FEEDERS` threads, and gets the next batch while it
+    still computes; a CPU, which has to compute as well, is fed by one.
 
     Args:
-        draw: step -> (batch, ...), its share of which this process takes.
+        draw: step -> (batch, ...), called from several threads at once.
         steps: none is drawn ahead from this step on.
-        fabric: of `start_fabric`: the device, and which of how many equal shares is taken.
-        ahead: how many batches are ready at most.
+        fabric: of `start_fabric`, for the device.
     """
 
-    def __init__(self, draw: Callable[[int], np.ndarray], steps: int, fabric: "Fabric", *, ahead: int = 2):
-        self.draw, self.steps, self.fabric, self.ahead = draw, steps, fabric, ahead
+    def __init__(self, draw: Callable[[int], np.ndarray], steps: int, fabric: "Fabric"):
+        self.draw, self.steps, self.device = draw, steps, fabric.device
+        self.gpu = self.device.type == "cuda"
+        self.workers = min(FEEDERS, processors()) if self.gpu else 1
+        self.stream = torch.cuda.Stream(self.device) if self.gpu else None
         self.drawn: dict[int, Future[Tensor]] = {}
+        self.copied: dict[int, Tensor] = {}
 
     def __enter__(self) -> Self:
-        self.thread = ThreadPoolExecutor(1)
+        self.threads = ThreadPoolExecutor(self.workers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.thread.shutdown(cancel_futures=True)
+        self.threads.shutdown(cancel_futures=True)
 
     def __call__(self, step: int) -> Tensor:
-        for wanted in range(step, max(step + 1, min(step + 1 + self.ahead, self.steps))):
-            if wanted not in self.drawn:
-                self.drawn[wanted] = self.thread.submit(self._prepare, wanted)
-        return self.drawn.pop(step).result().to(self.fabric.device, non_blocking=True)
+        for wanted in range(step, max(step + 1, min(step + 1 + max(2, self.workers), self.steps))):
+            if wanted not in self.drawn and wanted not in self.copied:
+                self.drawn[wanted] = self.threads.submit(self._prepare, wanted)
+        batch = self.copied.pop(step) if step in self.copied else self._copy(step)
+        if self.gpu:
+            now = torch.cuda.current_stream(self.device)
+            now.wait_stream(self.stream)
+            batch.record_stream(now)
+            following = self.drawn.get(step + 1)
+            if following and following.done() and not following.exception():
+                self.copied[step + 1] = self._copy(step + 1)
+        return batch
 
     def _prepare(self, step: int) -> Tensor:
-        batch = torch.from_numpy(self.draw(step)).chunk(self.fabric.world_size)[self.fabric.global_rank]
-        return batch.pin_memory() if self.fabric.device.type == "cuda" else batch
+        batch = torch.from_numpy(self.draw(step))
+        return batch.pin_memory() if self.gpu else batch
+
+    def _copy(self, step: int) -> Tensor:
+        batch = self.drawn.pop(step).result()
+        with torch.cuda.stream(self.stream):
+            return batch.to(self.device, non_blocking=True)

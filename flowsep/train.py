@@ -34,10 +34,10 @@ DIVERGED = 5.0  # nats per element above the first validation: no run comes back
 
 
 class Sampler(Protocol):
-    """What `fit_prior` draws from; `companion.data.crops.CropSampler` is one."""
+    """What `fit_prior` draws from, in threads; `companion.data.crops.CropSampler` is one."""
 
-    def batch(self, step: int) -> np.ndarray:
-        """(batch, samples) of audio, a function of the step alone."""
+    def batch(self, step: int, rows: slice = slice(None)) -> np.ndarray:
+        """(batch, samples) of audio, a function of the step alone; with several `devices` each asks for its `rows`."""
 
 
 class Task:
@@ -124,7 +124,9 @@ def fit_prior(
     held_out = _noisy_features(torch.from_numpy(validation).to(fabric.device), prior, training.noise)
     start = np.concatenate([sampler.batch(step) for step in range(max(1, 64 // training.batch))])
     prior.glow.initialise(_noisy_features(torch.from_numpy(start).to(fabric.device), prior, training.noise))
-    with Ahead(sampler.batch, training.steps, fabric) as batches, alone(fabric, work):
+    share = training.batch // fabric.world_size
+    own = [slice(share * fabric.global_rank, share * (fabric.global_rank + 1))] if fabric.world_size > 1 else []
+    with Ahead(lambda step: sampler.batch(step, *own), training.steps, fabric) as batches, alone(fabric, work):
         task = _PriorTask(prior, training, batches, held_out, work, seed)
         costs = optimise(task, training, work, settings, fabric, seed=seed, progress=progress)
         if fabric.is_global_zero:

@@ -15,7 +15,7 @@ class CropSampler:
     A batch depends on the seed and the step alone, so that a resumed training sees the same crops.
 
     Args:
-        segments: arrays (samples,); one shorter than a crop is padded with zeros.
+        segments: arrays or `Recording`s (samples,); one shorter than a crop is padded with zeros.
         length: of a crop, in samples.
         batch: crops per batch.
         in_turn: draw every segment once before any segment again, in a new order for each pass, and a crop anywhere in
@@ -50,21 +50,25 @@ class CropSampler:
         self.candidates = np.stack([which, np.concatenate(starts)], axis=1)
         _, self.first, self.count = np.unique(which, return_index=True, return_counts=True)  # of each segment
 
-    def batch(self, step: int) -> np.ndarray:
-        """The crops of one training step, float32 (batch, samples)."""
+    def batch(self, step: int, rows: slice = slice(None)) -> np.ndarray:
+        """The crops of one training step, float32 (batch, samples), or some rows of them, side by side."""
         rng = np.random.default_rng([self.seed, step])
-        crops = np.zeros((self.size, self.length), np.float32)
+        own = range(self.size)[rows]
         chosen = self._in_turn(rng, step) if self.in_turn else rng.choice(self.candidates, self.size)
-        for crop, (which, start) in zip(crops, chosen, strict=True):
+        moves = rng.integers(self.grid, size=self.size)
+        crops = np.empty((len(own), self.length), np.float32)
+        for crop, (which, start), move in zip(crops, chosen[rows], moves[rows], strict=True):
             segment = self.segments[which]
-            beside = min(start + rng.integers(self.grid), max(len(segment) - self.length, 0))
-            if _rms(_crop(segment, beside, self.length)) < self.floor:
-                beside = start  # audible at the grid point, but not beside it
-            crop[:] = _crop(segment, beside, self.length)
+            crop[:] = _crop(segment, min(start + move, max(len(segment) - self.length, 0)), self.length)
+            if _rms(crop) < self.floor:  # audible at the grid point, but not beside it
+                crop[:] = _crop(segment, start, self.length)
         gains = 10 ** (rng.uniform(-self.gain_db, self.gain_db, (self.size, 1)) / 20)
-        crops *= gains.astype(np.float32)
+        crops *= gains[rows].astype(np.float32)
         if self.dequantise:
-            crops += rng.random(crops.shape, np.float32) / 32768
+            _skip(rng, own.start * self.length)
+            noise = rng.random(crops.shape, np.float32)
+            noise /= 32768
+            crops += noise
         return crops
 
     def _in_turn(self, rng: np.random.Generator, step: int) -> np.ndarray:
@@ -94,7 +98,15 @@ def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: fl
 
 def _crop(segment: np.ndarray, start: int, length: int) -> np.ndarray:
     crop = np.asarray(segment[start : start + length], np.float32)
-    return np.pad(crop, (0, length - len(crop)))
+    return crop if len(crop) == length else np.pad(crop, (0, length - len(crop)))
+
+
+def _skip(rng: np.random.Generator, count: int) -> None:
+    """Let `rng` go on as if it had drawn so many numbers of 32 bits; it draws them two by two."""
+    if count:
+        count -= rng.random(rng.bit_generator.state["has_uint32"], np.float32).size  # the second of a pair
+        rng.bit_generator.advance(count // 2)  # type: ignore[attr-defined]  # of numpy's default
+        rng.random(count % 2, np.float32)
 
 
 def _rms(audio: np.ndarray) -> float:

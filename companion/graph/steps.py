@@ -27,7 +27,7 @@ from ..scores.evaluate import evaluate_system, read_scores, unavailable_rows, wr
 from ..scores.museval_json import write_museval
 from ..systems import System, load_system
 from ..systems.our_flow import OurFlow
-from ..systems.priors import load_trained
+from ..systems.priors import HEARD, load_trained
 
 SCORES = "scores.csv"  # of a shard
 # columns in which the rows of all shards must agree
@@ -40,8 +40,8 @@ def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
     One job does it before any training, so that no two jobs write the same file.
     """
     for source in profile.trained:
-        for subset in ("train", "valid", "test"):
-            solo_segments(dataset, subset, source, profile.feature)
+        for subset, songs in (("train", None), ("valid", None), ("test", HEARD)):
+            solo_segments(dataset, subset, source, profile.feature, songs=songs)
     for name in profile.systems:
         _system(profile, name).material(dataset, profile)
     path = profile.folder / "cache.json"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 Stems = Sequence[Sequence[np.ndarray]]  # source -> song -> (channels, samples); without samples where it has none
 
@@ -40,7 +41,9 @@ class MixtureSampler:
     def batch(self, step: int) -> np.ndarray:
         """The stems of one step, float32."""
         rng = np.random.default_rng([self.seed, step])
-        batch = np.zeros((self.size, len(self.stems), self.channels, self.length), np.float32)
+        shape = (self.size, len(self.stems), self.channels, self.length)
+        pinned = torch.cuda.is_available()  # memory that a GPU reads by itself, and that torch keeps for later batches
+        batch = torch.empty(shape, pin_memory=True).numpy() if pinned else np.empty(shape, np.float32)
         for item in batch:
             if rng.random() < self.song_share:
                 song, start = _draw(rng, self.song_starts)
@@ -48,10 +51,10 @@ class MixtureSampler:
                 continue
             for stem, songs, starts in zip(item, self.stems, self.starts, strict=True):
                 song, start = _draw(rng, starts)
-                place(stem[None], [songs], song, start)
-                stem *= np.float32(rng.uniform(*self.gains))
-                if rng.random() < 0.5:
-                    stem[:] = stem[::-1].copy()
+                piece = songs[song][:, start : start + self.length]
+                gain, swapped = np.float32(rng.uniform(*self.gains)), rng.random() < 0.5
+                np.multiply(piece[::-1] if swapped else piece, gain, out=stem[:, : piece.shape[1]])
+                stem[:, piece.shape[1] :] = 0
         return batch
 
 
@@ -76,6 +79,7 @@ def place(item: np.ndarray, stems: Stems, song: int, start: int) -> None:
     for target, songs in zip(item, stems, strict=True):
         piece = songs[song][:, start : start + target.shape[-1]]
         target[:, : piece.shape[-1]] = piece
+        target[:, piece.shape[-1] :] = 0
 
 
 def _draw(rng: np.random.Generator, starts: np.ndarray) -> tuple[int, int]:

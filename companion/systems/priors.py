@@ -22,6 +22,8 @@ from flowsep.train import crop_samples, fit_prior
 from ..codehash import code_hash
 from ..profile import Profile, load_profile
 
+HEARD = 20  # test songs whose solo stems the chapters on priors show
+
 
 def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path, *, progress: bool = True) -> Prior:
     """`fit_prior` on the solo stems of one source of a data set, all settings from the profile.
@@ -136,7 +138,7 @@ def _process(profile: str, source: str, folder: str | None = None, data_hash: st
     train_source(dataset, source, settings, folder or settings.folder, progress=os.environ["RANK"] == "0")
 
 
-def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 20, most: int = 200) -> np.ndarray:
+def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = HEARD, most: int = 200) -> np.ndarray:
     """Solo clips that no prior has seen, of the test songs and cut as for training: float32 (clips, samples).
 
     Of the first `songs` that have the source, and thinned out evenly to `most`, so that any data set is as quick.
@@ -144,7 +146,7 @@ def held_out_clips(dataset: Any, source: str, profile: Profile, *, songs: int = 
     from ..data.crops import validation_crops
     from ..data.segments import solo_segments  # sound files, which fitting alone does without
 
-    segments = solo_segments(dataset, "test", source, profile.feature)[:songs]
+    segments = solo_segments(dataset, "test", source, profile.feature, songs=songs)
     length = crop_samples(profile.training, profile.feature)
     clips = validation_crops(segments, length, profile.training.silence_db)
     return clips[np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)]

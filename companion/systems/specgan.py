@@ -16,7 +16,7 @@ from torch.nn.functional import leaky_relu, relu
 
 from flowsep.config import FeatureConfig, TrainingConfig
 from flowsep.prior import parameters
-from flowsep.resume import start_fabric
+from flowsep.resume import Ahead, start_fabric
 from flowsep.train import IDENTITY, Task, magnitudes, optimise
 from flowsep.weights import save_safetensors
 
@@ -151,10 +151,12 @@ def fit_gan(
     training = training.model_copy(update={"precision": "32-true"})
     fabric = start_fabric(training)
     torch.manual_seed(seed)
-    task = _GanTask(source, options, sampler, validation, fabric.device)
+    batches = Ahead(sampler.batch, options.steps * options.critic_steps, fabric)
+    task = _GanTask(source, options, sampler, batches, validation, fabric.device)
     settings = {"source": source, "seed": seed, "options": options.model_dump(mode="json")}
     settings |= {key: (provenance or {}).get(key) for key in IDENTITY}
-    costs = optimise(task, training, work, settings, fabric, seed=seed, progress=False)
+    with batches:
+        costs = optimise(task, training, work, settings, fabric, seed=seed, progress=False)
     origin = {**(provenance or {}), "parameters": parameters(task.generator), **costs}
     header = {"format": FORMAT, **settings, "provenance": origin}
     save_safetensors(checkpoint, task.generator.state_dict(), header)
@@ -169,15 +171,21 @@ class _GanTask(Task):
     key, betas = "prior.lr", (0.5, 0.9)
 
     def __init__(
-        self, source: str, options: SpecGANOptions, sampler: Any, validation: np.ndarray, device: torch.device
+        self,
+        source: str,
+        options: SpecGANOptions,
+        sampler: Any,
+        batches: Ahead,
+        validation: np.ndarray,
+        device: torch.device,
     ):
         network = nn.ModuleDict({"generator": Generator(options), "critic": Critic(options)}).to(device)
         super().__init__(f"gan_prior: {source}", network)
         self.generator, self.critic = network["generator"], network["critic"]
-        self.options, self.sampler, self.device = options, sampler, device
-        first = [self._features(sampler.batch(k)) for k in range(max(1, 512 // options.batch))]
+        self.options, self.batches, self.device = options, batches, device
+        first = [self._features(torch.from_numpy(sampler.batch(k))) for k in range(max(1, 512 // options.batch))]
         self.generator.measure(torch.cat(first))
-        self.held_out = self.generator.image(self._features(validation))
+        self.held_out = self.generator.image(self._features(torch.from_numpy(validation)))
 
     def update(self, fabric, network, optimizer, step, clip):
         """See `Task.update`; the value is the critic's distance."""
@@ -189,7 +197,7 @@ class _GanTask(Task):
 
         distances = []
         for turn in range(self.options.critic_steps):
-            batch = self.sampler.batch(step * self.options.critic_steps + turn)
+            batch = self.batches(step * self.options.critic_steps + turn)
             real = self.generator.image(self._features(batch))
             with torch.no_grad():
                 fake = self.generator(self._draw(len(real)))
@@ -214,5 +222,5 @@ class _GanTask(Task):
     def _draw(self, count: int) -> Tensor:
         return (2 * torch.rand(count, self.options.latent) - 1).to(self.device)
 
-    def _features(self, crops: np.ndarray) -> Tensor:
-        return magnitudes(torch.from_numpy(crops).to(self.device), self.options.feature)[:, : self.options.side]
+    def _features(self, crops: Tensor) -> Tensor:
+        return magnitudes(crops.to(self.device), self.options.feature)[:, : self.options.side]

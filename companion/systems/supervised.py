@@ -16,7 +16,7 @@ from flowsep.config import HOW_ONLY
 from flowsep.files import SAMPLE_RATES, FlowsepError
 from flowsep.machine import choose_device
 from flowsep.prior import parameters
-from flowsep.resume import alone, start_fabric
+from flowsep.resume import Ahead, alone, start_fabric
 from flowsep.train import Task, optimise
 from flowsep.weights import check_weights, load_exactly, read_safetensors, save_safetensors
 
@@ -121,13 +121,13 @@ class Supervised(System):
         torch.manual_seed(profile.seed)
         network = self.build()
         self.prepare(network, sampler)
-        task = _NetworkTask(self, network.to(fabric.device), sampler, stems["valid"], work, profile.seed)
         settings = {"system": self.name, "sources": list(self.sources), "seed": profile.seed, "data": dataset.hash}
         settings |= {"code": code_of_class(type(self))}
         unused = {"epochs", "gain_db", "silence_db", *HOW_ONLY}  # of the priors' crops
         settings |= {"training": training.model_dump(mode="json", exclude=unused)}
         settings |= {"options": options.model_dump(mode="json", exclude=set(WHILE_SEPARATING))}
-        with alone(fabric, work):
+        with alone(fabric, work), Ahead(sampler.batch, training.steps, fabric) as batches:
+            task = _NetworkTask(self, network.to(fabric.device), batches, stems["valid"], work, profile.seed)
             costs = optimise(task, training, work, settings, fabric, seed=profile.seed, progress=progress)
             if not (work / "best.safetensors").is_file():
                 raise FlowsepError(f"{self.name}: no step improved on the initial validation loss; train longer")
@@ -210,22 +210,20 @@ class Supervised(System):
 class _NetworkTask(Task):
     """The loss of a `Supervised` system on mixtures that are scaled to one level."""
 
-    def __init__(
-        self, system: Supervised, network: nn.Module, sampler: MixtureSampler, held_out: Any, work: Path, seed: int
-    ):
+    def __init__(self, system: Supervised, network: nn.Module, batches: Ahead, held_out: Any, work: Path, seed: int):
         super().__init__(system.name, network)
-        self.system, self.sampler, self.held_out, self.work, self.seed = system, sampler, held_out, work, seed
+        self.system, self.batches, self.held_out, self.work, self.seed = system, batches, held_out, work, seed
         self.key = f"systems.{system.name}.lr"
         self.device = next(network.parameters()).device
 
     def loss(self, network, step):
-        return self._scaled_loss(network, self.sampler.batch(step))
+        return self._scaled_loss(network, self.batches(step))
 
     def validate(self, network):
         total, items, options = 0.0, 0, self.system.options
         batches = validation_batches(self.held_out, self.system.crop, options.batch, options.mixes, self.seed)
         for batch in batches:
-            total += self._scaled_loss(network, batch).item() * len(batch)
+            total += self._scaled_loss(network, torch.from_numpy(batch).to(self.device)).item() * len(batch)
             items += len(batch)
         return total / items
 
@@ -234,6 +232,5 @@ class _NetworkTask(Task):
             header = {"step": step, "valid_loss": value}
             save_safetensors(self.work / "best.safetensors", self.network.state_dict(), header)
 
-    def _scaled_loss(self, network: nn.Module, batch: np.ndarray) -> Tensor:
-        stems = torch.from_numpy(batch).to(self.device)
+    def _scaled_loss(self, network: nn.Module, stems: Tensor) -> Tensor:
         return self.system.loss(network, stems * self.system.gain(stems.sum(dim=1)).unsqueeze(1))

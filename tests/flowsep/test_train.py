@@ -149,9 +149,21 @@ def test_batches_drawn_ahead_are_the_same():
         for step in (3, 4, 5, 9):  # of a run that goes on
             np.testing.assert_array_equal(batches(step).numpy(), hum.batch(step))
     assert set(drawn) <= {3, 4, 5, 6, 7, 9} and len(drawn) == len(set(drawn))
-    one, other = (SimpleNamespace(world_size=2, global_rank=rank, device=torch.device("cpu")) for rank in (0, 1))
-    with Ahead(hum.batch, 1, one) as first, Ahead(hum.batch, 1, other) as second:
-        np.testing.assert_array_equal(torch.cat([first(0), second(0)]).numpy(), hum.batch(0))
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_the_same():
+    """Also large ones, from memory of torch that is used again while copies are under way."""
+
+    def draw(step):
+        batch = torch.empty(2**22, pin_memory=True).numpy()
+        batch[:] = step
+        return batch
+
+    fabric = start_fabric(SIZES["training"].model_copy(update={"device": "cuda"}))
+    with Ahead(draw, 50, fabric) as batches:
+        sums = [batches(step).double().mean() for step in range(50)]
+    assert [float(mean) for mean in sums] == [float(step) for step in range(50)]
 
 
 def test_drawing_ahead_ends_with_an_error_and_hands_it_on():

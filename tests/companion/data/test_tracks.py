@@ -3,19 +3,22 @@
 import resource
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 import soxr
+import torch
 from helpers import BROKEN, ODD_NAME, RATE, SOURCES, damage, make_stems, write_hq_tree, write_packed_tree, write_track
 
 from companion.band import toyband
 from companion.data.crops import CropSampler, validation_crops
-from companion.data.segments import solo_segments
+from companion.data.recordings import recordings
+from companion.data.segments import solo_segments, whole_stems
 from companion.data.tracks import Track, load_dataset
-from companion.profile import DataConfig
+from companion.profile import DataConfig, PiecesConfig
 from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError, sha256
 
@@ -256,16 +259,56 @@ def test_solo_segments_are_resampled_mono_stems_and_no_mixture_is_read(hq, monke
     for track, segment in zip(dataset.subset("train"), segments, strict=True):
         expected = soxr.resample(track.stem("bass").mean(axis=0), RATE, 22050, "HQ")
         np.testing.assert_array_equal(segment, expected)
-        assert segment.dtype == np.float32 and isinstance(segment, np.memmap)
+        assert segment[:].dtype == np.asarray(segment).dtype == np.float32
+        assert torch.equal(torch.tensor(segment), torch.from_numpy(expected))  # as a system of one's own may do
     count = len(read)
     again = solo_segments(dataset, "train", "bass", FeatureConfig())  # from the cache: nothing is decoded
-    assert len(read) == count and all((a == b).all() for a, b in zip(again, segments, strict=True))
+    assert len(read) == count and all(np.array_equal(a, b) for a, b in zip(again, segments, strict=True))
     files = list((tmp_path / "cache").rglob("*"))
     assert {file.suffix for file in files if file.is_file()} == {".f32", ".json"}  # both tracks, and nothing half done
-    assert solo_segments(dataset, "valid", "bass", FeatureConfig(sample_rate=16000))[0].size != segments[0].size
+    assert len(solo_segments(dataset, "valid", "bass", FeatureConfig(sample_rate=16000))[0]) != len(segments[0])
 
 
-def test_many_tracks_need_few_open_files(tmp_path):
+def test_what_has_16_bits_takes_16_bits(tmp_path):
+    """Stems at their own rate, and the paper's pieces, which are rounded; other values than these never change."""
+    write_hq_tree(tmp_path / "hq", train=2, test=0, subtype="PCM_16")
+    dataset = load("musdb18hq", tmp_path / "hq", valid_tracks=1)
+    (track,) = dataset.subset("train")
+    (stereo,) = whole_stems(dataset, "train", "bass", RATE)
+    np.testing.assert_array_equal(stereo, track.stem("bass"))
+    (solo,) = solo_segments(dataset, "train", "bass", FeatureConfig())
+    np.testing.assert_array_equal(solo, soxr.resample(track.stem("bass").mean(axis=0), RATE, 22050, "HQ"))
+    assert (stereo.stored.dtype, solo.stored.dtype) == (np.int16, np.float32)
+    pieces = replace(dataset, pieces=PiecesConfig(seconds=(0.2, 0.2), shortest=0.1, valid_share=0.4))
+    cut = solo_segments(pieces, "train", "bass", FeatureConfig())
+    assert {piece.stored.dtype for piece in cut} == {np.dtype(np.int16)}
+    whole = recordings("", ["loud"], lambda _: np.full((1, 9), 1.5, np.float32), 1, rounded=True)[0]
+    np.testing.assert_array_equal(whole, np.full((1, 9), 1.5))  # nothing is clipped
+
+
+def test_decoding_goes_on_where_it_was(tmp_path, monkeypatch):
+    write_hq_tree(tmp_path / "hq", train=4, test=0)
+    dataset, read = load("musdb18hq", tmp_path / "hq", valid_tracks=1), []
+    original = Track._read
+
+    def stopping(self, source):
+        read.append(self.name)
+        if len(read) == 3:
+            raise KeyboardInterrupt
+        return original(self, source)
+
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    monkeypatch.setattr(Track, "_read", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        solo_segments(dataset, "train", "bass", FeatureConfig())
+    assert len(solo_segments(dataset, "train", "bass", FeatureConfig())) == 3
+    assert len(read) == 4 and read[2] == read[3]  # none of the first two is decoded again
+    names = [path.name for path in (tmp_path / "cache" / "segments").iterdir()]
+    assert len(names) == 3 and not any(name.startswith(".") for name in names)
+
+
+def test_many_tracks_need_few_open_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     write_hq_tree(tmp_path, train=60, test=0, seconds=0.02)
     dataset = load("musdb18hq", tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -280,7 +323,7 @@ def test_many_tracks_need_few_open_files(tmp_path):
 def test_changed_stem_is_decoded_anew(tmp_path):
     write_hq_tree(tmp_path / "hq", train=1, test=1)
     dataset = load("musdb18hq", tmp_path / "hq")
-    before = solo_segments(dataset, "test", "vocals", FeatureConfig())[0].copy()
+    before = np.array(solo_segments(dataset, "test", "vocals", FeatureConfig())[0])
     path = tmp_path / "hq" / "test" / "song 0" / "vocals.wav"
     audio, rate = sf.read(path, dtype="float32")
     sf.write(path, -audio, rate, "FLOAT")  # same size, other content
@@ -311,7 +354,8 @@ def test_all_damaged_training_tracks_are_named_at_the_end(tmp_path):
     bad = [name for name in "ab" if name != held_out]
     with pytest.raises(FlowsepError, match=rf"{len(bad)} of 3 tracks.*{bad[-1]}/bass\.wav"):
         solo_segments(dataset, "train", "bass", FeatureConfig())
-    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["content.json"]
+    kept = [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert sorted(kept) == [".f32"] * (3 - len(bad)) + [".json"]  # the others need not be decoded again
 
 
 def test_damaged_test_tracks_are_left_out_and_told(tmp_path, caplog):
@@ -332,6 +376,18 @@ def test_batches_depend_on_seed_and_step_alone():
     assert later[4].shape == (4, 3000) and later[4].dtype == np.float32
     assert not np.array_equal(later[3], later[4])
     assert not np.array_equal(CropSampler(segments, 3000, seed=6, **options).batch(4), later[4])
+
+
+@pytest.mark.parametrize(("batch", "length"), [(6, 301), (9, 300), (4, 1)])
+def test_some_rows_of_a_batch_are_those_of_the_whole_batch(batch, length):
+    """So that each of several processes draws its own share: odd and even numbers of 32-bit draws to be skipped."""
+    segments = [np.random.default_rng(k).uniform(-0.5, 0.5, 5000).astype(np.float32) for k in range(3)]
+    for in_turn in (False, True):
+        sampler = CropSampler(segments, length, batch=batch, gain_db=6.0, in_turn=in_turn)
+        for step in range(3):
+            whole = sampler.batch(step)
+            for first, last in ((0, 1), (0, batch), (1, 3), (batch - 1, batch)):
+                np.testing.assert_array_equal(sampler.batch(step, slice(first, last)), whole[first:last])
 
 
 def test_crops_are_drawn_by_duration_from_everywhere():

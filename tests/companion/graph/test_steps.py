@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from helpers import write_hq_tree
 
-from companion.data import segments
+from companion.data import recordings
 from companion.data.excerpts import load_excerpt, load_excerpts
 from companion.data.tracks import load_dataset
 from companion.graph import steps
@@ -155,6 +155,6 @@ def test_one_job_writes_all_that_trainings_read(project, monkeypatch):
     own["flowsep"] = {"members": [{}, {"feature": {"sample_rate": 11025}}]}
     profile, dataset = project(systems=own)
     assert main(["cache", "--profile", "tiny"]) == 0
-    monkeypatch.setattr(segments, "atomic_path", lambda path: pytest.fail(f"written again: {path}"))
+    monkeypatch.setattr(recordings, "atomic_path", lambda path: pytest.fail(f"written again: {path}"))
     prepare_cache(profile, dataset)
     assert json.loads((profile.folder / "cache.json").read_text())["data_hash"] == dataset.hash
