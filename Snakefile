@@ -4,6 +4,7 @@
 #   snakemake --configfile configs/demo.yaml --cores 2 book
 #
 # A notebook that fails stays, with its traceback, under results/<profile>/logs/.
+import os
 import re
 import shlex
 import sys
@@ -22,6 +23,9 @@ HELD = ExitStack()  # until this process ends, however it ends: Snakemake's own 
 
 def parts(system):  # what jobs of their own fit of it: its priors one by one, or all at once
     return load_system(system, PROFILE.systems[system], sources=PROFILE.sources).parts()
+
+# relative paths in the profile begin at its file, also in notebooks, which only get what it says
+os.environ["FLOWSEP_PROFILE_FOLDER"] = str(Path(workflow.configfiles[0]).resolve().parent)
 
 try:  # an unknown key, system or option and missing data stop before any work
     PROFILE = load_profile(config.get("profile", {}))

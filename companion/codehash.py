@@ -23,7 +23,7 @@ NOT_FOLLOWED = (
         f"flowsep/{name}.py"
         for name in ("audio", "checkpoint", "cli", "files", "machine", "research_checkpoint", "weights")
     ),
-    *(f"companion/{name}.py" for name in ("profile", "provenance", "codehash", "live")),
+    *(f"companion/{name}.py" for name in ("profile", "parameters", "provenance", "codehash", "live")),
     *(f"companion/{room}" for room in ("band", "show", "tables", "studies", "graph")),
 )
 

@@ -4,12 +4,10 @@ The file holds one key, `profile`, so that `papermill -f configs/demo.yaml` give
 `snakemake --configfile configs/demo.yaml` reads the same file.
 """
 
-import ast
 import hashlib
-import itertools
 import json
+import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +26,8 @@ from pydantic import (
 
 from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, Settings, TrainingConfig
 from flowsep.files import MAX_DEPTH, MAX_YAML, FlowsepError, brief, check_size
+
+from .parameters import refuse_unknown_parameters
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
@@ -211,12 +211,13 @@ def find_root(start: str | Path = ".") -> Path:
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     """A profile by name (`"demo"`), by path of a YAML file, or from the mapping that papermill passes.
 
+    Relative paths are looked for beside its file first; for a mapping `FLOWSEP_PROFILE_FOLDER` says where that lies.
     Raises FlowsepError, which names the file, the key and its value. A copy of a profile needs a name of its own, since
     its results would replace the original's, and a notebook refuses parameters that it does not have.
     """
     refuse_unknown_parameters()
     if isinstance(profile, Mapping):
-        return _validate(profile, "profile")
+        return _beside(_validate(profile, "profile"), Path(os.environ.get("FLOWSEP_PROFILE_FOLDER", ".")))
     path = profile_path(profile)
     content = read_yaml(path)
     if not isinstance(content, Mapping) or list(content) != ["profile"]:
@@ -226,27 +227,23 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     original = path.with_name(f"{made.name}.yaml")
     if path.stem != made.name and original.is_file():
         raise FlowsepError(f"{path}: profile.name: '{made.name}' is the profile {original}; give the copy another name")
-    return made
+    return _beside(made, path.parent)
 
 
-def refuse_unknown_parameters() -> None:
-    """FlowsepError if papermill injected a parameter that the notebook around this process does not have.
+def _beside(profile: Profile, folder: Path) -> Profile:
+    """With the files that lie beside the profile's own, or below: the data's folder and systems' classes.
 
-    Papermill only warns of it, and the notebook would run with its default.
+    Where there is none, a relative path begins where it did: a class at the project, the data in the working directory.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    cells = shell.history_manager.input_hist_raw if shell else []
-    for own, injected in itertools.pairwise(cells):
-        if injected.startswith("# Parameters\n"):
-            known, given = _assigned(own), _assigned(injected)
-            if unknown := [name for name in given if name not in known]:
-                raise FlowsepError(f"-p {unknown[0]}: this notebook has no such parameter; it has {', '.join(known)}")
-
-
-def _assigned(code: str) -> list[str]:
-    """The names to which the statements of a cell assign."""
-    targets = [getattr(node, "targets", [getattr(node, "target", None)])[0] for node in ast.parse(code).body]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    systems = {name: dict(options) for name, options in profile.systems.items()}
+    for options in systems.values():
+        path, _, attribute = str(options.get("class", "")).rpartition(":")
+        if path and not Path(path).is_absolute() and (folder / path).is_file():
+            options["class"] = f"{os.path.relpath(folder / path, find_root())}:{attribute}"  # so in every clone
+    data, root = profile.data, profile.data.root
+    if root and not Path(root).is_absolute() and (folder / root).is_dir():
+        data = data.model_copy(update={"root": str((folder / root).resolve())})
+    return profile.model_copy(update={"data": data, "systems": systems})
 
 
 def profile_path(profile: str | Path) -> Path:

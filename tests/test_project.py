@@ -19,6 +19,7 @@ from papermill import inspect_notebook
 
 from companion import load_profile
 from companion.profile import find_root
+from companion.systems import load_system
 from flowsep import FlowsepError
 
 ROOT = Path(__file__).parent.parent
@@ -188,6 +189,25 @@ def test_profiles_can_be_read(path):
     assert profile.name == path.stem
     assert load_profile(path.stem) == profile
     assert load_profile(yaml.safe_load(path.read_text())["profile"]) == profile
+
+
+def test_relative_paths_begin_at_the_profiles_file(tmp_path, monkeypatch):
+    """And where nothing lies there, as in all profiles that come with the project, at the project."""
+    (tmp_path / "songs" / "train").mkdir(parents=True)
+    (tmp_path / "mine.py").write_text(
+        "from companion.systems import System\n\n\nclass Mine(System):\n    supervision = 'none'\n"
+    )
+    own = {"mine": {"class": "mine.py:Mine"}, "means": {"class": "notebooks/own_system.py:MeanSpectra"}}
+    content = {"name": "x", "data": {"kind": "stems", "root": "songs"}, "systems": own}
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump({"profile": content}))
+    monkeypatch.setenv("FLOWSEP_PROFILE_FOLDER", str(tmp_path))
+    for profile in (load_profile(path), load_profile(content)):
+        assert profile.data.root == str(tmp_path / "songs")
+        assert profile.systems["means"] == own["means"]
+        assert load_system("mine", profile.systems["mine"], sources=("a",)).name == "mine"
+    demo = load_profile("demo")
+    assert demo.systems["mean_spectra"] == own["means"] and demo.hash_of("mean_spectra") == "bc2a9d5ba41e"
 
 
 def test_another_system_leaves_the_hash_of_the_others_alone():
