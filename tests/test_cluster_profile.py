@@ -3,24 +3,34 @@
 `make test-cluster` runs the graph with it.
 """
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yte
 from helpers import copy_project
 
+from companion.systems import SYSTEMS
+
 ROOT = Path(__file__).parent.parent
 SLURM = ROOT / "profiles" / "slurm" / "config.yaml"
-TRAINED = {"prior", "fit"}
+RULES = ("prior", "fit", "shard", "separate")  # which compute with networks
 
 
 def read() -> dict:
     with SLURM.open(encoding="utf-8") as file:
         return yte.process_yaml(file, require_use_yte=True)
+
+
+def gpus(rule: str, system: str, *given: str) -> int:
+    """How many a job asks for, by the expression that Snakemake evaluates."""
+    asked = str(read()["set-resources"][rule]["gpu"])
+    return eval(asked, {"wildcards": SimpleNamespace(system=system), "input": given})
 
 
 @pytest.fixture
@@ -46,15 +56,25 @@ def test_every_rule_of_the_graph_has_its_resources_and_no_other(plain):
 
 def test_names_and_gpus_come_from_the_environment(plain):
     assert not {"slurm_partition", "slurm_account"} & set(read()["default-resources"])  # Slurm takes its own then
-    assert {read()["set-resources"][name]["gpu"] for name in TRAINED | {"shard"}} == {1}
+    assert {gpus(name, system) for name in RULES for system in ("flowsep", "demucs_v2")} == {1}
     for name, value in {"PARTITION": "night", "ACCOUNT": "a b", "GPUS": "4"}.items():
         plain.setenv(f"FLOWSEP_{name}", value)
     profile = read()
     assert profile["default-resources"].items() >= {"slurm_partition": "night", "slurm_account": "a b"}.items()
-    assert {profile["set-resources"][name]["gpu"] for name in TRAINED} == {4}
-    assert profile["set-resources"]["shard"]["gpu"] == 1
+    assert [gpus(name, "flowsep") for name in RULES] == [4, 4, 1, 1]
+    assert [gpus(name, "demucs_v2") for name in RULES] == [4, 1, 1, 1]
+    assert gpus("separate", "flowsep", "results/x/shards/flowsep/0of2") == 0  # it gathers what others did
     plain.setenv("FLOWSEP_GPUS", "0")
-    assert {own["gpu"] for name, own in read()["set-resources"].items() if name in TRAINED | {"shard", "inside"}} == {0}
+    assert {gpus(name, "flowsep") for name in (*RULES, "inside")} == {0}
+
+
+def test_systems_without_a_network_ask_for_no_gpu(plain):
+    """Those without a `device` among their options."""
+    for system, place in SYSTEMS.items():
+        module, _, name = place.partition(":")
+        options = getattr(importlib.import_module(f"companion.systems.{module}"), name).Options
+        expected = int("device" in options.model_fields)
+        assert [gpus(rule, system) for rule in RULES[1:]] == [expected] * 3, system
 
 
 @pytest.mark.slow
@@ -70,10 +90,10 @@ def test_what_snakemake_makes_of_it(plain, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     jobs = re.findall(r"^rule (\w+):\n(?: .*\n)*? +resources: (.*)", done.stdout + done.stderr, flags=re.MULTILINE)
     asked = {rule: dict(part.split("=", 1) for part in text.split(", ")) for rule, text in jobs if rule != "results"}
+    some = {rule for rule, text in jobs if "gpu=1" in text}  # of their systems
     assert set(asked) == {"data", "cache", "prior", "fit", "shard", "separate", "tables"}
     assert {job["slurm_partition"] for job in asked.values()} == {"night"}
-    assert {rule: job.get("gpu", "0") for rule, job in asked.items()} == (
-        dict.fromkeys(asked, "0") | dict.fromkeys(("prior", "fit", "shard"), "1")
-    )
-    assert (asked["prior"]["cpus_per_task"], asked["tables"]["cpus_per_task"]) == ("4", "2")
+    assert some == {"prior", "fit", "shard"}
+    assert (asked["prior"]["cpus_per_task"], asked["tables"]["cpus_per_task"]) == ("8", "2")
+    assert asked["cache"]["cpus_per_task"] == "8"
     assert (asked["prior"]["runtime"], asked["tables"]["runtime"]) == ("1440", "60")  # minutes
