@@ -166,7 +166,7 @@ class Ahead:
             if wanted not in self.drawn and wanted not in self.copied:
                 self.drawn[wanted] = self.threads.submit(self._prepare, wanted)
         batch = self.copied.pop(step) if step in self.copied else self._copy(step)
-        if self.gpu:
+        if self.stream:
             now = torch.cuda.current_stream(self.device)
             now.wait_stream(self.stream)
             batch.record_stream(now)

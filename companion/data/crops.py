@@ -6,6 +6,8 @@ import numpy as np
 
 from flowsep.files import FlowsepError
 
+from .recordings import Recording
+
 GRID = 1024  # samples between the starts at which the level is known in advance
 
 
@@ -29,7 +31,7 @@ class CropSampler:
 
     def __init__(
         self,
-        segments: Sequence[np.ndarray],
+        segments: Sequence[np.ndarray | Recording],
         length: int,
         *,
         batch: int,
@@ -78,7 +80,7 @@ class CropSampler:
         drawn = np.array([orders[t][p] for t, p in zip(turn.tolist(), place, strict=True)])
         return self.candidates[self.first[drawn] + rng.integers(self.count[drawn])]
 
-    def _audible_starts(self, segment: np.ndarray) -> np.ndarray:
+    def _audible_starts(self, segment: np.ndarray | Recording) -> np.ndarray:
         """Grid points with an audible crop, by a running sum of the energy of its whole blocks."""
         energy = np.add.reduceat(np.square(segment, dtype=np.float64), np.arange(0, len(segment), self.grid))
         running = np.concatenate([[0.0], np.cumsum(energy)])
@@ -87,7 +89,7 @@ class CropSampler:
         return starts[running[ends] - running[starts] >= self.floor**2 * self.length] * self.grid
 
 
-def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: float = -50.0) -> np.ndarray:
+def validation_crops(segments: Sequence[np.ndarray | Recording], length: int, silence_db: float = -50.0) -> np.ndarray:
     """All audible crops side by side from the start of each segment, without gain and noise: (crops, samples)."""
     crops = (_crop(x, start, length) for x in segments for start in range(0, max(len(x) - length, 0) + 1, length))
     audible = [crop for crop in crops if _rms(crop) >= 10 ** (silence_db / 20)]
@@ -96,7 +98,7 @@ def validation_crops(segments: Sequence[np.ndarray], length: int, silence_db: fl
     return np.stack(audible)
 
 
-def _crop(segment: np.ndarray, start: int, length: int) -> np.ndarray:
+def _crop(segment: np.ndarray | Recording, start: int, length: int) -> np.ndarray:
     crop = np.asarray(segment[start : start + length], np.float32)
     return crop if len(crop) == length else np.pad(crop, (0, length - len(crop)))
 

@@ -1,11 +1,12 @@
 """The cache of decoded recordings: one file for each stem of a song, mapped into memory."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -65,11 +66,12 @@ def recordings(
         return _stored(places[number], audio, rounded)
 
     done: list[Recording | FlowsepError] = []
-    silent = all(_opened(place, channels) is not None for place in places)
+    # a chapter is not published with what a cell writes to standard error
+    silent = "ipykernel" in sys.modules or all(_opened(place, channels) is not None for place in places)
     # threads suffice: ffmpeg is a process, and soxr, soundfile and numpy release the lock
     with (
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
-        closing(pool.map(load, range(len(places)))) as each,  # after an interrupt nothing more is begun
+        closing(cast(Any, pool.map(load, range(len(places))))) as each,  # after an interrupt nothing more is begun
         tqdm(each, what, len(places), unit="song", disable=silent) as bar,
     ):
         for recording in bar:
@@ -86,8 +88,8 @@ def _stored(place: Path, audio: np.ndarray, rounded: bool) -> Recording:
     short = fits and (rounded or np.array_equal(steps, scaled))
     path = place.with_suffix(".i16" if short else ".f32")
     with atomic_path(path) as temporary, writable(path, "make room, or set FLOWSEP_DATA to another folder"):
-        temporary.write_bytes(np.ascontiguousarray(steps, np.int16) if short else np.ascontiguousarray(audio))
-    return _opened(place, len(audio))
+        temporary.write_bytes(np.ascontiguousarray(steps if short else audio, np.int16 if short else np.float32).data)
+    return cast(Recording, _opened(place, len(audio)))
 
 
 def _opened(place: Path, channels: int) -> Recording | None:

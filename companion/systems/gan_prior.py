@@ -9,7 +9,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from torch import Tensor
@@ -186,7 +185,7 @@ class GanPrior(System):
         """{source: {"train" | "valid": its solo recordings}}, at the rate of the prior."""
         return {source: self._segments(dataset, source) for source in self.sources}
 
-    def _segments(self, dataset: Any, source: str) -> dict[str, list[np.ndarray]]:
+    def _segments(self, dataset: Any, source: str) -> dict[str, Any]:
         from ..data.segments import solo_segments
 
         feature = self.options.prior.feature
