@@ -19,7 +19,7 @@ from pydantic import (
 
 from .files import SAMPLE_RATES, FlowsepError, brief
 
-HOW_ONLY = ("devices", "recompute")  # settings of a training that change its speed or memory, but not its result
+HOW_ONLY = ("devices", "recompute", "micro_batch")  # of a training: they change its speed or memory, not its result
 
 
 class Settings(BaseModel):
@@ -85,6 +85,9 @@ class TrainingConfig(Settings):
     devices: PositiveInt = 1  # GPUs (or processes of a CPU) that share each batch of a prior, in equal parts
     recompute: bool = False  # activations are computed again on the way back: memory does not grow with depth
 
+    # crops of a batch whose activations are in memory at once; auto: all on a CPU, as many as fit on a GPU. They learn
+    # what the whole does, but for dropout and for Open-Unmix, whose layers normalise over them
+    micro_batch: Literal["auto"] | PositiveInt = "auto"
     @model_validator(mode="after")
     def _in_equal_parts(self) -> Self:
         if self.batch % self.devices:

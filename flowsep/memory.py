@@ -1,16 +1,22 @@
-"""How much memory a separation takes, and chunks that fit into the free memory."""
+"""How much memory a separation or a step of a training takes, and as many chunks or crops as fit."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .config import SeparationConfig
+from .config import SeparationConfig, TrainingConfig
 from .files import FlowsepError
 from .machine import choose_device, held_memory
 from .prior import Prior
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from .train import Task
+
+MARGIN = 0.8  # of a GPU's free memory that is planned with: the formula is good to 25 %, and torch's blocks have gaps
 BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
 # bytes: factors of `bytes_of_separation`; audio, spectra and masks of a second of 44.1 kHz stereo; and what is held
 # once. Measured on a CPU, see benchmarks/memory.py
@@ -20,12 +26,13 @@ KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
 def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationConfig) -> tuple[SeparationConfig, int]:
     """`config` with chunks short enough for a limit, and how many of them fit into it at once.
 
-    Chunks that overlap become shorter than `config.chunk_seconds`, but no shorter than 2 s or twice their overlap; the
-    paper's pieces, which do not, keep their length. A CPU separates one at a time, as more would not be faster.
+    Under a limit chunks that overlap become shorter than `config.chunk_seconds`, but no shorter than 2 s or twice their
+    overlap; the paper's pieces, which do not, keep their length. Without one they all do. A CPU separates one at a
+    time, as more would not be faster.
 
     Args:
-        limit: bytes that this process, or on a GPU torch there, may hold at most. None: no limit; on a GPU what is
-            free there.
+        limit: bytes that this process, or on a GPU torch there, may hold at most. None: no limit; on a GPU `MARGIN` of
+            what is free there.
     Raises:
         FlowsepError: too little for the shortest chunk; says the least that would do.
     """
@@ -35,18 +42,19 @@ def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationCon
         return config, 1
     per_second = bytes_of_separation(priors, 1.0, recompute=config.recompute)  # type: float
     held = bytes_of_weights(priors)
-    if on_gpu:
-        limit = torch.cuda.mem_get_info(device)[0] if limit is None else limit
-    else:
+    shortest = min(config.chunk_seconds, max(2 * config.overlap_seconds, 2.0) if config.overlap_seconds else math.inf)
+    if limit is None:
+        torch.cuda.empty_cache()
+        limit, shortest = MARGIN * torch.cuda.mem_get_info(device)[0], config.chunk_seconds
+    elif not on_gpu:
         held += held_memory() + SPARE
         per_second += AUDIO
     seconds = (limit - held) / per_second
-    shortest = min(config.chunk_seconds, max(2 * config.overlap_seconds, 2.0) if config.overlap_seconds else math.inf)
     if seconds < shortest:
         least = math.ceil((held + shortest * per_second) / 1e6)
-        raise FlowsepError(
-            f"memory limit: {limit / 1e6:.0f} MB are too few for chunks of {shortest:g} s; the least is {least} MB"
-        )
+        cure = "; lower `chunk_seconds`, or set `recompute: true`" if on_gpu else ""
+        what = f"memory limit: {limit / 1e6:.0f} MB are too few for chunks of {shortest:g} s"
+        raise FlowsepError(f"{what}; the least is {least} MB{cure}")
     chosen = min(config.chunk_seconds, seconds)
     batch = min(BATCH, max(1, int(seconds / chosen))) if on_gpu else 1
     return config.model_copy(update={"chunk_seconds": chosen}), batch
@@ -81,3 +89,49 @@ def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int 
 def bytes_of_weights(priors: Mapping[str, Prior]) -> int:
     """Bytes of the weights twice: as the priors hold them, and as `search.Flows` prepares them."""
     return 2 * 4 * sum(weight.numel() for prior in priors.values() for weight in prior.parameters())
+
+
+def micro_batch(task: "Task", training: TrainingConfig, fabric: "Fabric") -> int:
+    """How many crops of a batch a training computes at once: `training.micro_batch`, but no more than there are.
+
+    For 'auto' a CPU computes all. On a GPU it is all, or else a half, a quarter ...: the most whose gradient takes less
+    than `MARGIN` of what is free when gradients and Adam's moments have their place. It is tried out, on one batch.
+    Raises FlowsepError if a single crop takes more.
+    """
+    count = training.batch // fabric.world_size
+    if training.micro_batch != "auto" or fabric.device.type != "cuda":
+        return count if training.micro_batch == "auto" else min(count, training.micro_batch)
+    torch.cuda.empty_cache()
+    weights = 4 * sum(weight.numel() for weight in task.network.parameters())
+    limit = MARGIN * torch.cuda.mem_get_info(fabric.device)[0] - 3 * weights
+    buffers = [buffer.clone() for buffer in task.network.buffers()]  # statistics of batches, which a trial would move
+    with torch.random.fork_rng([fabric.device]):
+        crops = task.batch(0)
+        while _step_bytes(task, crops[:count], fabric) > limit:
+            if count == 1:
+                what = f"{task.name}: a single crop takes more than the {limit / 1e6:.0f} MB that the GPU has left"
+                raise FlowsepError(f"{what}; lower `crop_seconds`, or for a prior set `recompute: true`")
+            count = (count + 1) // 2
+    for buffer, before in zip(task.network.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(fabric.device)
+    if fabric.world_size > 1:  # as many in every process, which wait for one another after each part
+        least: Any = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="min")
+        count = int(least)
+    return count
+
+
+def _step_bytes(task: "Task", crops: torch.Tensor, fabric: "Fabric") -> float:
+    """Bytes that torch takes from the GPU for the gradient of some crops, infinitely many if it has too few."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(fabric.device)
+    before = torch.cuda.memory_reserved(fabric.device)
+    try:
+        with fabric.autocast():
+            task.loss(task.network, crops).backward()
+        return torch.cuda.max_memory_reserved(fabric.device) - before
+    except torch.OutOfMemoryError:
+        return math.inf
+    finally:
+        task.network.zero_grad()

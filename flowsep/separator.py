@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .arrays import as_channels, check_rate, like
 from .config import FeatureConfig, SeparationConfig
+from .files import FlowsepError
 from .machine import keep_freed_memory
 from .memory import within_memory
 from .prior import Prior
@@ -92,7 +93,8 @@ class Separator:
         Yields:
             (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
         Raises:
-            FlowsepError: no such sample rate, at once; or a block that is wrong, or has other channels than the first.
+            FlowsepError: no such sample rate, at once; or a block that is wrong, or has other channels than the first;
+                or one chunk that takes more memory than a GPU has. Of several at once it first tries half as many.
         """
         check_rate(sample_rate)
         times = oversampling(sample_rate, self.feature)
@@ -101,6 +103,20 @@ class Separator:
         chunks = None if samples is None else cut.count(samples_there)
 
         def masks_of(magnitudes: Tensor, which: tuple[int, ...]) -> Tensor:
+            done: list[Tensor] = []
+            while len(done) < len(which):
+                part = slice(len(done), len(done) + self.batch)
+                try:
+                    done += search_masks(magnitudes[part], which[part])
+                except torch.OutOfMemoryError as error:
+                    if len(which[part]) == 1:
+                        cure = "lower `chunk_seconds`, or set `recompute: true`"
+                        what = f"a chunk of {self.config.chunk_seconds:g} s takes more memory than the GPU has left"
+                        raise FlowsepError(f"{what}; {cure}") from error
+                    self.batch = len(which[part]) // 2  # from now on
+            return torch.stack(done)
+
+        def search_masks(magnitudes: Tensor, which: tuple[int, ...]) -> Tensor:
             def report(state: dict[str, Any]) -> None:  # where there is a callback
                 cut_off = state["estimates"][..., : magnitudes.shape[-2], : magnitudes.shape[-1]]
                 shown = cut_off if len(which) > 1 else cut_off[0]

@@ -20,6 +20,7 @@ from .config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig
 from .fast.likelihood import Likelihood
 from .files import FlowsepError
 from .machine import keep_freed_memory, peak_memory
+from .memory import micro_batch
 from .prior import Prior, parameters
 from .resume import Ahead, alone, resume, save_state, set_aside, start_fabric, write_curve
 from .spectrogram import pad_features, stft
@@ -44,17 +45,26 @@ class Task:
     """What `optimise` trains: a network, its loss on training and held-out data, and what to save.
 
     `column` names the loss in `loss.csv`, `key` the learning rate in messages; a validation loss that exceeds the first
-    one by more than `margin` ends the training; `betas` are Adam's.
+    one by more than `margin` ends the training; `betas` are Adam's. `micro` crops are in memory at once; see `parts`.
     """
 
     column, key, margin, betas = "value", "training.lr", math.inf, (0.9, 0.999)
+    micro: int | None = None  # None: all
 
     def __init__(self, name: str, network: nn.Module):
         self.name, self.network = name, network  # type: str, Any
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        """The loss of the batch of one step, or of this process's share of it, a scalar."""
+    def batch(self, step: int) -> Tensor:
+        """The crops of one step, or this process's share of them, on the device: (batch, ...)."""
         raise NotImplementedError
+
+    def loss(self, network: nn.Module, batch: Tensor) -> Tensor:
+        """The mean loss of some crops, a scalar."""
+        raise NotImplementedError
+
+    def parts(self, batch: Tensor) -> list[tuple[Tensor, float]]:
+        """`micro` crops after the other, each part with its share of the batch: the weight of its mean in the whole."""
+        return [(part, len(part) / len(batch)) for part in batch.split(self.micro or len(batch))]
 
     def validate(self, network: nn.Module) -> float:
         """The loss on held-out data; the network is in evaluation mode, without gradients."""
@@ -65,13 +75,16 @@ class Task:
         raise NotImplementedError
 
     def update(self, fabric: "Fabric", network: nn.Module, optimizer: Any, step: int, clip: float) -> Tensor:
-        """One step down the gradient of `loss`, whose value is returned."""
-        value = self.loss(network, step)
+        """One step down the gradient of the mean loss, summed over `parts`; returns the loss."""
         optimizer.zero_grad()
-        fabric.backward(value)
+        losses = []
+        for part, share in self.parts(self.batch(step)):
+            value = share * self.loss(network, part)
+            fabric.backward(value)
+            losses.append(value.detach())
         fabric.clip_gradients(network, optimizer, max_norm=clip, error_if_nonfinite=False)
         optimizer.step()
-        return value.detach()
+        return torch.stack(losses).sum()
 
 
 def fit_prior(
@@ -151,12 +164,14 @@ class _PriorTask(Task):
         self.prior, self.training, self.batches, self.held_out, self.work = prior, training, batches, held_out, work
         self.provenance, self.seed = prior.provenance, seed
 
-    def loss(self, network: nn.Module, step: int) -> Tensor:
-        x = _noisy_features(self.batches(step), self.prior, self.training.noise)
-        return -network(x).mean() / x[0].numel()
+    def batch(self, step: int) -> Tensor:
+        return _noisy_features(self.batches(step), self.prior, self.training.noise)
+
+    def loss(self, network: nn.Module, batch: Tensor) -> Tensor:
+        return -network(batch).mean() / batch[0].numel()
 
     def validate(self, network: nn.Module) -> float:
-        total = sum(network(part).sum() for part in self.held_out.split(self.training.batch))  # type: Any
+        total = sum(network(part).sum() for part in self.held_out.split(self.micro or len(self.held_out)))  # type: Any
         return -total.item() / self.held_out.numel()
 
     def keep(self, step: int, value: float, best: bool) -> None:
@@ -185,10 +200,10 @@ def optimise(
             training of other settings is set aside, and this one begins anew.
         fabric: of `start_fabric`.
     Returns:
-        `training_seconds`, the sum over all runs up to their last states, and `training_memory_mib`, the largest of
-        their `peak_memory`.
+        `training_seconds`, the sum over all runs up to their last states, `training_memory_mib`, the largest of
+        their `peak_memory`, and the `micro_batch` of the last one.
     Raises:
-        FlowsepError: the loss became NaN, or left its start behind; the state is damaged.
+        FlowsepError: the loss became NaN, or left its start behind; the state is damaged; a GPU with too little memory.
     """
     keep_freed_memory()
     network, column, rows = task.network, task.column, []
@@ -196,6 +211,7 @@ def optimise(
     optimizer = torch.optim.Adam(network.parameters(), lr=training.lr, betas=task.betas, fused=fused)
     wrapped, optimizer = fabric.setup(network, optimizer)
     state, memory, began = work / "state.safetensors", math.nan, time.monotonic()
+    task.micro = micro_batch(task, training, fabric)
 
     def validated() -> float:
         network.eval()
@@ -249,7 +265,7 @@ def optimise(
                 save_state(state, settings, network, optimizer, step=done, best=min(best, held_out), memory=memory)
             best = min(best, held_out)
     bar.close()
-    return {"training_seconds": round(rows[-1]["seconds"], 1), "training_memory_mib": memory}
+    return {"training_seconds": round(rows[-1]["seconds"], 1), "training_memory_mib": memory, "micro_batch": task.micro}
 
 
 def learning_rate(training: TrainingConfig, step: int) -> float:

@@ -172,6 +172,7 @@ class GanPrior(System):
                 every=min(training.validate_every, max(1, options.steps // 20)),  # a curve has twenty points
                 seed=profile.seed,
                 device=self.options.device,
+                micro_batch=training.micro_batch,
                 provenance={
                     "data": dataset.name,
                     "data_hash": dataset.hash,

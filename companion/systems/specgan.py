@@ -3,7 +3,7 @@
 References: Donahue, McAuley, Puckette 2019 (SpecGAN); Gulrajani et al. 2017 (WGAN-GP).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ def fit_gan(
     every: int,
     seed: int = 0,
     device: str = "auto",
+    micro_batch: Any = "auto",
     provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """min_G max_D E[D(x)] - E[D(G(z))] - penalty (|grad D| - 1)^2 over images x of one source, z uniform in [-1, 1].
@@ -147,8 +148,8 @@ def fit_gan(
     Raises:
         FlowsepError: a loss that became NaN or infinite.
     """
-    training = TrainingConfig(steps=options.steps, lr=options.lr, validate_every=every, device=device)
-    training = training.model_copy(update={"precision": "32-true"})
+    training = TrainingConfig(steps=options.steps, batch=options.batch, lr=options.lr, validate_every=every)
+    training = training.model_copy(update={"precision": "32-true", "device": device, "micro_batch": micro_batch})
     fabric = start_fabric(training)
     torch.manual_seed(seed)
     batches = Ahead(sampler.batch, options.steps * options.critic_steps, fabric)
@@ -190,37 +191,48 @@ class _GanTask(Task):
     def update(self, fabric, network, optimizer, step, clip):
         """See `Task.update`; the value is the critic's distance."""
 
-        def move(loss: Tensor) -> None:
+        def move(batch: Tensor, loss: Callable[[Tensor], Tensor]) -> None:
             optimizer.zero_grad()
-            fabric.backward(loss)
+            for part, share in self.parts(batch):
+                fabric.backward(share * loss(part))
             optimizer.step()
 
-        distances = []
+        distances: list[Tensor] = []
         for turn in range(self.options.critic_steps):
-            batch = self.batches(step * self.options.critic_steps + turn)
-            real = self.generator.image(self._features(batch))
-            with torch.no_grad():
-                fake = self.generator(self._draw(len(real)))
-            distance = self.critic(real).mean() - self.critic(fake).mean()
-            share = torch.rand(len(real), 1, 1).to(self.device)
-            move(self.options.penalty * gradient_penalty(self.critic, real, fake, share) - distance)
-            distances.append(distance.detach())
+            real = self.batch(step * self.options.critic_steps + turn)
+            move(real, lambda part: self._critic_loss(part, distances))
         self.critic.requires_grad_(False)
-        move(-self.critic(self.generator(self._draw(self.options.batch))).mean())
+        move(self._draw(self.options.batch), lambda latents: -self.critic(self.generator(latents)).mean())
         self.critic.requires_grad_(True)
         return torch.stack(distances).mean()
 
+    def batch(self, turn):
+        """The images of one turn of the critic."""
+        return self.generator.image(self._features(self.batches(turn)))
+
+    def loss(self, network, batch):
+        """The critic's, which needs more memory than the generator's."""
+        return self._critic_loss(batch, [])
+
+    def _critic_loss(self, real: Tensor, distances: list[Tensor]) -> Tensor:
+        with torch.no_grad():
+            fake = self.generator(self._draw(len(real)))
+        distance = self.critic(real).mean() - self.critic(fake).mean()
+        distances.append(distance.detach())
+        share = torch.rand(len(real), 1, 1).to(self.device, non_blocking=True)
+        return self.options.penalty * gradient_penalty(self.critic, real, fake, share) - distance
+
     def validate(self, network):
-        latents = self._draw(len(self.held_out)).split(self.options.batch)
-        fakes = torch.cat([self.critic(self.generator(part)) for part in latents])
-        reals = torch.cat([self.critic(part) for part in self.held_out.split(self.options.batch)])
+        fakes = [self.critic(self.generator(part)) for part, _ in self.parts(self._draw(len(self.held_out)))]
+        fakes, reals = torch.cat(fakes), torch.cat([self.critic(part) for part, _ in self.parts(self.held_out)])
         return (reals.mean() - fakes.mean()).item()
 
     def keep(self, step, value, best):
         """Nothing: the state holds the last generator."""
 
     def _draw(self, count: int) -> Tensor:
-        return (2 * torch.rand(count, self.options.latent) - 1).to(self.device)
+        return (2 * torch.rand(count, self.options.latent) - 1).to(self.device, non_blocking=True)
 
     def _features(self, crops: Tensor) -> Tensor:
-        return magnitudes(crops.to(self.device), self.options.feature)[:, : self.options.side]
+        audio = crops.to(self.device, non_blocking=True)
+        return magnitudes(audio, self.options.feature)[:, : self.options.side]

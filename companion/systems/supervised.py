@@ -216,15 +216,19 @@ class _NetworkTask(Task):
         self.key = f"systems.{system.name}.lr"
         self.device = next(network.parameters()).device
 
-    def loss(self, network, step):
-        return self._scaled_loss(network, self.batches(step))
+    def batch(self, step):
+        return self._scaled(self.batches(step))
+
+    def loss(self, network, batch):
+        return self.system.loss(network, batch)
 
     def validate(self, network):
         total, items, options = 0.0, 0, self.system.options
         batches = validation_batches(self.held_out, self.system.crop, options.batch, options.mixes, self.seed)
         for batch in batches:
-            total += self._scaled_loss(network, torch.from_numpy(batch).to(self.device)).item() * len(batch)
-            items += len(batch)
+            for part, _ in self.parts(self._scaled(torch.from_numpy(batch).to(self.device))):
+                total += self.loss(network, part).item() * len(part)
+                items += len(part)
         return total / items
 
     def keep(self, step, value, best):
@@ -232,5 +236,5 @@ class _NetworkTask(Task):
             header = {"step": step, "valid_loss": value}
             save_safetensors(self.work / "best.safetensors", self.network.state_dict(), header)
 
-    def _scaled_loss(self, network: nn.Module, stems: Tensor) -> Tensor:
-        return self.system.loss(network, stems * self.system.gain(stems.sum(dim=1)).unsqueeze(1))
+    def _scaled(self, stems: Tensor) -> Tensor:
+        return stems * self.system.gain(stems.sum(dim=1)).unsqueeze(1)

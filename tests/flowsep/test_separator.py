@@ -320,6 +320,43 @@ def test_memory_limit_shortens_chunks_and_says_what_is_too_little(pair):
         fit(round(held + 8 * second), pair, SeparationConfig.paper(device="cpu"))
 
 
+def test_a_gpu_gets_whole_chunks_as_many_as_fit(pair, monkeypatch):
+    """80 % of what is free, found out once; never shorter ones."""
+    monkeypatch.setattr(memory, "choose_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    config = SeparationConfig()
+    chunk, held = memory.bytes_of_separation(pair, config.chunk_seconds), memory.bytes_of_weights(pair)
+    for chunks in (1, 5, 16):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, n=chunks: ((held + (n + 0.5) * chunk) / 0.8, 0))
+        assert memory.within_memory(None, pair, config) == (config, chunks)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (held + chunk, 0))
+    with pytest.raises(FlowsepError, match=r"for chunks of 20 s; .* lower `chunk_seconds`, or set `recompute: true`"):
+        memory.within_memory(None, pair, config)
+
+
+def test_out_of_memory_halves_the_batch_of_chunks(pair, monkeypatch):
+    most, seen = 2, []
+
+    def small(target, *rest):
+        seen.append(len(target))
+        if len(target) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return search_module.search(target, *rest)
+
+    config, mixture = QUICK.model_copy(update={"chunk_seconds": 1.0, "overlap_seconds": 0.0}), noise(6 * 22050)
+    monkeypatch.setattr(separate_module, "within_memory", lambda _, __, config: (config, 6))
+    expected = flowsep.separate(mixture, pair, config, sample_rate=22050)
+    monkeypatch.setattr(separate_module, "search", small)
+    separator = flowsep.Separator(pair, config)
+    stems = separator(mixture, 22050)
+    assert seen == [6, 3, 1, 1, 1, 1, 1, 1] and separator.batch == 1
+    for name in pair:
+        np.testing.assert_allclose(stems[name], expected[name], atol=1e-6)
+    most = 0
+    with pytest.raises(FlowsepError, match="a chunk of 1 s takes more memory than the GPU has left; lower `chunk_sec"):
+        separator(mixture, 22050)
+
+
 def test_same_seed_same_stems_and_the_seed_matters_with_noise(pair):
     magnitude = stft(torch.from_numpy(noise(8000))).abs()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from companion.data import segments as solo
 from companion.data.crops import validation_crops
 from companion.data.segments import solo_segments
 from companion.systems import priors
-from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior
+from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit_prior, load_prior, memory
 from flowsep.fast.likelihood import Likelihood
 from flowsep.prior import parameters
 from flowsep.resume import Ahead, start_fabric
@@ -199,6 +200,36 @@ def test_recomputing_activations_changes_nothing_and_may_be_switched_half_way(tm
     np.testing.assert_allclose(curves[0][:3], curves[1][:3], atol=1e-5)
     again = fit(tmp_path / "whole", training=recompute)  # finished; its state belongs to this configuration too
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path):
+    """The mean of the parts' gradients; without dropout, which each part draws for itself."""
+    model = SIZES["model"].model_copy(update={"dropout": 0.0})
+    told, curves = [], []
+    for micro in ("auto", 1):
+        training = SIZES["training"].model_copy(update={"steps": 20, "noise": 0.1, "micro_batch": micro})
+        told.append(fit(tmp_path / str(micro), model=model, training=training).provenance["micro_batch"])
+        curves.append(pd.read_csv(tmp_path / str(micro) / "work" / "loss.csv").nll)
+    assert told == [2, 1]
+    np.testing.assert_allclose(*curves, atol=1e-4)
+
+
+def test_as_many_crops_at_once_as_a_gpu_has_room_for(monkeypatch):
+    """12 crops of 1 MB, or a half, or a quarter of them ..., in 80 % of what is free."""
+    for name in ("empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
+    monkeypatch.setattr(memory, "_step_bytes", lambda task, crops, fabric: 1e6 * len(crops))
+    task = SimpleNamespace(name="hum", network=torch.nn.BatchNorm1d(1), batch=lambda step: torch.zeros(12, 1))
+    fabric = SimpleNamespace(device=torch.device("cuda:0"), world_size=1)
+    training = TrainingConfig(batch=12)
+    for free, crops in ((16, 12), (14, 6), (5, 3), (3, 2), (1.5, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free * 10**6, 0))
+        assert memory.micro_batch(task, training, fabric) == crops
+    assert memory.micro_batch(task, training.model_copy(update={"micro_batch": 5}), fabric) == 5
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 0))
+    with pytest.raises(FlowsepError, match=r"hum: a single crop takes more than the 1 MB .*lower `crop_seconds`"):
+        memory.micro_batch(task, training, fabric)
 
 
 @pytest.mark.slow

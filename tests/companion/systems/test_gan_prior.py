@@ -195,7 +195,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     fit(killed, steady_tone, steps=8, every=3)
     (header, tensors), (again, resumed) = (read_safetensors(run / "prior.safetensors") for run in (whole, killed))
     assert tensors.keys() == resumed.keys() and all(torch.equal(tensors[name], resumed[name]) for name in tensors)
-    assert header.pop("provenance").keys() == again.pop("provenance").keys() == set(COSTS)  # measured, so not the same
+    told = {*COSTS, "micro_batch"}  # measured, most of it, so not the same
+    assert header.pop("provenance").keys() == again.pop("provenance").keys() == told
     assert header == again
     curves = [pd.read_csv(folder / "loss.csv").drop(columns="seconds") for folder in (whole, killed)]
     pd.testing.assert_frame_equal(*curves)
