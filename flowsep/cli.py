@@ -127,12 +127,14 @@ def _separate(arguments: argparse.Namespace) -> int:
     tell(f"reading the priors of {', '.join(sources)} in {folder}")  # before torch, which takes seconds
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin while they wait starve on busy cores
     from .checkpoint import load_prior
+    from .machine import runs_on
     from .search import config_for
     from .separator import Separator
 
     priors = {name: load_prior(paths[name]) for name in sources}
     config = SeparationConfig.paper(**given) if arguments.paper else config_for(priors, **given)
     separator = Separator(priors, config, memory_limit=arguments.memory_limit)
+    tell(runs_on(separator.flows.device, config.precision))
     failed = []
     for path, target in targets.items():
         try:

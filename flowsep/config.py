@@ -80,14 +80,15 @@ class TrainingConfig(Settings):
     # and wastes no capacity on inaudible detail; the paper adds none
     noise: float = Field(0.0, ge=0)
     validate_every: PositiveInt = 2_000
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: bf16 on CUDA, else fp32
+    # auto: bf16-mixed on a GPU that computes it, else 32-true; tf32: 32-true with rounded factors on a GPU
+    precision: Literal["auto", "32-true", "tf32", "bf16-mixed", "16-mixed"] = "auto"
     device: str = "auto"
     devices: PositiveInt = 1  # GPUs (or processes of a CPU) that share each batch of a prior, in equal parts
     recompute: bool = False  # activations are computed again on the way back: memory does not grow with depth
-
     # crops of a batch whose activations are in memory at once; auto: all on a CPU, as many as fit on a GPU. They learn
     # what the whole does, but for dropout and for Open-Unmix, whose layers normalise over them
     micro_batch: Literal["auto"] | PositiveInt = "auto"
+
     @model_validator(mode="after")
     def _in_equal_parts(self) -> Self:
         if self.batch % self.devices:
@@ -124,7 +125,7 @@ class SeparationConfig(Settings):
     # overlap of neighbouring chunks: its middle half is cross-faded, its outer quarters are dropped; 0: separate pieces
     overlap_seconds: float = Field(1.0, ge=0)
     device: str = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "64-true", "tf32", "bf16-mixed"] = "32-true"  # as in training
     engine: Literal["stacked", "layers"] = "stacked"  # layers: slower, in the order of the research code
     recompute: bool = False  # activations are computed again from the outputs: memory does not grow with depth
 

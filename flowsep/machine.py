@@ -64,7 +64,10 @@ def keep_freed_memory() -> None:
 
 
 def choose_device(name: str) -> "torch.device":
-    """A device name as a torch device; 'auto' is torch's current GPU where there is one, else the CPU."""
+    """A device name as a torch device; 'auto' is torch's current GPU where there is one, else the CPU.
+
+    Raises FlowsepError for a device that cannot be used; for a GPU it names the driver and torch's CUDA.
+    """
     import torch
 
     if name == "auto":
@@ -73,4 +76,45 @@ def choose_device(name: str) -> "torch.device":
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         usable = ["auto", "cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise FlowsepError(f"device: '{name}' cannot be used here; this machine has {', '.join(usable)}") from error
+        what = f"device: '{name}' cannot be used here"
+        if "cuda" in name:
+            what += f" ({_driver()}; `--device cpu`, or `device: cpu` in a profile, does without)"
+        raise FlowsepError(f"{what}; this machine has {', '.join(usable)}") from error
+
+
+def choose_precision(name: str, device: "torch.device") -> str:
+    """Lightning's name of a precision; 'auto' is 'bf16-mixed' on a GPU that computes bfloat16, and else '32-true'.
+
+    Lets products of 32-bit numbers on a GPU use TF32, with factors of 11 significant bits, for 'tf32' and for no other.
+    Raises FlowsepError for 'bf16-mixed' on a GPU that only emulates it.
+    """
+    import torch
+
+    computes = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8  # Ampere, 2020
+    if name == "bf16-mixed" and device.type == "cuda" and not computes:
+        card = torch.cuda.get_device_name(device)
+        raise FlowsepError(f"precision: '{name}': {card} does not compute bfloat16; choose 32-true")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
+    return {"auto": "bf16-mixed" if computes else "32-true", "tf32": "32-true"}.get(name, name)
+
+
+def runs_on(device: "torch.device", precision: str) -> str:
+    """One line: the device, its memory, the precision and the driver."""
+    import torch
+
+    if device.type != "cuda":
+        built = f"; no GPU: {_driver()}" if torch.version.cuda and not torch.cuda.is_available() else ""
+        return f"runs on {processor_name()}, {precision}{built}"
+    free, total = (size / 1e9 for size in torch.cuda.mem_get_info(device))
+    card = torch.cuda.get_device_name(device)
+    return f"runs on {device}, {card}, {free:.1f} of {total:.1f} GB free, {precision}; {_driver()}"
+
+
+def _driver() -> str:
+    """What a GPU hangs on: the NVIDIA driver of this machine, and the CUDA that torch was built for."""
+    import torch
+
+    told = Path("/proc/driver/nvidia/version")
+    version = re.search(r"Module.*?\s(\d+\.[\d.]+)", told.read_text()) if told.exists() else None
+    driver = f"NVIDIA driver {version[1]}" if version else "no NVIDIA driver"
+    return f"{driver}, torch {torch.__version__} for CUDA {torch.version.cuda or '(none)'}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .config import TrainingConfig
 from .files import FlowsepError, atomic_path, changes, locked
-from .machine import choose_device, processors
+from .machine import choose_device, choose_precision, processors, runs_on
 from .weights import load_exactly, read_header, read_safetensors, save_safetensors
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FEEDERS = 8  # threads that prepare batches for a GPU
 
 
 def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
-    """Device and precision as `training` says; 'auto' precision is bfloat16 on CUDA and 32 bits elsewhere.
+    """Device and precision as `training` says (`machine.choose_precision`), which one line tells.
 
     Raises FlowsepError without Lightning Fabric, or where `devices` are more than one and torchrun did not start as
     many processes.
@@ -45,9 +45,9 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
             return data
 
     device = choose_device(training.device)
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" else "32-true"
+    precision = choose_precision(training.precision, device)
+    if os.environ.get("RANK", "0") == "0":
+        print(runs_on(device, training.precision.replace("auto", precision)), flush=True)
     how: dict[str, Any] = {"accelerator": device.type, "precision": precision}
     if precision in ("bf16-mixed", "16-mixed"):
         scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None

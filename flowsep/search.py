@@ -15,7 +15,7 @@ from .config import SeparationConfig
 from .fast.layers import LayerByLayer
 from .fast.stacked import StackedFlows
 from .files import FlowsepError
-from .machine import choose_device
+from .machine import choose_device, choose_precision
 from .prior import Prior
 from .spectrogram import pad_features
 
@@ -194,6 +194,7 @@ class Flows:
         self.names, self.bins = list(priors), first.model.bins
         self.squeeze = math.lcm(*(prior.model.squeeze for prior in priors.values()))
         self.device = choose_device(config.device)
+        choose_precision(config.precision, self.device)
         self.dtype = torch.float64 if config.precision == "64-true" else torch.float32
         inner = torch.bfloat16 if config.precision == "bf16-mixed" else self.dtype
         # the padded bin counts in the mean, but the estimates there are ignored

@@ -16,6 +16,7 @@ import pandas as pd
 
 from flowsep.checkpoint import find_priors, load_prior
 from flowsep.files import FlowsepError, locked, safe_name, writable, write_text
+from flowsep.machine import choose_device, runs_on
 
 from ..codehash import code_of_class
 from ..data.excerpts import keep_excerpt
@@ -237,6 +238,9 @@ def _variant(profile: Profile, name: str, checkpoints: Path, hashes: str) -> str
     return variant
 
 
+            if device := getattr(system.options, "device", None):
+                line = runs_on(choose_device(device), getattr(system.options, "precision", "32-true"))
+                print(f"{system.name}: {line}", flush=True)
 def _shard_folder(profile: Profile, label: str, number: int) -> Path:
     return profile.folder / "shards" / label / f"{number}of{profile.shards}"
 

@@ -297,7 +297,7 @@ def test_another_training_begins_anew_and_the_earlier_one_is_kept(tmp_path, caps
     fresh = fit(tmp_path / "fresh", **now)
     assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in again.state_dict().items())
     fit(tmp_path, **now | {"provenance": now["provenance"] | {"note": "of no importance"}})
-    assert capsys.readouterr().out == ""
+    assert "begins anew" not in capsys.readouterr().out
 
 
 def test_nan_stops_the_training_and_leaves_nothing_that_looks_like_a_prior(tmp_path):

@@ -65,7 +65,7 @@ def test_other_code_trains_anew(project, monkeypatch, capsys):
     profile, dataset = project()
     train_source(dataset, "bass", profile, "results", progress=False)
     train_source(dataset, "bass", profile, "results", progress=False)
-    assert capsys.readouterr().out == ""
+    assert "begins anew" not in capsys.readouterr().out
     monkeypatch.setattr(priors, "code_hash", lambda *_: "0123456789ab")
     assert train_source(dataset, "bass", profile, "results", progress=False).provenance["code"] == "0123456789ab"
     assert "begins anew (code was" in capsys.readouterr().out

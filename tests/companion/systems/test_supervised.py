@@ -411,7 +411,7 @@ def test_a_finished_training_is_not_run_again(tmp_path, monkeypatch):
 def test_other_options_or_songs_begin_another_training(tmp_path, capsys):
     fit_tiny(tmp_path)
     fit_tiny(tmp_path, segment_seconds=3.0)  # says nothing of the training
-    assert capsys.readouterr().out == ""
+    assert "begins anew" not in capsys.readouterr().out
     fit_tiny(tmp_path, hidden=4)
     assert re.search(r"training: begins anew \(options\.hidden was \d+, now 4\); .*before", capsys.readouterr().out)
     dataset = SimpleNamespace(name="band", hash="xyz")
