@@ -188,8 +188,8 @@ class _Step:
         return mix(self.mixing, torch.addcmul(self.bias, x, torch.exp(self.logs)))
 
     def unmix(self, y: Tensor) -> Tensor:
-        """x = (W^-1 y - b) / s."""
-        return (mix(torch.linalg.inv(self.mixing), y) - self.bias) * torch.exp(-self.logs)
+        """x = (W^-1 y - b) / s; `inv_ex` does not wait to see whether W has an inverse."""
+        return (mix(torch.linalg.inv_ex(self.mixing).inverse, y) - self.bias) * torch.exp(-self.logs)
 
     def mix_backward(self, x: Tensor, g: Tensor, *, wanted: bool) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """g_x where it is `wanted`, and the gradients of logs, bias and mixing."""
