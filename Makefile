@@ -4,7 +4,7 @@ CORES ?= $(shell nproc)
 SHELL := bash
 HTML := book/_build/html
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1
-.PHONY: env book keep book-from-results site pdf live results check-results test test-all test-faults test-cluster bench bench-gpu plan research clean
+.PHONY: env book keep book-from-results site pdf live results check-results test test-all test-faults test-cluster test-gpu bench bench-gpu plan research clean
 
 env:     ; @tools/env.sh
 # everything that is not up to date; the demo, whose results are committed, takes an hour: make book PROFILE=demo
@@ -27,6 +27,8 @@ test-all: test ; $(RUN) pytest -n 2 --dist loadfile -m slow && $(MAKE) test-faul
 test-faults: env ; $(RUN) pytest -m "" tests/faults
 # the smoke profile through a Slurm that is started here, as root, and stopped: beside a run without it, a killed job
 test-cluster: env ; $(RUN) python tests/cluster/run.py
+# on a machine with a GPU that nothing else uses: the tests that need one, and the bench
+test-gpu: env ; $(RUN) pytest -n 0 -m gpu && $(MAKE) bench-gpu
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
 bench-gpu: env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks --gpu

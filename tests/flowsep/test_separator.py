@@ -441,11 +441,3 @@ def test_masks_of_any_system_reach_the_top_of_the_spectrum():
     stems = separate_with_masks(mixture, 44100, halves, names=("a", "b"))
     np.testing.assert_allclose(stems["a"], 0.25 * mixture, atol=1e-6)
     np.testing.assert_allclose(stems["b"], 0.75 * mixture, atol=1e-6)
-
-
-@pytest.mark.gpu
-def test_cpu_and_gpu_agree(pair):
-    magnitude = stft(torch.from_numpy(noise(22050))).abs()
-    cpu, gpu = (separate_magnitude(magnitude, pair, SeparationConfig(iterations=5, device=d)) for d in ("cpu", "cuda"))
-    for name in pair:
-        assert (cpu[name] - gpu[name]).norm() < 1e-2 * cpu[name].norm()
