@@ -37,6 +37,9 @@ try:  # an unknown key, system or option and missing data stop before any work
     # a second run of the profile waits for the first; that it is a dry one is not yet known to `workflow`
     if workflow.is_main_process and not {"-n", "-np", "--dry-run", "--dryrun"} & set(sys.argv):
         HELD.enter_context(locked(f"results/{PROFILE.name}"))
+        from companion.graph.steps import forget_failures
+
+        forget_failures(Path("results") / PROFILE.name)
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
 CONFIG = shlex.quote(str(workflow.configfiles[0]))

@@ -9,7 +9,7 @@ from typing import Any
 from flowsep.files import sha256
 from flowsep.machine import device_name
 
-from .systems import code_of
+from .systems import code_of, total_costs
 
 
 def run_provenance(
@@ -24,11 +24,12 @@ def run_provenance(
         name: of the system in the table; default `system.name`.
         variant: name of another set of checkpoints; '' for the profile's own.
     """
-    checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints()))
+    fitted = not getattr(system, "unavailable", "")
+    checkpoints = " ".join(f"{path.name}:{sha256(path)[:12]}" for path in map(Path, system.checkpoints() * fitted))
     origin = {"profile": profile.name, "system": name or system.name, "variant": variant}
     origin |= {"kind": getattr(system, "kind", "measured")}
     origin |= {"supervision": system.supervision, "checkpoint": checkpoints}
-    origin |= {"config_hash": profile.hash_of(origin["system"])} | system.costs()
+    origin |= {"config_hash": profile.hash_of(origin["system"])} | (system.costs() if fitted else total_costs([{}]))
     origin |= {"data": dataset.name, "data_hash": dataset.hash, "seed": profile.seed, "device": device_name()}
     code = code_of(origin["system"], profile.systems.get(origin["system"]))
     return origin | git_state() | {"code": code, "versions": package_versions()}

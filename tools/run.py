@@ -257,7 +257,10 @@ def run(profile: str, target: str, cores: int, out: TextIO, quiet: bool = False)
         write_text(times, json.dumps(board.last | board.times, indent=1) + "\n")
     if status == 0 and not quiet:
         _end(board, root, name, target)
-    return status
+    markers = (root / "results" / name).glob("systems/*/fitted/*.json")
+    if failed := sorted({path.parent.parent.name for path in markers if "failed" in read_json(path)}):
+        board.say(f"FAILED: {', '.join(failed)}: the tables say why, and the next run tries again")
+    return status or int(bool(failed))
 
 
 def _last(times: Path) -> dict[str, list[float]]:

@@ -140,7 +140,9 @@ def _cache(arguments: argparse.Namespace) -> int:
 def _fit(arguments: argparse.Namespace) -> int:
     from .steps import fit_system
 
-    fit_system(*_opened(arguments.profile), arguments.system, arguments.part)
+    system = fit_system(*_opened(arguments.profile), arguments.system, arguments.part, go_on=True)
+    if system.unavailable:
+        tell(f"{arguments.system}: {system.unavailable}; its rows will say so, and the next run tries again")
     return 0
 
 

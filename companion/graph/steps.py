@@ -51,11 +51,14 @@ def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
     return path
 
 
-def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None = None) -> System:
+def fit_system(
+    profile: Profile, dataset: Dataset, name: str, part: str | None = None, *, go_on: bool = False
+) -> System:
     """Fit a system of the profile, or one of its `parts()`, unless that was done before.
 
     `systems/<name>/fitted/<part>.json` holds the hashes of settings, data and code that it was done with. A notebook
-    trains the priors of `instglow`.
+    trains the priors of `instglow`. With `go_on` a failure goes to that file, too, and becomes the system's
+    `unavailable`, so that its rows say so beside those of the other systems; see `forget_failures`.
 
     Raises FlowsepError for an unknown system or part, and as `System.fit` does.
     """
@@ -68,11 +71,28 @@ def fit_system(profile: Profile, dataset: Dataset, name: str, part: str | None =
     for each in names if part is None else (part,):
         marker = learnt / "fitted" / f"{each}.json"
         facts = {"config": profile.hash_of(name), "data_hash": dataset.hash, "code": code_of_class(type(system))}
-        hashes = json.dumps(facts) + "\n"
-        if not marker.is_file() or marker.read_text("utf-8") != hashes:
-            system.fit_part(names[each], dataset, profile, learnt)
-            write_text(marker, hashes)
+        done = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
+        if {**done, "failed": ""} != facts | {"failed": ""} or (go_on and "failed" in done):
+            try:
+                system.fit_part(names[each], dataset, profile, learnt)
+                done = facts
+            except (FlowsepError, RuntimeError) as error:  # out of memory, or a diverged training
+                if not go_on:
+                    raise
+                done = facts | {"failed": f"not fitted: {error}"}
+            write_text(marker, json.dumps(done) + "\n")
+        system.unavailable = system.unavailable or done.get("failed", "")
     return system
+
+
+def forget_failures(folder: Path) -> None:
+    """Remove what a profile's folder holds of systems that could not be fitted, so that a new run tries them again."""
+    for marker in folder.glob("systems/*/fitted/*.json"):
+        if "failed" in json.loads(marker.read_text("utf-8")):
+            system = marker.parent.parent.name
+            marker.unlink()
+            (folder / "scores" / f"{system}.csv").unlink(missing_ok=True)
+            shutil.rmtree(folder / "shards" / system, ignore_errors=True)
 
 
 def score_system(
@@ -218,6 +238,9 @@ def _score_shard(
         if system.unavailable:
             frame = unavailable_rows(system.unavailable, own, **settings)
         else:
+            if device := getattr(system.options, "device", None):
+                line = runs_on(choose_device(device), getattr(system.options, "precision", "32-true"))
+                print(f"{system.name}: {line}", flush=True)
             frame = evaluate_system(
                 system, own, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress
             )
@@ -238,9 +261,6 @@ def _variant(profile: Profile, name: str, checkpoints: Path, hashes: str) -> str
     return variant
 
 
-            if device := getattr(system.options, "device", None):
-                line = runs_on(choose_device(device), getattr(system.options, "precision", "32-true"))
-                print(f"{system.name}: {line}", flush=True)
 def _shard_folder(profile: Profile, label: str, number: int) -> Path:
     return profile.folder / "shards" / label / f"{number}of{profile.shards}"
 

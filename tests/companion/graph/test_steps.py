@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,21 @@ def test_what_was_fitted_is_not_fitted_again_unless_settings_or_code_change(proj
         fit_system(profile, dataset, "nmf", "drums")
     with pytest.raises(FlowsepError, match="no system 'hpss'; its systems: nmf, mixture"):
         fit_system(profile, dataset, "hpss")
+
+
+def test_a_system_that_cannot_be_fitted_has_rows_that_say_why_until_the_next_run(project, monkeypatch, capsys):
+    profile, dataset = project()
+    scores = profile.folder / "scores" / "nmf.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(SourceNMF, "fit", Mock(side_effect=FlowsepError("it diverged")))
+        assert main(["fit", "nmf", "--profile", "tiny", "--part", "all"]) == 0
+        assert "nmf: not fitted: it diverged; its rows will say so" in capsys.readouterr().err
+    frame = score_system(profile, dataset, "nmf", progress=False)
+    assert set(frame.status) == {"failed"} and set(frame.reason) == {"not fitted: it diverged"}
+    assert set(read_scores(scores).reason) == {"not fitted: it diverged"}
+    steps.forget_failures(profile.folder)
+    assert not scores.exists()
+    assert "failed" not in set(score_system(profile, dataset, "nmf", progress=False).status)
 
 
 def test_one_job_writes_all_that_trainings_read(project, monkeypatch):
