@@ -45,7 +45,7 @@ def start_fabric(training: TrainingConfig, devices: int = 1) -> "Fabric":
             return data
 
     device = choose_device(training.device)
-    precision = choose_precision(training.precision, device)
+    precision: Any = choose_precision(training.precision, device)
     if os.environ.get("RANK", "0") == "0":
         print(runs_on(device, training.precision.replace("auto", precision)), flush=True)
     how: dict[str, Any] = {"accelerator": device.type, "precision": precision}

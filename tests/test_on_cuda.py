@@ -82,13 +82,8 @@ def test_a_step_of_a_network(fabric, name, monkeypatch):
     training = TrainingConfig(precision="32-true")
     with fake_cuda():
         system = load_system(name, SIZES | SMALL[name], sources=("a", "b"))
-        batch = np.zeros((2, 2, 2, system.crop), np.float32)
-
-        class Sampler:
-            def batch(self, step):
-                return batch
-
-        task = _NetworkTask(system, system.build().to(CUDA), Sampler(), None, None, 0)
+        batch = torch.zeros(2, 2, 2, system.crop, device=CUDA)
+        task = _NetworkTask(system, system.build().to(CUDA), lambda step: batch, None, None, 0)
         # asteroid makes a tensor of one number in each pass
         assert waits(fabric(training), task, training).seen == ["_to_copy"] * (name == "conv_tasnet")
 
@@ -102,7 +97,8 @@ def test_a_step_of_the_gan(fabric):
             return crops
 
     with fake_cuda():
-        task = _GanTask("a", GAN, Sampler(), crops, CUDA)
+        batch = torch.from_numpy(crops).to(CUDA)
+        task = _GanTask("a", GAN, Sampler(), lambda turn: batch, crops, CUDA)
         assert waits(fabric(training), task, training).seen == []
 
 

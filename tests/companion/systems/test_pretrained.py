@@ -17,7 +17,7 @@ from companion.graph.steps import score_system
 from companion.profile import PRETRAINED, DataConfig, load_profile
 from companion.systems import SYSTEMS, library, load_system, pretrained
 from companion.systems.open_unmix import umx
-from companion.tables import load_scores, table, table_markdown
+from companion.tables import load_scores, table, table_markdown, written
 from flowsep.files import FlowsepError
 
 FOUR = pretrained.SOURCES
@@ -218,7 +218,7 @@ def test_without_network_the_row_says_why_it_is_empty(dataset, asked, hub, capsy
     found = table(scores, convention="sisec18", sources=profile.sources)
     assert list(found.index) == [
         ("measured here, tiny (musdb18hq)", "mixture"),
-        *((BLOCK, name) for name in PRETRAINED),
+        *((BLOCK, written(name)) for name in PRETRAINED),
     ]
     assert found.loc[BLOCK, ["parameters", "training (s)", *profile.sources]].isna().all(axis=None)
     assert table_markdown(scores, convention="sisec18", sources=profile.sources).count("(2 failed)") == 2
@@ -233,4 +233,4 @@ def test_with_weights_the_rows_are_measured_in_a_block_of_their_own(dataset, dem
     assert (frame.parameters > 0).all() and frame.training_seconds.isna().all()  # nobody knows what it took
     assert frame.checkpoint.str.fullmatch(r"demucs-(\w{8})\.th:\1\w{4}").all()
     found = table(load_scores(profile.folder), convention="sisec18", sources=profile.sources)
-    assert found.loc[(BLOCK, "demucs_v2_pretrained"), list(profile.sources)].notna().all()
+    assert found.loc[(BLOCK, "Demucs v2, published weights"), list(profile.sources)].notna().all()

@@ -15,6 +15,7 @@ from helpers import write_hq_tree
 
 from companion import Profile, load_dataset
 from companion.data import segments as solo
+from companion.data.recordings import Recording
 from companion.data.segments import whole_stems
 from companion.data.tracks import Track
 from companion.profile import DataConfig, PiecesConfig
@@ -321,10 +322,10 @@ def test_whole_stems_lie_side_by_side_and_songs_are_held_out(tmp_path, monkeypat
     dataset = load_dataset(config, 0)
     vocals, bass = (whole_stems(dataset, "train", source, RATE) for source in ("vocals", "bass"))
     assert [x.shape for x in bass] == [(2, 2400)] * 3 and [x.shape[1] for x in vocals] == [2400, 0, 2400]
-    assert all(isinstance(x, np.memmap) and x.dtype == np.float32 for x in bass)
+    assert all(isinstance(x, Recording) and x[:].dtype == np.float32 for x in bass)
     for track, stem in zip(dataset.subset("train"), bass, strict=True):
         np.testing.assert_array_equal(stem, soxr.resample(track.stem("bass").T, 44_100, RATE, "HQ").T)
-    np.testing.assert_allclose(whole_stems(dataset, "train", "bass", RATE, 1)[0][0], bass[0].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(whole_stems(dataset, "train", "bass", RATE, 1)[0][0], bass[0][:].mean(axis=0), atol=1e-6)
     in_pieces = load_dataset(config.model_copy(update={"pieces": PiecesConfig(seconds=(0.1, 0.1), shortest=0.1)}), 0)
     for subset in ("train", "valid"):
         pairs = zip(*(whole_stems(one, subset, "bass", RATE) for one in (dataset, in_pieces)), strict=True)
