@@ -57,6 +57,7 @@ def _forwards(system: Supervised) -> float:
     return counted(lambda: system.loss(network, stems)) * system.crop / samples
 
 
+@cache
 def gan_step(system: GanPrior) -> float:
     """One step of a generator G, 3 G + 2 D operations, and those of its critic D before it, G + 12 D each.
 
@@ -71,6 +72,7 @@ def gan_step(system: GanPrior) -> float:
     return options.batch * (options.critic_steps * (make + 12 * judge) + 3 * make + 2 * judge)
 
 
+@cache
 def gan_second(system: GanPrior) -> float:
     """A second of music searched for in the generators of all sources: forwards, and back to the latents."""
     options = system.options.prior

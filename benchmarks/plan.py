@@ -1,10 +1,11 @@
-"""Predict what a whole experiment takes on 1, 8 and 64 workers: `python -m benchmarks.plan` (`make plan`).
+"""Predict what the experiments with MUSDB18 take on GPUs: `python -m benchmarks.plan` (`make plan`).
 
-The jobs and what each waits for are those that Snakemake lists for the profile `musdb18`, in a dry run on a stand-in of
-MUSDB18-HQ that holds empty files. A job takes its steps, or its seconds of music, times their operations, which are
-counted, over the operations a second that a training step of this project reached in a bench (`results/bench/`, a GPU's
-if there is one); or what the bench, the demo's systems and its chapters took where they tell. A worker does one job at
-a time, as fast as the device of the bench did. Written to `results/scale.csv`.
+The jobs and what each waits for are those that Snakemake lists for a profile, in a dry run on a stand-in of MUSDB18-HQ
+that holds empty files. A step of a training takes the longest of three: its operations, which are counted, at `SHARE`
+of the peak that the GPU's data sheet names; a batch's way to the GPU, as the targets of `benchmarks.feeding` allow it;
+and for a prior the launching of its many small kernels. A separation takes its operations likewise. What uses no GPU
+takes what a CPU's bench, the demo's systems and its chapters took. A job has a GPU, or a core, to itself. Written to
+`results/scale.csv`.
 """
 
 import argparse
@@ -16,12 +17,11 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,23 +31,42 @@ from companion.profile import Profile, find_root, load_profile
 from companion.provenance import git_state
 from companion.systems import load_system
 from companion.systems.gan_prior import GanPrior
+from companion.systems.priors import HEARD
 from companion.systems.supervised import Supervised
 from companion.tables import costs, load_scores
 from companion.tables.speed import figures, read_bench
-from flowsep.config import FeatureConfig
 from flowsep.files import FlowsepError, atomic_path
 
-from .harness import Context
+from . import floor
+from .floor import FRAME_RATE
 from .operations import gan_second, gan_step, network_second, network_step, prior_step
-from .training import size
+from .targets import TARGETS
 
-PROFILE = "musdb18"
+PROFILES = ("musdb18", "musdb18-quick")
 SONGS = {"train": 100, "test": 50}
+DECODING = 1.0  # seconds of a core that a stem of a song takes, decoded and resampled
 SONG = 240.0  # seconds: the ten hours of MUSDB18's 150 songs
-WORKERS = (1, 2, 4, 8, 16, 32, 64)
-SHARDS = (1, SONGS["test"])  # of the test songs of a system
-TOPICS = ("training", "separation", "evaluation", "startup")  # of a bench that will do
+GPUS = (1, 4, 8)
+CORES = 8  # beside each GPU
+TOPICS = ("evaluation", "startup")  # of a bench that will do
+SHARE = 0.25  # of the peak, which layers of these sizes reach
+LAUNCHING = 0.015  # seconds a prior's step: 2.5 times the 966 launches of an iteration of the search, 6 us each
+ITERATION = 0.006  # seconds of those
+# GiB that one crop keeps for the gradient in bf16, at the published sizes: counted on tensors without content
+KEPT = {"conv_tasnet": 10.8, "demucs_v2": 0.63, "open_unmix": 0.19, "open_unmix_random": 0.19, "wave_u_net": 0.13}
+FED = {target.settings["system"]: target.value for target in TARGETS if target.figure == "feeding.batch"}  # seconds
 DEMO = "demo"  # whose rows and chapters tell what the bench does not
+
+
+class Device(NamedTuple):
+    """A GPU as its data sheet has it: TFLOP/s of dense products in bf16 and in TF32, GB of memory."""
+
+    bf16: float
+    tf32: float
+    memory: float
+
+
+DEVICES = {"H200": Device(989, 495, 141), "A100": Device(312, 156, 80), "RTX 4090": Device(165, 83, 24)}
 
 
 @dataclass(frozen=True)
@@ -76,12 +95,12 @@ def stand_in(root: Path) -> Path:
     return root
 
 
-def dry_run(profile: str, shards: int) -> str:
-    """What Snakemake says that it would do for the book of `profile`, from nothing, with so many shards."""
+def dry_run(profile: str) -> str:
+    """What Snakemake says that it would do for the book of `profile`, from nothing."""
     root = find_root(Path(__file__).parent)
     with tempfile.TemporaryDirectory() as place:
         settings = yaml.safe_load((root / "configs" / f"{profile}.yaml").read_text(encoding="utf-8"))
-        settings["profile"] |= {"shards": shards, "name": "planned"}  # no file of which exists
+        settings["profile"] |= {"name": "planned"}  # no file of which exists
         settings["profile"]["data"]["kind"] = "musdb18hq"
         config = Path(place) / "planned.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -148,41 +167,45 @@ def longest(needs: list[frozenset[int]], seconds: list[float]) -> tuple[list[int
     return path, rest
 
 
-def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) -> float:
-    """Seconds until all jobs are done by so many workers, each of which takes the ready job with the longest path."""
+def makespan(needs: list[frozenset[int]], seconds: list[float], kinds: list[str], workers: Mapping[str, int]) -> float:
+    """Seconds until all jobs are done, each by a worker of its kind, who takes the ready job with the longest path."""
     _, rest = longest(needs, seconds)
     waits = [len(needed) for needed in needs]
-    ready = [(-rest[job], job) for job in range(len(needs)) if not waits[job]]
-    heapq.heapify(ready)
+    ready: dict[str, list[tuple[float, int]]] = {kind: [] for kind in workers}
+    free = dict(workers)
     running: list[tuple[float, int]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < workers:
-            _, job = heapq.heappop(ready)
-            heapq.heappush(running, (now + seconds[job], job))
+    now, begun = 0.0, [job for job in range(len(needs)) if not waits[job]]
+    while begun or running or any(ready.values()):
+        for job in begun:
+            heapq.heappush(ready[kinds[job]], (-rest[job], job))
+        for kind, waiting in ready.items():
+            while waiting and free[kind]:
+                free[kind] -= 1
+                _, job = heapq.heappop(waiting)
+                heapq.heappush(running, (now + seconds[job], job))
         now, done = heapq.heappop(running)
+        free[kinds[done]] += 1
+        begun = []
         for job, needed in enumerate(needs):
             if done in needed:
                 waits[job] -= 1
                 if not waits[job]:
-                    heapq.heappush(ready, (-rest[job], job))
+                    begun.append(job)
     return now
 
 
-def limits(needs: list[frozenset[int]], seconds: list[float], count: int) -> list[tuple[int, float]]:
-    """What limits, one after the other: the slowest job of the longest path and that path's seconds, if those before it
-    in this list took no time."""
-    seconds, slow = [*seconds], []
-    for _ in range(count):
-        path, rest = longest(needs, seconds)
-        slowest = max(path, key=seconds.__getitem__)
-        slow.append((slowest, rest[path[0]]))
-        seconds[slowest] = 0.0
-    return slow
+class Cost(NamedTuple):
+    """What a job takes, what bounds it, and whether it needs a GPU ("gpu") or a core ("core")."""
+
+    seconds: float
+    bound: str
+    kind: str
 
 
 class Figures:
-    """What each job takes, from one bench, the demo's rows and chapters, and counted operations."""
+    """What each job takes on a `device`, which may be set anew: the operations are counted once."""
+
+    device: Device
 
     def __init__(self, profile: Profile, root: Path):
         self.profile = profile
@@ -199,29 +222,10 @@ class Figures:
         self.systems = {
             name: load_system(name, options, sources=profile.sources) for name, options in profile.systems.items()
         }
-        self.used: dict[str, tuple[float, str, str]] = {}
-        model, training = size(Context(self.bench["kind"]))
-        seconds = self._of("training.step", system="flowsep", arithmetic=self.arithmetic)
-        self.rate = prior_step(model, FeatureConfig(), training) / seconds
-        self._use("operations a second", self.rate, "GFLOP/s", "training.step, its operations counted")
         self.start = self._of("startup.wait", command="flowsep separate")
-        self._use("start of a job", self.start, "s", "startup.wait")
         song = self.rows[self.rows.name == "evaluation.song"]
         length = float(re.search(r"([\d.]+) s$", song.what.iloc[0])[1])  # the bench says so in words alone
-        self.scoring = float(song.value.sum()) / length  # by both conventions
-        self.reading = float(song[song.part == "reading"].value.iloc[0]) / length / 8  # of one file of eight
-        self._use("scoring a second of music", self.scoring, "s/s", "evaluation.song")
-        trained = [name for name, system in self.systems.items() if isinstance(system, GanPrior | Supervised)]
-        self.step = {name: self._step(name) for name in ("prior", *trained)}
-        self.separation = {name: self._separation(name) for name in self.systems}
-
-    @property
-    def arithmetic(self) -> str:
-        """In which the bench's device trains."""
-        return "bf16" if self.bench["kind"] == "cuda" else "fp32"
-
-    def _use(self, name: str, value: float, unit: str, basis: str) -> None:
-        self.used[name] = (value, unit, basis)
+        self.scoring = float(song.value.sum()) / length  # of a second of music, by both conventions
 
     def _of(self, name: str, **settings: Any) -> float:
         """The figure with the fewest threads, of one mixture at a time."""
@@ -233,56 +237,61 @@ class Figures:
             raise FlowsepError(f"{self.name}: no figure {name} {settings or ''}; measure it: make bench")
         return float(rows.value.iloc[0])
 
-    def _step(self, system: str) -> float:
-        """Seconds of one step of training."""
-        if system == "prior":
+    def step(self, name: str) -> tuple[float, str]:
+        """(seconds, what bounds it) of one step of the training of a system, or of a "prior"."""
+        system = self.systems.get(name)
+        if name == "prior":
             work = prior_step(self.profile.model, self.profile.feature, self.profile.training)
+            rate, fed, least = self.device.bf16, FED["prior"], LAUNCHING
+        elif isinstance(system, GanPrior):
+            # of short crops, though after each step of the critic another batch; its arithmetic is not in bf16
+            work, rate, least = gan_step(system), self.device.tf32, 0.0
+            fed = system.options.prior.critic_steps * FED["prior"]
         else:
-            work = gan_step(self.systems[system]) if system == "gan_prior" else network_step(self.systems[system])
-        self._use(f"step of {system}", work / self.rate, "s", f"{work:,.0f} GFLOP")
-        return work / self.rate
+            work, rate, fed, least = network_step(system), self.device.bf16, FED["network"], 0.0
+        bounds = {"arithmetic": work / (1e3 * SHARE * rate), "feeding": fed, "launching": least}
+        bound = max(bounds, key=bounds.__getitem__)
+        if (fits := self.fits(name)) is not None and fits < system.options.batch:
+            return bounds[bound], f"memory: {fits} of {system.options.batch} crops fit"
+        return bounds[bound], bound
 
-    def _separation(self, name: str) -> float:
-        """Seconds of computing a second of music."""
+    def fits(self, name: str) -> int | None:
+        """How many crops of a network fit into nine tenths of the memory; None where a batch is no question."""
+        return int(0.9 * self.device.memory / 1.074 / KEPT[name]) if name in KEPT else None
+
+    def separation(self, name: str) -> Cost:
+        """A second of music; all of it counts as arithmetic, or as the work of a core."""
         system = self.systems[name]
         if name == "instglow":
-            basis = "separation.rtf_150"
-            value = self._of(basis, system="flowsep", arithmetic=self.arithmetic)
-        elif name == "gan_prior" or isinstance(system, Supervised):
-            work = gan_second(system) if name == "gan_prior" else network_second(system)
-            value, basis = work / self.rate, f"{work:,.0f} GFLOP"
-        else:
-            value, basis = float(self.spent.loc[name, "RTF"]), f"rows of {DEMO}"
-        self._use(f"a second of music by {name}", value, "s", basis)
-        return value
+            model, options = self.profile.model, system.options
+            frames = round(options.chunk_seconds * FRAME_RATE)
+            layers = len(self.profile.sources) * floor.PASSES["decode, gradient of the latents"]
+            work = layers * sum(floor.operations(model, frames).values()) / 1e9
+            each = max(work / (1e3 * SHARE * self.device.tf32), ITERATION)
+            return Cost(options.iterations * each / options.chunk_seconds, "arithmetic", "gpu")
+        if isinstance(system, GanPrior | Supervised):
+            work = gan_second(system) if isinstance(system, GanPrior) else network_second(system)
+            return Cost(work / (1e3 * SHARE * self.device.tf32), "arithmetic", "gpu")
+        return Cost(float(self.spent.loc[name, "RTF"]), "a core", "core")
 
-    def seconds(self, job: Job, shards: int = 1) -> float:
+    def cost(self, job: Job) -> Cost:
         """What a job takes. Raises FlowsepError for a rule that is not known here."""
-        train, test, sources = SONGS["train"] * SONG, SONGS["test"] * SONG, len(self.profile.sources)
-        if job.rule == "data":  # measures the levels of a hundred songs
-            return self._chapter(job) + 100 * SONG * (1 + sources) * self.reading
-        if job.rule == "cache":
-            formats = {(self.profile.feature.sample_rate, 1)}
-            for system in self.systems.values():
-                if isinstance(system, GanPrior):
-                    formats.add((system.options.prior.sample_rate, 1))
-                elif isinstance(system, Supervised):
-                    formats.add((system.options.sample_rate, system.options.channels))
-            return self.start + sources * (len(formats) * train + test) * self.reading
-        if job.rule == "prior":
-            return self.start + self._prior_steps() * self.step["prior"]
+        name = job.wildcards.get("system", "")
+        if job.rule == "prior" or (job.rule == "fit" and name in self.systems and self._steps(name)):
+            key = "prior" if job.rule == "prior" else name
+            seconds, bound = self.step(key)
+            return Cost(self.start + self._steps(key) * seconds, bound, "gpu")
         if job.rule == "fit":
-            return self.start + self._fit(job.wildcards["system"])
-        if job.rule == "shard" or (job.rule == "separate" and shards == 1):
-            music = test
-            if job.rule == "shard":
-                number = int(job.wildcards["number"])
-                first, last = (SONGS["test"] * k // shards for k in (number, number + 1))
-                music = (last - first) * SONG
-            each = self.separation[job.wildcards["system"]] + self.scoring
-            return self.start + music * each + (self._chapter(job) if job.rule == "separate" else 0.0)
+            return Cost(self.start + float(self.spent.loc[name, "training (s)"]), "a core", "core")
+        if job.rule == "separate":
+            each, bound, kind = self.separation(name)
+            music = SONGS["test"] * SONG
+            return Cost(self.start + self._chapter(job) + music * (each + self.scoring), bound, kind)
+        if job.rule == "cache":  # a stem is decoded once for each rate
+            stems = len(self.profile.sources) * (3 * SONGS["train"] + HEARD)
+            return Cost(self.start + stems * DECODING / CORES, "a core", "core")
         if any("/notebooks/" in output for output in job.outputs) or job.rule == "book":
-            return self._chapter(job)
+            return Cost(self._chapter(job), "a core", "core")
         raise FlowsepError(f"rule '{job.rule}': no way to tell what it takes; add it to benchmarks/plan.py")
 
     def _chapter(self, job: Job) -> float:
@@ -290,80 +299,60 @@ class Figures:
         name = next((Path(output).stem for output in job.outputs if "/notebooks/" in output), "")
         return self.chapter if re.match("01_|05_", name) else float(self.chapters.get(name, self.chapter))
 
-    def _prior_steps(self) -> int:
-        training, pieces = self.profile.training, self.profile.data.pieces
-        if not training.epochs:
-            return training.steps
-        count = SONGS["train"] * SONG / (sum(pieces.seconds) / 2) * (1 - pieces.valid_share)  # a stem never silent
-        return training.epochs * math.ceil(count / training.batch)
-
-    def _fit(self, name: str) -> float:
+    def _steps(self, name: str) -> int:
+        """Steps of a training; 0 for a system that takes none."""
+        if name == "prior":
+            training, pieces = self.profile.training, self.profile.data.pieces
+            count = SONGS["train"] * SONG / (sum(pieces.seconds) / 2) * (1 - pieces.valid_share)  # never silent
+            return training.epochs * math.ceil(count / training.batch)
         system = self.systems[name]
-        if name == "gan_prior":
-            return system.options.prior.steps * self.step[name]
-        if isinstance(system, Supervised):
-            return system.options.steps * self.step[name]
-        seconds = float(self.spent.loc[name, "training (s)"])
-        self._use(f"fitting {name}", seconds, "s", f"rows of {DEMO}")
-        return seconds
+        if isinstance(system, GanPrior):
+            return system.options.prior.steps
+        return system.options.steps if isinstance(system, Supervised) else 0
 
 
 def find_bench(folder: Path) -> tuple[str, dict[str, Any]]:
-    """(file, bench) of the first GPU whose training and separation were measured, or else of a CPU."""
-    benches = []
+    """(file, bench) of the first device whose scoring and start were measured."""
     for path in sorted(folder.glob("*.json")):
         bench = read_bench(path)
         if all(bench["topics"].get(topic, {}).get("status") == "done" for topic in TOPICS):
-            benches.append((bench["kind"] != "cuda", path.name, bench))
-    if not benches:
-        raise FlowsepError(f"{folder}: no bench with the topics {', '.join(TOPICS)}; run make bench")
-    return min(benches, key=lambda one: one[:2])[1:]
+            return path.name, bench
+    raise FlowsepError(f"{folder}: no bench with the topics {', '.join(TOPICS)}; run make bench")
 
 
-def plan(told: Figures, shards: int) -> list[dict[str, Any]]:
-    """All rows of one number of shards."""
-    jobs = read_jobs(dry_run(PROFILE, shards))
-    seconds, needs = [told.seconds(job, shards) for job in jobs], [job.needs for job in jobs]
-    if unknown := [job.name for job, time in zip(jobs, seconds, strict=True) if not math.isfinite(time)]:
-        raise FlowsepError(f"{unknown[0]}: a figure of it has no value in {told.name} or the rows of {DEMO}")
-    path, rest = longest(needs, seconds)
+def plan(profile: str, jobs: list[Job], root: Path) -> list[dict[str, Any]]:
+    """All rows of one profile."""
     rows: list[dict[str, Any]] = []
+    needs, told = [job.needs for job in jobs], Figures(load_profile(root / "configs" / f"{profile}.yaml"), root)
+    for device, told.device in DEVICES.items():
+        spent = [told.cost(job) for job in jobs]
+        seconds, kinds = [cost.seconds for cost in spent], [cost.kind for cost in spent]
+        if unknown := [job.name for job, time in zip(jobs, seconds, strict=True) if not math.isfinite(time)]:
+            raise FlowsepError(f"{unknown[0]}: a figure of it has no value in {told.name} or the rows of {DEMO}")
+        path, rest = longest(needs, seconds)
 
-    def row(quantity: str, name: str, value: float, unit: str, **more: Any) -> None:
-        rows.append({"quantity": quantity, "name": name, "value": float(f"{value:.6g}"), "unit": unit} | more)
+        def row(quantity: str, name: str, value: float, device: str = device, **more: Any) -> None:
+            rows.append({"device": device, "quantity": quantity, "name": name, "value": float(f"{value:.6g}")} | more)
 
-    for rule, count in sorted(Counter(job.rule for job in jobs).items()):
-        row("jobs", rule, count, "")
-    row("jobs", "all", len(jobs), "")
-    for rule in sorted({job.rule for job in jobs}):
-        row("work", rule, sum(time for job, time in zip(jobs, seconds, strict=True) if job.rule == rule), "s")
-    row("work", "all", sum(seconds), "s")
-    for place, job in enumerate(path):
-        row("path", jobs[job].name, seconds[job], "s", place=place)
-    for place, (job, length) in enumerate(limits(needs, seconds, 12)):
-        row("limit", jobs[job].name, length, "s", place=place)
-    row("path", "all", rest[path[0]], "s")
-    for workers in WORKERS:
-        row("wall", "all", makespan(needs, seconds, workers), "s", workers=workers)
-    for name, (value, unit, basis) in sorted(told.used.items()):
-        row("figure", name, value, unit, basis=basis)
-    about = told.bench["topics"]["training"]["provenance"]
-    origin = {"profile": PROFILE, "shards": shards, "device": told.bench["device"], "bench": told.name}
-    origin |= {"bench_commit": about["git_commit"], "bench_date": about["date"], **git_state()}
-    return [origin | one for one in rows]
+        for place, (job, cost) in enumerate(zip(jobs, spent, strict=True)):
+            row("job", job.name, cost.seconds, bound=cost.bound, kind=cost.kind, on_path=place in path)
+        row("path", "all", rest[path[0]])
+        for gpus in GPUS:
+            row("wall", "all", makespan(needs, seconds, kinds, {"gpu": gpus, "core": CORES * gpus}), gpus=gpus)
+        for name in KEPT.keys() & told.systems.keys():
+            row("memory", name, KEPT[name] * told.systems[name].options.batch, bound=f"{told.fits(name)} crops fit")
+    return [{"profile": profile, "bench": told.name, **git_state()} | one for one in rows]
 
 
 def main() -> None:
     root = find_root(Path(__file__).parent)
-    told = Figures(load_profile(root / "configs" / f"{PROFILE}.yaml"), root)
-    rows = [row for shards in SHARDS for row in plan(told, shards)]
+    rows = [row for name in PROFILES for row in plan(name, read_jobs(dry_run(name)), root)]
     frame = pd.DataFrame(rows).assign(date=datetime.now(UTC).isoformat(timespec="seconds"))
-    for name in ("place", "workers"):
-        frame[name] = frame[name].astype("Int64")
+    frame["gpus"] = frame["gpus"].astype("Int64")
     with atomic_path(root / "results" / "scale.csv") as temporary:
         frame.to_csv(temporary, index=False)
-    shown = frame[(frame.quantity == "wall") | ((frame.quantity == "path") & (frame.name == "all"))]
-    print(shown[["shards", "quantity", "workers", "value"]].to_string(index=False))
+    hours = frame[frame.quantity == "wall"].assign(hours=frame.value / 3600)
+    print(hours.pivot_table("hours", ["profile", "device"], "gpus").round(1).to_string())
 
 
 if __name__ == "__main__":

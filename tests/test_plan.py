@@ -1,6 +1,5 @@
 """The prediction of a whole experiment: the graph that Snakemake gives, and the times of small graphs done by hand."""
 
-import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,22 +25,35 @@ def graph(*needs: tuple[int, ...]) -> list[frozenset[int]]:
     return [frozenset(its) for its in needs]
 
 
+def makespan(needs: list[frozenset[int]], seconds: list[float], workers: int) -> float:
+    """With workers of one kind."""
+    return plan.makespan(needs, seconds, ["core"] * len(needs), {"core": workers})
+
+
 def test_a_chain_takes_its_sum_with_any_number_of_workers():
     needs, seconds = graph((), (0,), (1,)), [1.0, 2.0, 3.0]
     assert plan.longest(needs, seconds) == ([0, 1, 2], [6.0, 5.0, 3.0])
-    assert [plan.makespan(needs, seconds, workers) for workers in (1, 2, 64)] == [6.0] * 3
+    assert [makespan(needs, seconds, workers) for workers in (1, 2, 64)] == [6.0] * 3
+
+
+def test_jobs_of_two_kinds_wait_for_workers_of_their_own():
+    """Two trainings on one GPU, one after the other, beside three jobs of a core each."""
+    needs, seconds = graph((), (), (), (), (0, 1)), [4.0, 3.0, 2.0, 2.0, 1.0]
+    kinds = ["gpu", "gpu", "core", "core", "core"]
+    assert plan.makespan(needs, seconds, kinds, {"gpu": 1, "core": 1}) == 8.0
+    assert plan.makespan(needs, seconds, kinds, {"gpu": 2, "core": 1}) == 5.0
 
 
 def test_what_waits_for_one_job_is_shared_out():
     needs, seconds = graph((), *[(0,)] * 6, (1, 2, 3, 4, 5, 6)), [1.0, *[2.0] * 6, 0.5]
-    spans = [plan.makespan(needs, seconds, workers) for workers in (1, 2, 3, 4, 6, 64)]
+    spans = [makespan(needs, seconds, workers) for workers in (1, 2, 3, 4, 6, 64)]
     assert spans == [13.5, 7.5, 5.5, 5.5, 3.5, 3.5]
 
 
 def test_the_longest_way_goes_first():
     """Three short jobs, then one whose chain decides: begun last it would end at 5, begun first at 4."""
     needs, seconds = graph((), (), (), (3,), ())[:3] + graph((), (3,)), [1.0, 1.0, 1.0, 1.0, 3.0]
-    assert plan.makespan(needs, seconds, 2) == 4.0
+    assert makespan(needs, seconds, 2) == 4.0
 
 
 def test_no_schedule_beats_its_bounds():
@@ -53,17 +65,12 @@ def test_no_schedule_beats_its_bounds():
         assert all(before in needs[job] for before, job in pairwise(path))
         length = sum(seconds[job] for job in path)
         assert length == pytest.approx(max(rest))
-        assert plan.makespan(needs, seconds, 1) == pytest.approx(sum(seconds))
-        assert plan.makespan(needs, seconds, 30) == pytest.approx(length)
+        assert makespan(needs, seconds, 1) == pytest.approx(sum(seconds))
+        assert makespan(needs, seconds, 30) == pytest.approx(length)
         for workers in (2, 3, 5):
-            span = plan.makespan(needs, seconds, workers)
+            span = makespan(needs, seconds, workers)
             most = sum(seconds) / workers + length * (1 - 1 / workers)  # Graham 1966
             assert max(length, sum(seconds) / workers) - 1e-9 <= span <= most + 1e-9
-
-
-def test_what_limits_next_when_the_slowest_job_is_done_at_once():
-    needs, seconds = graph((), (0,), (0,), (1, 2)), [1.0, 5.0, 4.0, 2.0]
-    assert plan.limits(needs, seconds, 4) == [(1, 8.0), (2, 7.0), (3, 3.0), (0, 1.0)]
 
 
 TEXT = """Job stats:
@@ -104,40 +111,50 @@ def test_words_that_changed_are_noticed():
 
 
 @pytest.mark.slow  # Snakemake reads the whole graph
-def test_the_committed_prediction_is_of_the_graph_as_it_is_now(committed):
+@pytest.mark.parametrize("profile", plan.PROFILES)
+def test_the_committed_prediction_is_of_the_graph_as_it_is_now(committed, profile):
     """Fails where rules, systems or dependencies were added since: run `make plan`."""
-    jobs = plan.read_jobs(plan.dry_run(plan.PROFILE, 1))
-    one = committed[(committed.shards == 1) & (committed.quantity == "jobs")].set_index("name").value
-    assert pd.Series([job.rule for job in jobs]).value_counts().to_dict() == one.drop("all").to_dict()
-    figures = plan.Figures(load_profile(ROOT / "configs" / f"{plan.PROFILE}.yaml"), ROOT)
-    needs, seconds = [job.needs for job in jobs], [figures.seconds(job) for job in jobs]
-    path, rest = plan.longest(needs, seconds)
-    found = committed[(committed.shards == 1) & (committed.quantity == "path") & (committed.name != "all")]
-    assert [jobs[job].name for job in path] == [*found.sort_values("place").name]
-    assert max(rest) == pytest.approx(found.value.sum(), rel=1e-3)
+    jobs = plan.read_jobs(plan.dry_run(profile))
+    figures = plan.Figures(load_profile(profile), ROOT)
+    for device, rows in committed[committed.profile == profile].groupby("device"):
+        told = rows[rows.quantity == "job"]
+        figures.device = plan.DEVICES[device]
+        now = {job.name: figures.cost(job).seconds for job in jobs}
+        assert now == pytest.approx(dict(zip(told.name, told.value, strict=True)), rel=1e-3)
     with pytest.raises(FlowsepError, match="rule 'new': no way to tell what it takes"):
-        figures.seconds(plan.Job("new", {}, (), frozenset()))
+        figures.cost(plan.Job("new", {}, (), frozenset()))
 
 
-def test_one_worker_does_all_the_work_and_many_wait_for_the_longest_path(committed):
-    for _, rows in committed.groupby("shards"):
-        whole = rows[rows.name == "all"].set_index("quantity")
-        wall = whole[["workers", "value"]].loc["wall"].set_index("workers").value
-        assert wall[1] == pytest.approx(whole.value["work"], rel=1e-4)
-        assert wall[64] >= whole.value["path"] * (1 - 1e-4)
-        assert (wall.diff().dropna() <= 1e-6 * wall[1]).all()
-        each = rows[(rows.quantity == "jobs") & (rows.name != "all")]
-        assert each.value.sum() == whole.value["jobs"]
+def test_more_gpus_never_take_longer_and_none_beats_the_longest_path(committed):
+    assert {*committed.profile} == {*plan.PROFILES}
+    for _, rows in committed.groupby(["profile", "device"]):
+        wall = rows[rows.quantity == "wall"].set_index("gpus").value
+        assert [*wall.index] == [*plan.GPUS] and wall.is_monotonic_decreasing
+        assert wall.min() >= rows[rows.quantity == "path"].value.iloc[0] * (1 - 1e-4)
+        jobs = rows[rows.quantity == "job"]
+        assert jobs[jobs.on_path == True].value.sum() == pytest.approx(  # noqa: E712  # a column of objects
+            rows[rows.quantity == "path"].value.iloc[0], rel=1e-4
+        )
+        assert wall[1] >= jobs[jobs.kind == "gpu"].value.sum()
 
 
-def test_a_bench_of_a_gpu_is_preferred(tmp_path):
-    with pytest.raises(FlowsepError, match="no bench with the topics training"):
-        plan.find_bench(tmp_path)
-    for name, kind in (("a", "cpu"), ("b", "cuda")):
-        bench = {"format": "flowsep-bench-1", "device": f"the {kind}", "kind": kind}
-        bench["topics"] = {topic: {"status": "done"} for topic in plan.TOPICS}
-        (tmp_path / f"{name}.json").write_text(json.dumps(bench))
-    assert plan.find_bench(tmp_path)[0] == "b.json"
+def test_the_quick_profile_takes_an_afternoon_on_a_gpu_of_24_gb(committed):
+    rows = committed[(committed.profile == "musdb18-quick") & (committed.device == "RTX 4090")]
+    assert 4 <= rows[(rows.quantity == "wall") & (rows.gpus == 1)].value.iloc[0] / 3600 <= 6
+    assert not rows.bound.str.startswith("memory", na=False).any()
+
+
+def test_a_step_is_bound_by_what_takes_longest():
+    """By hand, of the counted operations: at a quarter of the peak of a fast GPU, a slow and a small one."""
+    figures, steps = plan.Figures(load_profile("musdb18"), ROOT), {}
+    for name, sheet in {"fast": plan.DEVICES["H200"], "slow": plan.Device(99, 50, 141)}.items():
+        figures.device = sheet
+        steps[name] = figures.step("wave_u_net")
+    work = operations.network_step(figures.systems["wave_u_net"])
+    assert steps["fast"] == (0.02, "feeding")
+    assert steps["slow"] == (pytest.approx(work / (0.25 * 99e3)), "arithmetic")
+    figures.device = plan.DEVICES["RTX 4090"]
+    assert figures.step("conv_tasnet")[1] == "memory: 1 of 16 crops fit"
 
 
 def test_operations_are_those_of_a_network_with_numbers_in_it():

@@ -1,6 +1,6 @@
 """Pictures, players and sliders for the book: arrays and frames in, figures and HTML out."""
 
-from .cost_plots import loss_curves, pareto, pareto_front, ranges, roofline, scaling
+from .cost_plots import loss_curves, pareto, pareto_front, ranges, roofline
 from .options import changed_options, facts_table
 from .player import StemPlayer
 from .score_plots import paired_differences, paired_scatter, ranked_boxes, score_boxes, score_matrix
@@ -35,7 +35,6 @@ __all__ = [
     "ranges",
     "ranked_boxes",
     "roofline",
-    "scaling",
     "score_boxes",
     "score_matrix",
     "source_color",

@@ -1,4 +1,4 @@
-"""Pictures of what things cost: training curves, quality against compute, speed and scaling.
+"""Pictures of what things cost: training curves, quality against compute, speed.
 
 The drawing libraries are imported inside the functions, so that importing this module costs nothing.
 """
@@ -107,24 +107,6 @@ def ranges(frame: "pandas.DataFrame", *, label: str) -> "Figure":
     ax.set_yticks(places, frame["name"])
     ax.grid(axis="y", visible=False)
     figure.legend(loc="outside upper right", ncols=2, fontsize="small")
-    return figure
-
-
-def scaling(frame: "pandas.DataFrame", floors: Mapping[str, float]) -> "Figure":
-    """Hours until all is done against the number of workers, both logarithmic, with each curve's floor dotted.
-
-    frame: columns `name` (one curve each), `workers`, `hours`. floors: name -> hours of the longest path.
-    """
-    figure, (ax,) = _grid(1, 1, 7.0, 3.4)
-    for name, curve in frame.sort_values("workers").groupby("name", sort=False):
-        (line,) = ax.plot(curve["workers"], curve["hours"], marker="o", label=name)
-        ax.axhline(floors[name], color=line.get_color(), linestyle=":", linewidth=1.4, label=f"{name}: longest path")
-    ax.set(xscale="log", yscale="log", xlabel="Workers", ylabel="Time (hours)")
-    workers = sorted(frame["workers"].unique())
-    ax.set_xticks(workers, [f"{number:g}" for number in workers])
-    ax.minorticks_off()
-    _plain_decades(ax.yaxis)
-    ax.legend(fontsize="small", loc="upper right")
     return figure
 
 

@@ -52,17 +52,6 @@ def test_spectrograms_put_a_tone_at_its_frequency_and_levels_below_the_highest()
     assert mesh.get_coordinates()[0, -1, 0] == pytest.approx(40 * HOP / RATE, rel=0.03)
 
 
-def test_scaling_draws_every_curve_over_its_floor():
-    frame = pd.DataFrame({"name": ["few"] * 3 + ["many"] * 3, "workers": [1, 4, 2] * 2, "hours": [8, 4, 5, 9, 2.5, 5]})
-    figure = show.scaling(frame, {"few": 3.5, "many": 1.0})
-    curves = {line.get_label(): line for line in figure.axes[0].lines}
-    assert [*curves] == ["few", "few: longest path", "many", "many: longest path"]
-    np.testing.assert_array_equal(curves["few"].get_xydata(), [[1, 8], [2, 5], [4, 4]])
-    assert set(curves["many: longest path"].get_ydata()) == {1.0}
-    assert curves["few"].get_color() == curves["few: longest path"].get_color() != curves["many"].get_color()
-    assert _labels(figure.axes[0]) == ("", "Workers", "Time (hours)")
-
-
 def test_spectrograms_share_one_scale():
     figure = show.spectrograms({"a": _magnitude(500), "b": 0.1 * _magnitude(500), "c": _magnitude(900)}, RATE, HOP)
     top = [np.max(ax.collections[0].get_array()) for ax in figure.axes[:3]]
