@@ -1,4 +1,4 @@
-"""The command line of the method: `flowsep separate | convert | info`.
+"""The command line of the method: `flowsep separate | convert | info | export`.
 
 Slow imports come after the checks that do without them.
 """
@@ -99,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--source", metavar="NAME", help="name of the source; default: the folder's")
     command.add_argument("--force", action="store_true", help="overwrite an existing prior")
     command.set_defaults(run=_convert)
+
+    command = commands.add_parser("export", help="write the search's iteration for some priors as an ONNX graph")
+    command.add_argument("priors", type=Path, metavar="DIR", help="<source>.safetensors or <source>/ of each source")
+    command.add_argument("out", type=Path, metavar="OUT.onnx")
+    command.add_argument("--bits", type=int, choices=(16, 8), default=16, help="of each weight")
+    command.add_argument("--force", action="store_true", help="overwrite an existing graph")
+    command.set_defaults(run=_export)
     return parser
 
 
@@ -247,13 +254,29 @@ def _info(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from .research_checkpoint import load_research_prior
 
-    if arguments.out.suffix != ".safetensors":
-        raise FlowsepError(f"{arguments.out}: a prior's file name ends in .safetensors")
-    if arguments.out.exists() and not arguments.force:
-        raise FlowsepError(f"{arguments.out}: exists already; --force overwrites it")
+    _check_out(arguments.out, ".safetensors", "a prior's", force=arguments.force)
     load_research_prior(arguments.folder, epoch=arguments.epoch, source=arguments.source).save(arguments.out)
     print(arguments.out)
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _check_out(arguments.out, ".onnx", "a graph's", force=arguments.force)
+    from .checkpoint import load_priors
+    from .fast.graph import export_graph
+    from .search import config_for
+
+    priors = load_priors(arguments.priors)
+    export_graph(priors, config_for(priors), arguments.out, bits=arguments.bits)
+    print(arguments.out)
+    return 0
+
+
+def _check_out(path: Path, suffix: str, whose: str, *, force: bool) -> None:
+    if path.suffix != suffix:
+        raise FlowsepError(f"{path}: {whose} file name ends in {suffix}")
+    if path.exists() and not force:
+        raise FlowsepError(f"{path}: exists already; --force overwrites it")
 
 
 def summary(failed: list[str], of: int, what: str) -> int:
