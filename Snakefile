@@ -422,9 +422,9 @@ rule book:
         rules.machines.output.notebook,
         [] if PROFILE.name == "musdb18-7s" else "results/musdb18-7s/book/kept.json",  # its pages of real songs
         "_config.yml",
-        expand("tools/{name}.py", name=("build_book", "finish", "media")),
+        expand("tools/{name}.py", name=("build_book", "finish", "media", "separate_page")),
         sorted(str(path) for path in Path("book").glob("*.*") if not path.name.startswith(".")),  # a lock lies there
-        sorted(map(str, Path("book/_static").glob("*"))),
+        sorted(map(str, [*Path("book/_static").glob("*"), *Path("book/separate").glob("*")])),
     output:  # there when the book is of this profile, and not of another one
         f"book/_build/html/_data/{PROFILE.name}/ro-crate-metadata.json",
     log:

@@ -81,6 +81,7 @@ def copy_project(tree: Path) -> Path:
         (tree / folder).mkdir()
         for path in (root / folder).glob("*.csv"):
             shutil.copy(path, tree / folder)
+    (tree / "node_modules").symlink_to(root / "node_modules")
     shutil.copytree(root / "results/musdb18-7s", tree / "results/musdb18-7s", ignore=shutil.ignore_patterns("*priors"))
     return tree
 

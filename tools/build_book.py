@@ -27,6 +27,7 @@ import kept
 import media
 import nbformat
 import pandas as pd
+import separate_page
 import tabs
 from finish import dead_links, finish
 from readme_table import compact
@@ -120,6 +121,7 @@ def main(results: Path, mode: str = "") -> None:
             (site / DATA / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / "results" / file, site / DATA / file)
     publish_crate(site / DATA / results.name, results, root)
+    separate_page.place(site, root)
     finish(site)
     if dead := dead_links(site):
         raise FlowsepError(f"{len(dead)} links lead nowhere: {'; '.join(dead[:5])}")

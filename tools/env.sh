@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Bring this machine to the state that the project needs: system programs, sound fonts, .venv from requirements.lock.
+# Bring this machine to the state that the project needs: system programs, sound fonts, .venv from requirements.lock,
+# node_modules from package-lock.json.
 # Idempotent: what is there already is left alone. PYTHON names another interpreter (3.11 or newer).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 declare -A package=(
-  [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [fluidsynth]=fluidsynth [chromium]=chromium [git]=git
+  [ffmpeg]=ffmpeg [ffprobe]=ffmpeg [fluidsynth]=fluidsynth [chromium]=chromium [git]=git [npm]=npm
   [FluidR3_GM.sf2]=fluid-soundfont-gm
   [MuseScore_General_Lite.sf3]=musescore-general-soundfont-small
   [Black_Pearl_4_LV2.sf2]=avldrums.lv2-soundfont
@@ -42,7 +43,7 @@ if ! "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 
   exit 1
 fi
 stamp=.venv/.stamp
-wanted=$(cat requirements.lock pyproject.toml tools/env.sh | sha256sum)
+wanted=$(cat requirements.lock package-lock.json pyproject.toml tools/env.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
@@ -50,5 +51,7 @@ echo "installing the packages of requirements.lock into .venv (about three minut
 pip install -q "$(grep '^torch==' requirements.lock)"
 pip install -q --no-deps -r <(grep -v '^torch==' requirements.lock)
 pip install -q --no-deps --no-build-isolation -e .
+echo "installing the packages of package-lock.json into node_modules, for the page Separate"
+npm ci --ignore-scripts --no-audit --no-fund --silent
 echo "$wanted" > "$stamp"
 echo "ready; next: make book"

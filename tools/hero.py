@@ -22,6 +22,7 @@ from flowsep.search import config_for
 PROFILE = "musdb18-7s"
 STEPS = (1, 6)  # of the search, before its last one
 SECONDS, RATE, DPI = 4.5, 22050, 66  # of the song, in Hz as it sounds, of the pictures: the page is to be light
+SONG = Track("Falcon 69", "test", dict.fromkeys(STREAMS, (Path(stempeg.example_stem_path()),)), MUSDB_SOURCES)
 LICENCE = "Falcon 69 by The Easton Ellises, CC BY-NC-SA 3.0; the estimates are adaptations under the same licence."
 
 
@@ -29,11 +30,10 @@ def main() -> None:
     """Separate the song and write the page's part."""
     config, priors = load_profile(PROFILE), load_priors()
     priors = {source: priors[source] for source in config.sources}
-    song = Track("Falcon 69", "test", dict.fromkeys(STREAMS, (Path(stempeg.example_stem_path()),)), MUSDB_SOURCES)
-    rate = song.sample_rate
+    rate = SONG.sample_rate
     inside = slice(rate // 10, rate // 10 + round(SECONDS * rate))  # the cut of the file left a click at its start
-    truth = {source: stem[:, inside] for source, stem in song.stems(config.sources).items()}
-    mixture = song.mixture()[:, inside]
+    truth = {source: stem[:, inside] for source, stem in SONG.stems(config.sources).items()}
+    mixture = SONG.mixture()[:, inside]
     heard, feature = {}, next(iter(priors.values())).feature
     last = config.systems["flowsep"]["iterations"]
     for steps in (*STEPS, last):

@@ -40,11 +40,15 @@ GCC's runtime for OpenMP (GPL 3 with GCC's runtime exception). For a GPU pip als
 which are not in the lock and are under NVIDIA's terms. The programs that flowsep calls (ffmpeg, fluidsynth, git, a
 browser) come from the system, under their own licences.
 
+The built book carries two packages that npm installs by package-lock.json, for the page *Separate*: onnxruntime-web
+(MIT, Microsoft; its notices of third parties are in the package) and fft.js (MIT, Fedor Indutny).
+
 ## Sounds
 
 The chapter *A real song, taken apart* plays six seconds of *Falcon 69* by The Easton Ellises, CC BY-NC-SA 3.0, which
-the package stempeg carries, and what separators make of them, adaptations under the same licence. No other recording
-lies in this repository; `book/cite.md` says where the synthesised sounds come from.
+the package stempeg carries, and what separators make of them, adaptations under the same licence. The page *Separate*
+has the same six seconds as its example, and the build takes them from that package. No other recording lies in this
+repository; `book/cite.md` says where the synthesised sounds come from.
 
 ## All
 

@@ -582,7 +582,7 @@
     _save() {
       for (const audio of this._systems.get(this._system)) {
         const source = audio.getAttribute("src");
-        const suffix = source.startsWith("data:audio/flac") ? "flac" : "mp3";
+        const suffix = { "audio/flac": "flac", "audio/wav": "wav" }[source.slice(5, source.indexOf(";"))] ?? "mp3";
         const parts = [this.dataset.title, this._blind ? "" : this._system, audio.dataset.stem].filter(Boolean);
         const name = parts.join(" - ").replace(/[^\p{L}\p{N} .,()+-]/gu, "_");
         make("a", { href: source, download: `${name}.${suffix}` }).click();
