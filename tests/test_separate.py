@@ -23,8 +23,9 @@ from flowsep.search import config_for
 pytestmark = [pytest.mark.browser, pytest.mark.slow]  # each loads the runtime of 14 MB, or long sounds
 
 ROOT = Path(__file__).parent.parent
-PAGE = """<!doctype html><html lang="en"><title>Separate</title><meta name="viewport" content="width=device-width">
-<main><h1>Separate</h1><flowsep-separate></flowsep-separate></main><script src="_separate/page.js"></script>"""
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Separate</title><main><h1>Separate</h1><flowsep-separate></flowsep-separate></main>
+<script src="_separate/page.js"></script>"""
 ITERATIONS = 3
 PATIENCE = 300_000  # ms, beside other jobs
 
@@ -63,10 +64,10 @@ def page(site, chromium):
     server.shutdown()
 
 
-def wav(audio, rate=RATE):
-    """Bytes of 32-bit floats, which the browser decodes without a change."""
+def wav(audio, rate=RATE, subtype="FLOAT"):
+    """Bytes of a file that the browser decodes without a change."""
     buffer = io.BytesIO()
-    sf.write(buffer, audio.T, rate, "FLOAT", format="WAV")
+    sf.write(buffer, audio.T, rate, subtype, format="WAV")
     return buffer.getvalue()
 
 
@@ -112,7 +113,7 @@ def test_odd_files_get_a_sentence(page):
     slow = np.random.default_rng(0).uniform(-0.1, 0.1, (1, 8000)).astype(np.float32)
     give(page, wav(slow, 8000))
     expect(name).to_have_text("song.wav: 1.0 s, mono.")
-    give(page, wav(np.tile(slow, 600), 8000), "long.wav")
+    give(page, wav(np.tile(slow, 600), 8000, "PCM_U8"), "long.wav")
     expect(name).to_have_text("long.wav: ten seconds from 4:55 on, of 10:00, mono.")
     page.get_by_label("Excerpt from").fill("60")
     expect(name).to_contain_text("from 1:00 on")

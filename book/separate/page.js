@@ -12,7 +12,7 @@
   const COLUMNS = 800; // of a waveform in the player
   const ROWS = 96; // of a picture
   const PLAY = "M7 4.5v15l12.5-7.5z", HALT = "M6 6h12v12H6z";
-  const clock = (t) => `${Math.floor(t / 60)}:${String(Math.floor(t % 60)).padStart(2, "0")}`;
+  const clock = (t) => `${Math.floor(Math.round(t) / 60)}:${String(Math.round(t) % 60).padStart(2, "0")}`;
 
   /** An element with attributes, listeners (keys that start with "on") and children; strings become text nodes. */
   function make(tag, attributes = {}, ...children) {
@@ -153,7 +153,7 @@
       const kind = count === 1 ? "mono" : "stereo";
       this._name.textContent = long
         ? `${name}: ten seconds from ${clock(start)} on, of ${clock(decoded.duration)}, ${kind}.`
-        : `${name}: ${(Math.floor(10 * decoded.duration) / 10).toFixed(1)} s, ${kind}.`;
+        : `${name}: ${decoded.duration.toFixed(1)} s, ${kind}.`;
       this._status.textContent = "";
       this._stopped = false;
       this._clear();
