@@ -49,7 +49,7 @@ BEHIND = {
     "10_a_new_source": ["./new_sources.csv"],
     "11_ablations": ["./ablation.csv"],
     "13_speed": ["bench/*.json"],
-    "14_beyond_the_paper": ["research/*.csv"],
+    "14_beyond_the_paper": ["research/*.csv", "musdb18-7s/transfer.csv", "musdb18-7s/material.csv"],
     "16_run_it_on_your_machines": ["scale.csv"],
 }
 OF_NO_PROFILE = ("03_glow", "13_speed", "14_beyond_the_paper", "16_run_it_on_your_machines")  # the same in every book
