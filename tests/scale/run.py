@@ -1,0 +1,125 @@
+"""MUSDB18 at its full size, of three composed songs under 150 names: `python tests/scale/run.py` (`make test-scale`).
+
+Both formats, wav folders and .stem.mp4, are decoded, trained on, separated and scored, and beside each a fifth of it.
+Fails where disk or time grow faster than the number of songs, where memory grows at all but for the files that a
+training maps, or where all of it takes longer than 20 minutes. Needs 30 GB below $TMPDIR and what the band needs;
+`--names 12 --seconds 10` tries it in minutes.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import stempeg
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from helpers import RATE, SOURCES, copy_project  # noqa: E402
+
+from companion.band.toyband import ensure_band  # noqa: E402
+from flowsep.audio import read_audio  # noqa: E402
+
+STREAMS = ("mixture", "drums", "bass", "other", "vocals")
+SIZES = {"steps": 2, "hidden": 8, "kernel": 3, "layers": 1, "dropout": 0.0}
+NETWORK = {"hidden": 8, "layers": 1, "steps": 4, "batch": 4, "crop_seconds": 2.0}
+MEMORY = 3 * 2**30  # bytes of any step, but for what it maps
+
+
+def songs(folder: Path, seconds: float) -> dict[str, list[Path]]:
+    """Three songs in each format, composed and, for .stem.mp4, encoded."""
+    band = ensure_band(seed=20, seconds=seconds, train=3, test=0)
+    folders = sorted(path for path in (band / "train").iterdir() if path.is_dir())
+    packed = []
+    for song in folders:
+        audio = [read_audio(song / f"{name}.wav")[0].T for name in STREAMS]
+        packed.append(folder / f"{song.name}.stem.mp4")
+        stempeg.write_stems(str(packed[-1]), np.stack(audio), RATE)
+    return {"musdb18hq": folders, "musdb18": packed}
+
+
+def stand_in(root: Path, made: list[Path], names: int) -> Path:
+    """`train/` and `test/`, two to one, whose files are hard links."""
+    for number in range(names):
+        song = made[number % len(made)]
+        place = root / ("test" if number % 3 == 2 else "train") / f"Band {number:03d} - Song{''.join(song.suffixes)}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(song, place, copy_function=os.link) if song.is_dir() else os.link(song, place)
+    return root
+
+
+def measured(arguments: list[str], tree: Path, environment: dict[str, str]) -> tuple[float, int]:
+    """(seconds, peak of the resident memory in bytes) of a command of the experiment."""
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "companion", *arguments], cwd=tree, env=environment)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"test-scale: companion {' '.join(arguments)} failed")
+    return time.monotonic() - began, used.ru_maxrss * 1024
+
+
+def run(place: Path, kind: str, made: list[Path], names: int) -> dict[str, float]:
+    """Seconds and bytes of all steps of a data set of so many names."""
+    label = f"scale-{kind}-{names}"
+    tree = place / "tree"
+    data = {"kind": kind, "root": str(stand_in(place / label, made, names)), "pieces": {}}
+    flow = {"members": [{}], "iterations": 1}
+    profile = {"name": label, "data": data, "model": SIZES, "shards": names // 3}
+    profile |= {"training": {"epochs": 1, "batch": 8, "crop_seconds": 7.0}}
+    profile |= {"systems": {"flowsep": flow, "open_unmix": NETWORK}}
+    config = tree / "configs" / f"{label}.yaml"
+    config.write_text(yaml.safe_dump({"profile": profile}))
+    environment = os.environ | {"FLOWSEP_DATA": str(place / f"cache-{label}"), "PYTHONPATH": str(ROOT)}
+    commands = {
+        "cache": ["cache"],
+        "prior": ["fit", "flowsep", "--part", "0-vocals"],
+        "network": ["fit", "open_unmix"],
+        "song": ["shard", "open_unmix", "0"],
+    }
+    spent = {}
+    for step, command in commands.items():
+        spent[f"{step} s"], spent[f"{step} bytes"] = measured([*command, "--profile", label], tree, environment)
+    cached = place / f"cache-{label}" / "segments"
+    spent["disk bytes"] = sum(path.stat().st_size for path in cached.iterdir())
+    shutil.rmtree(cached)
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="test-scale", description=__doc__.split(":")[0])
+    parser.add_argument("--names", type=int, default=150, metavar="N")
+    parser.add_argument("--seconds", type=float, default=240.0, metavar="S", help="of a song")
+    given = parser.parse_args()
+    began, few = time.monotonic(), max(6, given.names // 5 // 3 * 3)
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        place = Path(folder)
+        os.environ["FLOWSEP_DATA"] = str(place / "band")
+        made = songs(place, given.seconds)
+        copy_project(place / "tree")
+        for kind, files in made.items():
+            small, large = (run(place, kind, files, names) for names in (few, given.names))
+            times = given.names / few
+            print(kind, {key: f"{small[key]:.3g} -> {large[key]:.3g}" for key in small}, flush=True)
+            # of every stem 16-bit stereo at its rate, and mono pieces at half of it, of test songs 20 at most
+            whole = len(SOURCES) * given.seconds * RATE * given.names * (2 / 3 * (4 + 1) + 1 / 3 * 1)
+            assert large["disk bytes"] <= 1.01 * whole, f"{kind}: the cache takes {large['disk bytes']:,} bytes"
+            assert large["disk bytes"] <= 1.05 * times * small["disk bytes"]
+            assert large["cache s"] <= 1.5 * times * small["cache s"], f"{kind}: decoding slows down"
+            for step in ("cache", "song"):
+                assert large[f"{step} bytes"] <= 1.2 * small[f"{step} bytes"], f"{kind}, {step}: memory grows"
+            for step in ("cache", "prior", "network", "song"):
+                assert large[f"{step} bytes"] <= MEMORY + large["disk bytes"], f"{kind}, {step}: too much memory"
+    minutes = (time.monotonic() - began) / 60
+    print(f"{given.names} names of each format in {minutes:.1f} minutes")
+    assert minutes <= 20, "longer than 20 minutes"
+
+
+if __name__ == "__main__":
+    main()
