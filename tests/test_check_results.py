@@ -17,6 +17,7 @@ from helpers import copy_project
 from readme_table import renewed
 
 from companion import codehash, load_profile
+from companion.systems.remarks import remarks
 from companion.tables import write_tables
 from flowsep.files import FlowsepError
 
@@ -55,7 +56,7 @@ KINDS = {
         ("results/research/trials.csv", "0", "1", "research/trials.csv: is not what results/kept.json"),
         ("results/research/silence.csv", "", None, "results/research/silence.csv: is missing, but is in results/kept"),
         ("results/bench/*.json", "0", "1", "FILE: is not what results/kept.json says"),
-        ("results/scale.csv", "1.0", "2.0", "results/scale.csv: is not what"),
+        ("results/scale.csv", "musdb18", "musdb19", "results/scale.csv: is not what"),
         ("results/faults.json", "1", "2", "results/faults.json: is not what"),
         ("results/cluster.json", "1", "2", "results/cluster.json: is not what"),
         ("results/published.csv", "full", "solo", "results/published.csv: is not what"),
@@ -72,7 +73,12 @@ KINDS = {
         ("notebooks/13_speed.ipynb", "A song is", "37x, a song is", "13_speed.ipynb: '37x' reads as a typed result"),
     ],
     "a cell of the README's table edited": [
-        ("README.md", "| hpss | none | 0 |", "| hpss | none | 1 |", "README.md: its table is not the committed one"),
+        (
+            "README.md",
+            "| HPSS (3 settings tried) | none | 0 |",
+            "| HPSS (3 settings tried) | none | 1 |",
+            "README.md: its table is not the committed one",
+        ),
     ],
     "a kept chapter or a record edited": [
         (f"{DEMO}/book/03_glow.ipynb", "the", "teh", "book/03_glow.ipynb: is not what book/kept.json says"),
@@ -136,7 +142,8 @@ def tree(tmp_path_factory):
         patch.chdir(tree)
         patch.setattr(codehash, "ROOT", tree)
         profile = load_profile("demo")
-        write_tables(demo, None, conventions=profile.evaluation.conventions, sources=profile.sources)
+        given = {"conventions": profile.evaluation.conventions, "sources": profile.sources}
+        write_tables(demo, None, notes=remarks(profile), **given)
         (tree / "README.md").write_text(renewed((tree / "README.md").read_text()))
         kept.write_record(demo / "book" / "kept.json", kept.record(demo, demo / "book"))
         kept.write_record(tree / "results" / "kept.json", kept.hashes(tree / "results", *kept.SHARED))

@@ -102,7 +102,7 @@ def test_a_step_of_the_gan(fabric):
         assert waits(fabric(training), task, training).seen == []
 
 
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("space", ["z", "x"])
 @pytest.mark.parametrize(("engine", "recompute"), [("stacked", False), ("stacked", True), ("layers", False)])
 def test_a_search_of_two_chunks(engine, recompute, space, precision):
@@ -110,7 +110,7 @@ def test_a_search_of_two_chunks(engine, recompute, space, precision):
     with fake_cuda():
         priors = {name: prior(name) for name in ("a", "b")}
         seen = []
-        for iterations in (2, 4):
+        for iterations in (2, 3):
             config = SeparationConfig(**how, iterations=iterations, sigma=0.1)
             flows = Flows(priors, config)
             target = flows.pad(torch.rand(2, 513, 11, device=CUDA, dtype=flows.dtype))
@@ -127,7 +127,7 @@ def test_a_search_in_the_latents_of_a_gan():
     with fake_cuda():
         generators = [Generator(GAN).to(CUDA).requires_grad_(False) for _ in range(2)]
         mixture = torch.rand(2, GAN.side, GAN.side, device=CUDA)
-        for iterations in (1, 3):
+        for iterations in (1, 2):
             options = gan_prior.GanOptions(prior=GAN, iterations=iterations, levels=2)
             with Waits() as one:
                 estimates = gan_prior.search(mixture, generators, options)

@@ -20,7 +20,7 @@ from flowsep.search import config_for
 
 FOLDER = "_separate"
 ROOT = Path(__file__).parent.parent
-BITS = 8  # of a weight: half the bytes, and no SDR changes by more than 0.02 dB (book/separate.md)
+BITS = 8  # of a weight: half the bytes; book/separate.md says what it costs
 RUNTIME = [
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -106,7 +107,7 @@ def test_options_reach_the_separator(priors, song, tmp_path, monkeypatch):
 
     class Fake:
         def __init__(self, priors, config, *, memory_limit):
-            self.names = tuple(priors)
+            self.names, self.flows = tuple(priors), SimpleNamespace(device=torch.device("cpu"))
             seen.append(config)
             limits.append(memory_limit)
 
