@@ -33,7 +33,7 @@ from companion.systems import load_system
 from companion.systems.gan_prior import GanPrior
 from companion.systems.priors import HEARD
 from companion.systems.supervised import Supervised
-from companion.tables import costs, load_scores
+from companion.tables import costs, load_scores, written
 from companion.tables.speed import figures, read_bench
 from flowsep.files import FlowsepError, atomic_path
 
@@ -272,7 +272,7 @@ class Figures:
         if isinstance(system, GanPrior | Supervised):
             work = gan_second(system) if isinstance(system, GanPrior) else network_second(system)
             return Cost(work / (1e3 * SHARE * self.device.tf32), "arithmetic", "gpu")
-        return Cost(float(self.spent.loc[name, "RTF"]), "a core", "core")
+        return Cost(float(self.spent.loc[written(name), "RTF"]), "a core", "core")
 
     def cost(self, job: Job) -> Cost:
         """What a job takes. Raises FlowsepError for a rule that is not known here."""
