@@ -282,7 +282,7 @@ class Figures:
             seconds, bound = self.step(key)
             return Cost(self.start + self._steps(key) * seconds, bound, "gpu")
         if job.rule == "fit":
-            return Cost(self.start + float(self.spent.loc[name, "training (s)"]), "a core", "core")
+            return Cost(self.start + float(self.spent.loc[written(name), "training (s)"]), "a core", "core")
         if job.rule == "separate":
             each, bound, kind = self.separation(name)
             music = SONGS["test"] * SONG
