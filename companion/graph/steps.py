@@ -58,7 +58,7 @@ def fit_system(
 
     `systems/<name>/fitted/<part>.json` holds the hashes of settings, data and code that it was done with. A notebook
     trains the priors of `instglow`. With `go_on` a failure goes to that file, too, and becomes the system's
-    `unavailable`, so that its rows say so beside those of the other systems; see `forget_failures`.
+    `unavailable`, so that its rows say so beside the rows of the others; see `forget_failures`.
 
     Raises FlowsepError for an unknown system or part, and as `System.fit` does.
     """

@@ -45,8 +45,8 @@ def export_graph(priors: Mapping[str, "Prior"], config: SeparationConfig, path: 
 
     Args:
         priors: name -> prior; all of one shape.
-        bits: of each weight of the coupling nets: 16, or 8 with one scale per row. The 8 are those of
-            `symbols.in_eight_bits`, the 16 those of `Prior.save(half=True)`.
+        bits: of each weight of the coupling nets: 16, as `Prior.save(half=True)` rounds, or 8 with one scale per row, as
+            `symbols.in_eight_bits` rounds.
     Raises:
         FlowsepError: priors of different shapes or features, or no package onnx.
     """
