@@ -52,9 +52,9 @@ def solo_segments(
 def whole_stems(dataset: Dataset, subset: str, source: str, sample_rate: int, channels: int = 2) -> list[Recording]:
     """One source in all tracks of a subset, recordings (channels, samples) mapped into memory.
 
-    The recordings of several sources are aligned in time; a track without the source gives one without samples. They are decoded
-    and resampled (soxr) once, as in `solo_segments`; at the songs' own rate a stereo sample takes 4 bytes. Whole songs
-    are held out, even with `pieces`, which hold one source each.
+    Recordings of several sources are aligned in time; a track without the source gives one without samples. They are
+    decoded and resampled (soxr) once, as in `solo_segments`; at the songs' own rate a stereo sample takes 4 bytes.
+    Whole songs are held out, even with `pieces`, which hold one source each.
 
     Raises FlowsepError if no track has the source, or tracks are damaged.
     """

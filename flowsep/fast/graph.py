@@ -45,8 +45,8 @@ def export_graph(priors: Mapping[str, "Prior"], config: SeparationConfig, path: 
 
     Args:
         priors: name -> prior; all of one shape.
-        bits: of each weight of the coupling nets: 16, as `Prior.save(half=True)` rounds, or 8 with one scale per row, as
-            `symbols.in_eight_bits` rounds.
+        bits: of each weight of the coupling nets: 16, as `Prior.save(half=True)` rounds, or 8 with one scale per row,
+            as `symbols.in_eight_bits` rounds.
     Raises:
         FlowsepError: priors of different shapes or features, or no package onnx.
     """
