@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
     command.set_defaults(run=_separate)
 
-    command = commands.add_parser("info", help="print the source, sizes and origin of a prior")
-    command.add_argument("file", type=Path, metavar="FILE.safetensors")
+    command = commands.add_parser("info", help="print the source, sizes and origin of a prior, or of all in a folder")
+    command.add_argument("file", type=Path, metavar="FILE.safetensors | DIR")
     command.set_defaults(run=_info)
 
     command = commands.add_parser("convert", help="turn a checkpoint of the research code into a prior")
@@ -115,9 +115,9 @@ def _separate(arguments: argparse.Namespace) -> int:
     from .checkpoint import find_priors, shipped_priors
     from .config import SeparationConfig
 
-    given = {key: getattr(arguments, key) for key in ("iterations", "alpha", "space", "wiener", "device", "seed")}
+    keys = ("iterations", "alpha", "space", "wiener", "device", "seed")
+    given = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
     try:
-        given = {key: value for key, value in given.items() if value is not None}
         SeparationConfig(**given)
     except ValidationError as error:
         first = error.errors()[0]
@@ -140,9 +140,8 @@ def _separate(arguments: argparse.Namespace) -> int:
 
     priors = {name: load_prior(paths[name]) for name in sources}
     config = SeparationConfig.paper(**given) if arguments.paper else config_for(priors, **given)
-    separator = Separator(priors, config, memory_limit=arguments.memory_limit)
+    separator, failed = Separator(priors, config, memory_limit=arguments.memory_limit), []
     tell(runs_on(separator.flows.device, config.precision))
-    failed = []
     for path, target in targets.items():
         try:
             _separate_one(path, target, separator, arguments.format, force=arguments.force)
@@ -162,8 +161,7 @@ def _songs(path: Path) -> list[Path]:
         return [path]
     globs = (path.glob("[!.]*"), path.glob("[!.]*/mixture.*"))
     songs, mixtures = ([f for f in sorted(g) if f.suffix.lower() in SUFFIXES and not f.is_dir()] for g in globs)
-    files = songs or mixtures
-    if not files:
+    if not (files := songs or mixtures):
         raise FlowsepError(f"{path}: no songs in this folder; expected files such as song.wav, or song/mixture.wav")
     return files
 
@@ -177,10 +175,9 @@ def _song(path: Path) -> str:
 
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
     """Refuse {input: output folder} if two inputs have one folder, or a folder already contains files."""
-    taken = list(targets.values())
     homes = {os.path.realpath(path.parent): path for path in targets}
     for path, target in targets.items():
-        if taken.count(target) > 1:
+        if [*targets.values()].count(target) > 1:
             raise FlowsepError(f"{path}: another input has the same name, and both would be written to {target}")
         if target.is_symlink():
             raise FlowsepError(f"{target}: is a link, which may lead out of --out; remove it, or choose another --out")
@@ -233,22 +230,30 @@ def _size(text: str) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from .checkpoint import find_priors
+
+    path, several = arguments.file, arguments.file.is_dir() and not (arguments.file / "config.json").is_file()
+    facts = {source: _facts(prior) for source, prior in find_priors(path).items()} if several else _facts(path)
+    print(printable(json.dumps(facts, indent=2, ensure_ascii=False)))
+    return 0
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the file of a prior, or a folder of the research code, says of it."""
     from .prior import FORMAT
     from .weights import read_header
 
     keys = ("source", "model", "feature", "provenance")
-    header, shapes = read_header(arguments.file) if arguments.file.is_file() else ({}, {})
+    header, shapes = read_header(path) if path.is_file() else ({}, {})
     if header.get("format") != FORMAT or not set(keys) <= set(header):
         from .checkpoint import load_prior
 
-        prior = load_prior(arguments.file)  # a folder of the research code, or an error that says what is wrong
-        header = {"source": prior.source, "model": prior.model.model_dump(), "feature": prior.feature.model_dump()}
-        header |= {"provenance": prior.provenance}
+        prior = load_prior(path)  # a folder of the research code, or an error that says what is wrong
+        header = {key: getattr(prior, key).model_dump() for key in ("model", "feature")}
+        header |= {"source": prior.source, "provenance": prior.provenance}
         shapes = {name: weight.shape for name, weight in prior.named_parameters()}
-    facts = {"source": header["source"], "parameters": sum(map(math.prod, shapes.values()))}
-    facts |= {key: header[key] for key in keys}
-    print(printable(json.dumps(facts, indent=2, ensure_ascii=False)))
-    return 0
+    size = {"source": header["source"], "parameters": sum(map(math.prod, shapes.values()))}
+    return size | {key: header[key] for key in keys}
 
 
 def _convert(arguments: argparse.Namespace) -> int:

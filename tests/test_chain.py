@@ -152,6 +152,20 @@ def test_one_page_shows_each_prior_in_its_tab(html, chromium):
 
 
 @pytest.mark.browser
+def test_a_picture_opens_in_its_own_size(html, chromium):
+    with open_page(html / "chapters" / "03_glow.html", width=390, browser=chromium) as page:
+        picture, large = page.locator(".bd-article img").last, page.locator("dialog.flowsep-large img")
+        picture.click()
+        assert large.bounding_box()["width"] > 1.5 * picture.bounding_box()["width"]
+        page.keyboard.press("Escape")
+        assert page.locator("dialog.flowsep-large").count() == 0
+        picture.press("Enter")
+        assert large.get_attribute("alt") == picture.get_attribute("alt")
+        large.click()
+        assert page.locator("dialog.flowsep-large").count() == 0
+
+
+@pytest.mark.browser
 def test_the_results_can_be_sorted(html, chromium):
     with open_page(html / "chapters" / "06_results.html", browser=chromium) as page:
         table = page.locator("table.flowsep-scores").first
