@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import open_page
 from chain import snakemake
+from playwright.sync_api import expect
 
 from companion import load_profile
 from companion.tables import aggregate, load_scores
@@ -158,11 +159,11 @@ def test_a_picture_opens_in_its_own_size(html, chromium):
         picture.click()
         assert large.bounding_box()["width"] > 1.5 * picture.bounding_box()["width"]
         page.keyboard.press("Escape")
-        assert page.locator("dialog.flowsep-large").count() == 0
+        expect(large).to_have_count(0)
         picture.press("Enter")
         assert large.get_attribute("alt") == picture.get_attribute("alt")
         large.click()
-        assert page.locator("dialog.flowsep-large").count() == 0
+        expect(large).to_have_count(0)
 
 
 @pytest.mark.browser
