@@ -9,6 +9,8 @@ document.addEventListener("DOMContentLoaded", () => {
     dialog.setAttribute("aria-label", "Enlarged picture");
     dialog.append(large);
     dialog.addEventListener("click", () => dialog.close());
+    // the theme takes Escape for its search, and the browser then leaves the dialog open
+    dialog.addEventListener("keydown", (event) => event.key === "Escape" && dialog.close());
     dialog.addEventListener("close", () => dialog.remove());
     document.body.append(dialog);
     dialog.showModal();
