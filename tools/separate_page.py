@@ -19,7 +19,6 @@ from flowsep.files import FlowsepError, write_text
 from flowsep.search import config_for
 
 FOLDER = "_separate"
-ROOT = Path(__file__).parent.parent
 BITS = 8  # of a weight: half the bytes; book/separate.md says what it costs
 RUNTIME = [
     *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
@@ -37,7 +36,7 @@ def place(site: Path, root: Path) -> None:
         shutil.copy(packages / "onnxruntime-web" / "dist" / name, target)
     fft = (packages / "fft.js" / "lib" / "fft.js").read_text("utf-8")
     write_text(target / "fft.mjs", fft.replace("module.exports = FFT;", "export default FFT;"))
-    for path in (ROOT / "book" / "separate").iterdir():
+    for path in (root / "book" / "separate").iterdir():
         shutil.copy(path, target)
     write_text(target / "player.js", show.player.script())
     profile, shipped = load_profile(hero.PROFILE), load_priors()
