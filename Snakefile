@@ -48,7 +48,7 @@ EXCERPTS = f"{OUT}/audio/references"
 OWN = {name: options["class"].rpartition(":")[0] for name, options in PROFILE.systems.items() if "class" in options}
 
 wildcard_constraints:
-    source="|".join(map(re.escape, PROFILE.trained)),
+    source="|".join(map(re.escape, PROFILE.sources)),
     system="|".join(map(re.escape, PROFILE.systems)),
     number=r"\d+",
 
@@ -283,8 +283,7 @@ rule own_system:
 if PROFILE.new_sources:
     rule new_source:
         input:
-            expand(rules.prior.output.prior, source=PROFILE.trained),
-            [f"{OUT}/scores/instglow.csv"] if "instglow" in PROFILE.systems else [],
+            expand(rules.fit.output, system="flowsep", part=map(safe_name, parts("flowsep"))),
             notebook="notebooks/10_a_new_source.ipynb",
         output:
             notebook=f"{OUT}/notebooks/10_a_new_source.ipynb",
@@ -293,6 +292,8 @@ if PROFILE.new_sources:
             f"{OUT}/logs/10_a_new_source.ipynb",
         params:
             more="",
+            settings=lambda wildcards: PROFILE.hash_of("flowsep"),
+        priority: 14  # it trains priors, too, all in one job
         threads: PROFILE.threads
         shell:
             RUN
@@ -406,7 +407,7 @@ rule book:
         rules.data.output.notebook,
         rules.spectrograms.output.notebook,
         rules.glow.output.notebook,
-        expand(rules.prior.output.notebook, source=PROFILE.trained),
+        expand(rules.prior.output.notebook, source=PROFILE.sources),
         rules.inside.output.notebook,
         rules.shown.output.notebook,
         [f"{OUT}/notebooks/10_a_new_source.ipynb"] if PROFILE.new_sources else [],

@@ -92,11 +92,10 @@ class AblationConfig(Settings):
 
 
 class NewSourcesConfig(Settings):
-    """Sources that join a finished model, with one new prior each."""
+    """Sources that join the finished priors of `flowsep`."""
 
     sources: tuple[str, ...] = Field(min_length=1)
     within: str  # the source of the profile that holds them
-    steps: PositiveInt | None = None  # of their training; None: as for all priors
     seconds: PositiveFloat | None = None  # separate an excerpt of each song; None: all of it
 
 
@@ -125,7 +124,8 @@ class Profile(Settings):
     @model_validator(mode="after")
     def _name_files(self) -> Self:
         """Names of sources and systems become names of files and jobs, and arguments in a shell."""
-        for kind, names in (("sources", self.trained), ("systems", tuple(self.systems))):
+        every = self.sources + (self.new_sources.sources if self.new_sources else ())
+        for kind, names in (("sources", every), ("systems", tuple(self.systems))):
             for name in names:
                 if not NAME.fullmatch(name):
                     raise ValueError(f"{kind}: {brief(name)}: use letters, digits, _ and -, 64 at most, first no -")
@@ -167,18 +167,9 @@ class Profile(Settings):
                 raise ValueError(f"new_sources.within: '{new.within}' is none of the sources {', '.join(self.sources)}")
             if "rest" in new.sources:
                 raise ValueError("new_sources.sources: none may be called 'rest', which is what remains of `within`")
+            if "flowsep" not in self.systems:
+                raise ValueError("new_sources: they join the priors of flowsep, which `systems` does not name")
         return self
-
-    @property
-    def trained(self) -> tuple[str, ...]:
-        """The sources that have a prior: the profile's, then the new ones."""
-        return self.sources + (self.new_sources.sources if self.new_sources else ())
-
-    def training_of(self, source: str) -> TrainingConfig:
-        """`training`, with the steps of `new_sources` if it is one of them."""
-        new = self.new_sources
-        own = new is not None and new.steps is not None and source in new.sources
-        return self.training.model_copy(update={"steps": new.steps}) if own else self.training
 
     @property
     def folder(self) -> Path:

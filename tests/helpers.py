@@ -62,7 +62,7 @@ def write_packed_tree(root: Path, *, train: int = 1, test: int = 1, seconds: flo
 
 def save_as_trained(prior, profile, dataset) -> Path:
     """Save a prior where notebook 04 leaves it, with the provenance of a training by this profile."""
-    training = profile.training_of(prior.source).model_dump(mode="json")
+    training = profile.training.model_dump(mode="json")
     prior.provenance |= {"training": training, "seed": profile.seed, "data_hash": dataset.hash}
     path = profile.folder / "priors" / f"{prior.source}.safetensors"
     prior.save(path)

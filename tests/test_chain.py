@@ -52,7 +52,7 @@ def test_the_tables_are_ordered_as_they_must_be(results):
 
 def test_the_priors_carry_where_they_come_from(results):
     manifest = json.loads((results / "data.json").read_text())
-    for source in load_profile("smoke").trained:
+    for source in load_profile("smoke").sources:
         prior = load_prior(results / "priors" / f"{source}.safetensors")
         assert prior.source == source and prior.provenance["data_hash"] == manifest["hash"]
 
@@ -60,7 +60,7 @@ def test_the_priors_carry_where_they_come_from(results):
 def test_executed_notebooks_hold_no_error(results):
     paths = sorted((results / "notebooks").glob("*.ipynb"))
     profile = load_profile("smoke")  # the chapters, one training a source, one separation a system
-    assert len(paths) == 15 + len(profile.trained) + len(profile.systems)
+    assert len(paths) == 15 + len(profile.sources) + len(profile.systems)
     for path in paths:
         for cell in nbformat.read(path, as_version=4).cells:
             assert all(output.output_type != "error" for output in cell.get("outputs", [])), path

@@ -121,7 +121,7 @@ def test_a_profile_with_other_values_loads_or_is_refused(tmp_path, data):
     if not refused(path, load_profile, path):
         profile = load_profile(path)
         assert len(profile.hash) == 12
-        for name in (*profile.trained, *profile.systems):
+        for name in (*profile.sources, *profile.systems):
             assert (tmp_path / name).parent == tmp_path and name.isprintable() and " " not in name
 
 

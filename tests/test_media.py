@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -70,16 +71,18 @@ def test_what_is_taken_is_small_and_put_back_whole():
     assert media.take(whole) == taken  # and once more, to the byte
 
 
-def test_on_a_page_pictures_are_files_and_sounds_stay():
+def test_on_a_page_pictures_and_sounds_are_files_and_each_sound_a_script_for_pages_on_disk():
     import media
 
     made = notebook()
     taken = media.take(made)
     files = media.place(made, taken, "../_media")
     picture, heard = pages(made)
-    (name,) = files
-    assert f'src="../_media/{name}"' in picture and name.endswith(".webp") and files[name] == taken[name]
-    assert heard.count("data:audio/mpeg;base64,") == 2
+    assert "base64" not in picture + heard and files.items() > taken.items()
+    image, sound = sorted(taken, key=lambda name: name.endswith(".mp3"))
+    assert f'src="../_media/{image}"' in picture and heard.count(f'src="../_media/{sound}"') == 2
+    assert files.keys() - taken.keys() == {f"{sound}.js"}
+    assert base64.b64decode(re.search(r'= "(.*)";$', files[f"{sound}.js"].decode())[1]) == SOUND
 
 
 def test_the_text_of_a_picture_is_escaped():

@@ -37,7 +37,7 @@ from companion.tables import costs, labels, load_scores, made_of, plain, written
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
 from flowsep.search import search
 
-PICTURES, DATA = "_media", "_data"  # folders of the site
+MEDIA, DATA = "_media", "_data"  # folders of the site
 # chapter -> the files with its numbers; "./" is the profile's folder, all else lies in results/
 BEHIND = {
     "01_data": ["./data.json"],
@@ -82,7 +82,7 @@ def main(results: Path, mode: str = "") -> None:
     chapters = root / "book" / "chapters"
     shutil.rmtree(chapters, ignore_errors=True)
     chapters.mkdir(parents=True)
-    pictures = {}
+    beside = {}  # pictures and sounds, which are files beside the pages
     origin = dict.fromkeys(notebooks, results) | dict.fromkeys(real, root / "results" / REAL)
     scores, runs = load_scores(results), {}
     for name, notebook in notebooks.items():
@@ -93,7 +93,7 @@ def main(results: Path, mode: str = "") -> None:
             for chapter, other in FROM_REAL.items():
                 cell.source = cell.source.replace(f"]({chapter})", f"]({other})")
         tabs.renew_links(page)
-        pictures |= media.place(page, stored, f"../{PICTURES}")
+        beside |= media.place(page, stored, f"../{MEDIA}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
     write_text(chapters / "search.py", inspect.getsource(search))  # for the chapter on the method
@@ -110,11 +110,14 @@ def main(results: Path, mode: str = "") -> None:
     if done.returncode:
         told = [line for line in (done.stdout + done.stderr).splitlines() if re.search("warning:|error:", line, re.I)]
         raise FlowsepError("jupyter-book failed: " + "\n".join(told[-5:] or [done.stderr[-2000:]]))
-    (site / PICTURES).mkdir()
-    for name, data in pictures.items():
-        (site / PICTURES / name).write_bytes(data)
-    for name, notebook in (notebooks | real).items():  # for download: as it ran, with all pictures and sounds inside
+    (site / MEDIA).mkdir()
+    for path in (root / "book" / "hero").iterdir():  # of the first page
+        beside |= media.with_script(path.name, path.read_bytes())
+    for name, data in beside.items():
+        (site / MEDIA / name).write_bytes(data)
+    for name, notebook in (notebooks | real).items():  # for download: as it ran, with all pictures inside
         whole = nbformat.from_dict(notebook)
+        media.mute(whole, "The player is on the page in the book, and here once you have run this notebook.")
         media.whole(whole, stored)
         nbformat.write(whole, site / "_sources" / "chapters" / f"{name}.ipynb")
         for file in data_of(name, origin[name]):

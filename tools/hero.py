@@ -1,14 +1,18 @@
 """What the first page shows: a real song, taken apart step by step. `python tools/hero.py` writes book/hero.html.
 
+Pictures and sounds go to book/hero/, from where a build copies them beside the pages.
+
 The song is Falcon 69 by The Easton Ellises (CC BY-NC-SA 3.0), which the package stempeg carries; the priors are those
 that come with the repository. The sentence below the player is made from the table of the real songs.
 """
 
+import shutil
 from html import escape
 from pathlib import Path
 
+import media
+import nbformat
 import pandas as pd
-import soxr
 import stempeg
 
 from companion import show
@@ -21,7 +25,7 @@ from flowsep.search import config_for
 
 PROFILE = "musdb18-7s"
 STEPS = (1, 6)  # of the search, before its last one
-SECONDS, RATE, DPI = 4.5, 22050, 66  # of the song, in Hz as it sounds, of the pictures: the page is to be light
+SECONDS, DPI = 4.5, 66  # of the song, and of the pictures: the page is to be light
 SONG = Track("Falcon 69", "test", dict.fromkeys(STREAMS, (Path(stempeg.example_stem_path()),)), MUSDB_SOURCES)
 LICENCE = "Falcon 69 by The Easton Ellises, CC BY-NC-SA 3.0; the estimates are adaptations under the same licence."
 
@@ -50,10 +54,18 @@ def main() -> None:
         labels.append(f"{name} of {last}; SDR in dB: {scores}")
     slider = show.PictureSlider(pictures, labels, systems=list(heard), first=len(pictures) - 1)
     sounds = dict(reversed(heard.items())) | {"true stems": truth}  # the first press plays separated stems
-    sounds = {name: {s: soxr.resample(x.T, rate, RATE).T for s, x in of.items()} for name, of in sounds.items()}
-    player = show.StemPlayer(sounds, RATE, title="Falcon 69", licence=LICENCE)
+    player = show.StemPlayer(sounds, rate, title="Falcon 69", licence=LICENCE)
     parts = [slider._repr_html_(), player._repr_html_(), f"<p>{escape(sentence())}</p>", ""]
-    write_text(find_root() / "book" / "hero.html", "\n".join(parts))
+    output = nbformat.v4.new_output("display_data", {"text/html": "\n".join(parts)})
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(outputs=[output])])
+    files = media.place(page, media.take(page), "_media")
+    book = find_root() / "book"
+    shutil.rmtree(book / "hero", ignore_errors=True)
+    (book / "hero").mkdir()
+    for name, data in files.items():
+        if not name.endswith(".js"):  # which the build makes
+            (book / "hero" / name).write_bytes(data)
+    write_text(book / "hero.html", page.cells[0].outputs[0]["data"]["text/html"])
 
 
 def sentence() -> str:

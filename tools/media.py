@@ -77,21 +77,24 @@ def mute(notebook: NotebookNode, note: str) -> None:
 
 
 def place(notebook: NotebookNode, media: Mapping[str, bytes], folder: str) -> dict[str, bytes]:
-    """Pictures as files of `folder`, as seen from the page, sounds inline; returns the files, {name: bytes}.
-
-    Sounds stay in the page, since a browser reads none from a file beside a page that was opened from disk.
-    """
+    """Pictures and sounds as files of `folder`, as seen from the page; returns the files, {name: bytes}."""
     files: dict[str, bytes] = {}
 
     def put(match: re.Match) -> str:
         name = f"{match[1]}.{match[2]}"
-        if not MEDIA[match[2]].startswith("image/"):
-            return _data(name, media[name])
-        files[name] = media[name]
+        files.update(with_script(name, media[name]))
         return f"{folder}/{name}"
 
     _each_page(notebook, put)
     return files
+
+
+def with_script(name: str, data: bytes) -> dict[str, bytes]:
+    """A file and, if it is a sound, a script that holds it, too: a page opened from disk cannot read the file."""
+    if MEDIA[name.rpartition(".")[2]].startswith("image/"):
+        return {name: data}
+    text = f'(globalThis.flowsepSounds ??= {{}})["{name}"] = "{base64.b64encode(data).decode()}";'
+    return {name: data, f"{name}.js": text.encode()}
 
 
 def whole(notebook: NotebookNode, media: Mapping[str, bytes]) -> None:

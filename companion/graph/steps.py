@@ -40,13 +40,13 @@ def prepare_cache(profile: Profile, dataset: Dataset) -> Path:
 
     One job does it before any training, so that no two jobs write the same file.
     """
-    for source in profile.trained:
+    for source in profile.sources:
         for subset, songs in (("train", None), ("valid", None), ("test", HEARD)):
             solo_segments(dataset, subset, source, profile.feature, songs=songs)
     for name in profile.systems:
         _system(profile, name).material(dataset, profile)
     path = profile.folder / "cache.json"
-    facts = {"data": dataset.name, "data_hash": dataset.hash, "sources": profile.trained, "systems": [*profile.systems]}
+    facts = {"data": dataset.name, "data_hash": dataset.hash, "sources": profile.sources, "systems": [*profile.systems]}
     write_text(path, json.dumps(facts, indent=1) + "\n")
     return path
 

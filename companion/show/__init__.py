@@ -14,9 +14,10 @@ from .sound_plots import (
     waveforms,
 )
 from .sounds import invert, magnitude
-from .style import describe, source_color, use_style
+from .style import INK, describe, source_color, use_style
 
 __all__ = [
+    "INK",
     "PictureSlider",
     "StemPlayer",
     "average_spectra",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .style import ORACLE, SUPERVISION, _grid, _plain_decades, _text, _texts
+from .style import INK, ORACLE, SUPERVISION, _grid, _plain_decades, _text, _texts
 
 if TYPE_CHECKING:
     import pandas
@@ -71,18 +71,18 @@ def pareto(frame: "pandas.DataFrame") -> "Figure":
         ax.set(xscale="log", xlim=(edge / 2, end), xlabel=title, ylabel="SDR, mean of medians (dB)")
         ax.set_xticks([edge, *decades], [zero, *(f"{decade:,g}" for decade in decades)])
         ax.set_xticks([], minor=True)
-        ax.axvspan(edge / 2, edge * 2, color="0.93", zorder=0)
+        ax.axvspan(edge / 2, edge * 2, color=INK, alpha=0.12, linewidth=0, zorder=0)
         front = pareto_front(frame, cost)["mean"]
         levels = np.repeat(front.to_numpy(), 2)
         steps = np.column_stack([np.append(np.repeat(x[front.index].to_numpy(), 2)[1:], end)[: len(levels)], levels])
-        ax.plot(*steps.T, color="0.5", linewidth=1.2, zorder=1)
+        ax.plot(*steps.T, color=INK, linewidth=1.2, zorder=1)
         for kind, (color, marker) in looks.items():
             chosen = rows["supervision"] == kind
             ax.scatter(x[chosen], rows.loc[chosen, "mean"], s=46, color=color, marker=marker, zorder=3)
         ax.margins(y=0.12)
         drawn.append((ax, rows["system"].tolist(), np.column_stack([x, rows["mean"]]), steps))
     handles = [Line2D([], [], color=c, marker=m, linestyle="", label=kind or "?") for kind, (c, m) in looks.items()]
-    handles += [Line2D([], [], color="0.5", label="best at no more than this cost, without oracles")]
+    handles += [Line2D([], [], color=INK, label="best at no more than this cost, without oracles")]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, fontsize="small")
     figure.draw_without_rendering()  # settles the layout, and with it where a point is in pixels
     for names in drawn:
@@ -121,7 +121,7 @@ def roofline(frame: "pandas.DataFrame", *, copy: float, product: float) -> "Figu
 
     figure, (ax,) = _grid(1, 1, 7.0, 3.6)
     reach = np.geomspace(min(0.5, frame["intensity"].min() / 2), max(frame["intensity"].max(), product / copy) * 4, 200)
-    ax.plot(reach, np.minimum(product, copy * reach), color="0.4", linewidth=1.4, label="copying, then a large product")
+    ax.plot(reach, np.minimum(product, copy * reach), color=INK, linewidth=1.4, label="copying, then a large product")
     look = {"hue": "layer", "style": "direction", "s": 70, "ax": ax}
     seaborn.scatterplot(frame, x="intensity", y="rate", **look)
     ax.set(xscale="log", yscale="log", xlabel="Operations a byte", ylabel="Rate (GFLOP/s)")
@@ -159,7 +159,7 @@ def _name_points(ax: "Axes", names: Sequence[str], points: np.ndarray, line: np.
             "ha": ("right", "center", "left")[np.sign(dx) + 1],
             "va": ("top", "center", "bottom")[np.sign(dy) + 1],
         }
-        lead = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        lead = {"arrowstyle": "-", "color": INK, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         note = ax.annotate(
             name, point, (dx, dy), textcoords="offset points", fontsize="x-small", arrowprops=lead, **sides
         )

@@ -44,6 +44,27 @@
   const decibels = (db) => (db <= SILENT_DB ? "off" : `${db < 0 ? "−" : db > 0 ? "+" : ""}${Math.abs(db)} dB`);
   const grid = (t) => Math.round(t * context.sampleRate) / context.sampleRate; // the nearest audio frame, in seconds
   const bytes = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+  const texts = (globalThis.flowsepSounds ??= {}); // file of a sound -> base64, which the script beside it puts there
+
+  /** The bytes of a sound: from the page itself or from a file beside it. */
+  async function sound(source) {
+    if (source.startsWith("data:")) return bytes(source.slice(source.indexOf(",") + 1)).buffer;
+    if (location.protocol !== "file:") {
+      const answer = await fetch(source);
+      if (!answer.ok) throw new Error(`${source}: ${answer.status}`);
+      return answer.arrayBuffer();
+    }
+    const script = make("script", { src: `${source}.js` }); // a page on disk may run a script beside it, but not read one
+    await new Promise((resolve, reject) => {
+      Object.assign(script, { onload: resolve, onerror: () => reject(new Error(`${source}: no such file`)) });
+      document.head.append(script);
+    });
+    script.remove();
+    const name = source.slice(source.lastIndexOf("/") + 1);
+    const text = texts[name];
+    delete texts[name];
+    return bytes(text).buffer;
+  }
 
   /** An element with attributes, listeners (keys that start with "on") and children; strings become text nodes. */
   function make(tag, attributes = {}, ...children) {
@@ -342,8 +363,7 @@
     /** Decode one system's stems, once, each to exactly the common number of frames so that loops stay in step. */
     _load(system) {
       const decode = async (audio) => {
-        const source = audio.getAttribute("src");
-        const decoded = await context.decodeAudioData(bytes(source.slice(source.indexOf(",") + 1)).buffer);
+        const decoded = await context.decodeAudioData(await sound(audio.getAttribute("src")));
         const frames = Math.max(1, Math.round(this._duration * context.sampleRate));
         if (decoded.length === frames) return decoded;
         const exact = context.createBuffer(decoded.numberOfChannels, frames, context.sampleRate);
@@ -579,13 +599,20 @@
     }
 
     /** Save the stems of the system that plays, one file each, as the page has them. */
-    _save() {
-      for (const audio of this._systems.get(this._system)) {
-        const source = audio.getAttribute("src");
-        const suffix = { "audio/flac": "flac", "audio/wav": "wav" }[source.slice(5, source.indexOf(";"))] ?? "mp3";
-        const parts = [this.dataset.title, this._blind ? "" : this._system, audio.dataset.stem].filter(Boolean);
-        const name = parts.join(" - ").replace(/[^\p{L}\p{N} .,()+-]/gu, "_");
-        make("a", { href: source, download: `${name}.${suffix}` }).click();
+    async _save() {
+      try {
+        for (const audio of this._systems.get(this._system)) {
+          const source = audio.getAttribute("src");
+          const [kind] = /(?<=^data:audio\/)\w+|(?<=\.)\w+$/.exec(source);
+          const suffix = kind.replace("mpeg", "mp3");
+          const parts = [this.dataset.title, this._blind ? "" : this._system, audio.dataset.stem].filter(Boolean);
+          const name = parts.join(" - ").replace(/[^\p{L}\p{N} .,()+-]/gu, "_");
+          const href = URL.createObjectURL(new Blob([await sound(source)]));
+          make("a", { href, download: `${name}.${suffix}` }).click();
+          setTimeout(() => URL.revokeObjectURL(href), 60_000);
+        }
+      } catch (error) {
+        this._fail(error);
       }
     }
 

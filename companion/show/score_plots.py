@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .style import SUPERVISION, _grid, _text, _texts, source_color
+from .style import INK, SUPERVISION, _grid, _text, _texts, source_color
 
 if TYPE_CHECKING:
     import pandas
@@ -29,9 +29,10 @@ def score_boxes(frame: "pandas.DataFrame", *, label: str = "SDR (dB)") -> "Figur
     figure, (ax,) = _grid(1, 1, max(6.0, 0.35 * systems * frame["stem"].nunique() + 2.5), 4.0)
     palette = seaborn.color_palette("colorblind", systems)  # a plain name warns of more than ten systems
     common = {"data": frame, "x": "stem", "y": "value", "hue": "system", "ax": ax, "palette": palette}
-    seaborn.boxplot(**common, showfliers=False, linewidth=1, boxprops={"alpha": 0.45}, legend="full")
+    look = {"showfliers": False, "linewidth": 1, "linecolor": INK, "boxprops": {"alpha": 0.45}}
+    seaborn.boxplot(**common, **look, legend="full")
     seaborn.stripplot(**common, dodge=True, size=3.5, jitter=0.12, legend=False)
-    ax.axhline(0, color="0.4", linewidth=0.8, zorder=0)
+    ax.axhline(0, color=INK, linewidth=0.8, zorder=0)
     ax.set(xlabel="", ylabel=label)
     ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -68,18 +69,18 @@ def ranked_boxes(
         order = part.groupby("system")["value"].median().sort_values(ascending=False).index
         common = {"data": part, "x": "value", "y": "system", "order": order, "legend": False, "ax": ax}
         look = {"showfliers": False, "linewidth": 0.8, "width": 0.7, "boxprops": {"alpha": 0.5 if dots else 1}}
-        seaborn.boxplot(**common, hue="kind", palette=kinds, dodge=False, **look)
+        seaborn.boxplot(**common, hue="kind", palette=kinds, dodge=False, linecolor=INK, **look)
         if dots:
-            seaborn.stripplot(**common, color="black", alpha=0.5, size=2.5, jitter=0.15)
+            seaborn.stripplot(**common, color=INK, alpha=0.5, size=2.5, jitter=0.15)
         if stem in marks:
-            ax.axvline(marks[stem], color="black", linestyle="--", linewidth=1.2)
+            ax.axvline(marks[stem], color=INK, linestyle="--", linewidth=1.2)
         ax.set_title(stem, loc="left")
         ax.set(xlabel="SDR (dB)", ylabel="")
         ax.tick_params(axis="y", labelsize="small")
         ax.tick_params(axis="x", labelbottom=True)
         ax.xaxis.label.set_visible(True)
     handles: list[Patch | Line2D] = [Patch(color=color, label=kind) for kind, color in kinds.items()]
-    handles += [Line2D([], [], color="black", linestyle="--", label=mark)] if marks else []
+    handles += [Line2D([], [], color=INK, linestyle="--", label=mark)] if marks else []
     figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize="small")
     return figure
 
@@ -98,9 +99,9 @@ def paired_differences(frame: "pandas.DataFrame", system: str) -> "Figure":
     common = {"data": frame, "x": "value", "y": "rival", "hue": "stem", "palette": palette, "ax": ax}
     seaborn.boxplot(**common, showfliers=False, whis=0, showcaps=False, linewidth=1, boxprops={"alpha": 0.35})
     seaborn.stripplot(**common, dodge=True, size=3, jitter=0.1, legend=False)
-    ax.axvline(0, color="0.3", linewidth=1, zorder=0)
+    ax.axvline(0, color=INK, linewidth=1, zorder=0)
     for place in range(rivals - 1):
-        ax.axhline(place + 0.5, color="0.85", linewidth=0.6, zorder=0)
+        ax.axhline(place + 0.5, color=INK, alpha=0.35, linewidth=0.6, zorder=0)
     ax.set(xlabel=f"{_text(system)} − rival, SDR (dB)", ylabel="")
     ax.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -119,8 +120,8 @@ def paired_scatter(frame: "pandas.DataFrame", x: str, y: str) -> "Figure":
     figure, axes = _grid(len(stems), min(2, len(stems)), 2.7, 2.8)
     for ax, stem in zip(axes, stems, strict=True):
         pair = wide.loc[stem]
-        ax.plot(ends, ends, color="0.4", linewidth=0.8, zorder=1)
-        ax.scatter(pair[x], pair[y], s=22, color=source_color(stem), edgecolor="white", linewidth=0.4, zorder=2)
+        ax.plot(ends, ends, color=INK, linewidth=0.8, zorder=1)
+        ax.scatter(pair[x], pair[y], s=22, color=source_color(stem), linewidth=0, zorder=2)
         ax.set_title(f"{stem}: above in {(pair[y] > pair[x]).sum()} of {len(pair)}", fontsize="small")
         ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel=f"{x}, SDR (dB)", ylabel=f"{y}, SDR (dB)")
     return figure

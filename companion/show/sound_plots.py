@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
-from .style import Arrays, _grid, _share_labels, _text, _texts, source_color
+from .style import INK, Arrays, _grid, _share_labels, _text, _texts, source_color
 
 
 def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int) -> "Figure":
@@ -67,7 +67,7 @@ def latents(z: np.ndarray, *, title: str = "") -> "Figure":
     figure.colorbar(image, ax=left, label="z", pad=0.02)
     seaborn.histplot(x=z.ravel(), stat="density", bins=np.linspace(-5, 5, 81), element="step", ax=right)
     grid = np.linspace(-5, 5, 201)
-    right.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color="black", linewidth=1.2, label="N(0, 1)")
+    right.plot(grid, np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi), color=INK, linewidth=1.2, label="N(0, 1)")
     right.set(xlabel="z", ylabel="Density")
     right.legend()
     return figure

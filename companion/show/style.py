@@ -20,8 +20,9 @@ SUPERVISION = {  # training material -> colour, from seaborn's colour-blind-safe
     "random mixes": ("#56b4e9", "s"),
     "solo": ("#d55e00", "D"),
     "none": ("#949494", "X"),
-    ORACLE: ("#333333", "^"),
+    ORACLE: ("#029e73", "^"),
 }
+INK = "#7b7b7b"  # of text and axes: contrast 4.2 on a white page and on a dark one, under pictures without a ground
 # All stand out from a white and from a black page (contrast 3 or more), and from each other for eyes that lack one kind
 # of cone, too; tests/companion/show/test_plots.py computes both.
 SOURCE_COLORS = {
@@ -56,6 +57,9 @@ def use_style() -> None:
     if shell:
         plt.switch_backend(plt.get_backend())  # else the first figure loads it, and it puts its formatter over ours
     style = {"figure.dpi": 110, "axes.titlesize": "medium", "grid.linewidth": 0.6, "legend.frameon": False}
+    style |= dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none") | {"legend.facecolor": "white"}
+    inked = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+    style |= dict.fromkeys(inked, INK) | {"grid.alpha": 0.35, "axes.edgecolor": f"{INK}80"}
     seaborn.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85, rc=style)
     if shell:
         png = shell.display_formatter.formatters["image/png"]

@@ -1,14 +1,17 @@
-"""New sources that join a finished model, scored before and after."""
+"""New sources that join a finished model: their priors, and scores before and after."""
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flowsep.files import FlowsepError
+from flowsep.files import FlowsepError, writable
 
 from ..data.excerpts import excerpt
 from ..data.tracks import Dataset, Track
@@ -16,9 +19,43 @@ from ..profile import NewSourcesConfig, Profile
 from ..provenance import run_provenance
 from ..scores.evaluate import evaluate_system, write_scores
 from ..systems import System, load_system
-from ..systems.priors import load_trained
 
 REST = "rest"  # the stem of `within` minus the new sources
+
+
+def fit_new_sources(profile: Profile, dataset: Dataset, *, progress: bool = True) -> System:
+    """Train `flowsep`'s priors of the new sources and of the `rest`, with the settings of all its priors.
+
+    They learn from the songs that have all new sources as stems, and go to `new_sources/<set>/priors/` in the profile's
+    folder, beside copies of the priors that are there already. A training that was killed goes on.
+
+    Returns the system that separates the new sources and the rest. Raises FlowsepError: no new sources or no system
+    `flowsep` in the profile, a missing prior, no song to learn from.
+    """
+    new, folder = _asked_for(profile), profile.folder / "new_sources"
+    old = load(profile, profile.sources, profile.folder / "systems" / "flowsep")
+    for path in _files(
+        old, "which the new sources could join; run notebooks/05_separate.ipynb -p system flowsep first"
+    ):
+        copy = folder / path.parent.parent.name / "priors" / path.name
+        with writable(copy, "make room"):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    flow: Any = load(profile, (*new.sources, REST), folder)
+    flow.fit(with_rest(dataset, profile), profile, folder, progress=progress)
+    return flow
+
+
+def with_rest(dataset: Dataset, profile: Profile) -> Dataset:
+    """The data set, whose tracks with stems of all new sources have a stem `rest`, too."""
+    new = _asked_for(profile).sources
+    tracks: Any = [Parted(track, profile) if set(new) <= set(track.files) else track for track in dataset.tracks]
+    return replace(dataset, tracks=tuple(tracks))
+
+
+def load(profile: Profile, sources: Iterable[str], folder: Path) -> System:
+    """`flowsep` with the profile's options and the priors of these sources in a folder."""
+    return load_system("flowsep", profile.systems["flowsep"], sources=sources, folder=folder)
 
 
 def score_new_sources(
@@ -28,31 +65,31 @@ def score_new_sources(
     on_estimates: Callable[[str, Any, Mapping[str, np.ndarray]], None] | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Score the flow before and after the priors of the new sources join it; the rows go to `new_sources.csv`.
+    """Score `flowsep` before and after the priors of `fit_new_sources` join it; the rows go to `new_sources.csv`.
 
-    The test songs with the new sources are separated under the profile's options by three sets of priors, the
-    `variant` of the rows. 'before': the profile's priors; each new source and the `rest` get an equal share of
-    `within`. 'after': the profile's and the new priors; the prior of `within` explains the rest. 'instead': the new
-    priors replace the prior of `within`, so that no prior explains the rest. In the last two, `within` is the sum of
-    its parts. All three are scored on the same stems, so that the same frames count.
+    The test songs with the new sources are separated by three sets of priors, the `variant` of the rows. 'before': the
+    profile's priors; each new source and the `rest` get an equal share of `within`. 'after': the profile's and the new
+    priors; the prior of `within` explains the rest. 'instead': the priors of the new sources and of the rest replace
+    the prior of `within`. In the last two, `within` is the sum of its parts. All three are scored on the same stems, so
+    that the same frames count.
 
     Args:
         on_estimates: called with (variant, track, estimates) after each track; the track has a stem `rest`.
     Raises:
         FlowsepError: no new sources in the profile, no test song with their stems, a missing prior.
     """
-    new = profile.new_sources
-    if new is None:
-        raise FlowsepError(f"profile {profile.name}: names no `new_sources`; add the key to score them")
-    tracks = [_Parted(track, profile) for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
+    new = _asked_for(profile)
+    songs = [track for track in dataset.subset("test") if set(new.sources) <= set(track.files)]
+    tracks = [Parted(track, profile, new.seconds) for track in songs]
     if not tracks:
         raise FlowsepError(f"{dataset.root}: no test song has stems of all new sources ({', '.join(new.sources)})")
-    load_trained(profile, dataset, profile.trained)  # other priors are refused
-    instead = tuple(source for source in profile.trained if source != new.within)
+    instead = (*(source for source in profile.sources if source != new.within), *new.sources, REST)
+    sets = {"before": profile.sources, "after": (*profile.sources, *new.sources), "instead": instead}
     frames = []
-    for variant, sources in (("before", profile.sources), ("after", profile.trained), ("instead", instead)):
-        options = profile.systems.get("instglow")
-        flow = _PartedFlow(load_system("instglow", options, sources=sources, priors=profile.folder / "priors"), new)
+    for variant, sources in sets.items():
+        whole = load(profile, sources, profile.folder / "new_sources")
+        _files(whole, "which `fit_new_sources` trains; notebooks/10_a_new_source.ipynb does both")
+        flow = _PartedFlow(whole, new)
 
         def keep(track: Any, estimates: Mapping[str, np.ndarray], variant: str = variant) -> None:
             if on_estimates is not None:
@@ -62,7 +99,7 @@ def score_new_sources(
             evaluate_system(
                 flow,
                 tracks,
-                sources=(*profile.trained, REST),
+                sources=(*profile.sources, *new.sources, REST),
                 provenance=run_provenance(profile, flow, dataset, variant=variant),
                 conventions=profile.evaluation.conventions,
                 on_estimates=keep,
@@ -74,15 +111,36 @@ def score_new_sources(
     return frame
 
 
-class _Parted:
-    """The separated seconds of a track, with a stem `rest`: `within` minus the new sources."""
+def _files(flow: System, cure: str) -> list[Path]:
+    for path in flow.checkpoints():
+        if not path.is_file():
+            raise FlowsepError(f"{path}: no such prior, {cure}")
+    return flow.checkpoints()
 
-    def __init__(self, track: Track, profile: Profile):
-        self.track, self.new = track, profile.new_sources
-        self.sources = (*(source for source in profile.trained if source != self.new.within), REST)  # sum: the mixture
+
+def _asked_for(profile: Profile) -> NewSourcesConfig:
+    if profile.new_sources is None:
+        raise FlowsepError(f"profile {profile.name}: names no `new_sources`; add the key to score them")
+    return profile.new_sources
+
+
+class Parted:
+    """A track, or the `seconds` of it in which all parts sound, with a stem `rest`: `within` minus the new sources."""
+
+    def __init__(self, track: Track, profile: Profile, seconds: float | None = None):
+        new = _asked_for(profile)
+        self.track, self.new, self.seconds = track, new, seconds
+        kept = (source for source in profile.sources if source != new.within)
+        self.sources = (*kept, *new.sources, REST)  # which sum to the mixture
+        self.files = track.files | {REST: tuple(self.files_of(REST))}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.track, name)
+
+    def files_of(self, source: str) -> list[Path]:
+        """See `Track.files_of`."""
+        made_of = (self.new.within, *self.new.sources) if source == REST else (source,)
+        return [path for part in made_of for path in self.track.files_of(part)]
 
     def mixture(self) -> np.ndarray:
         """See `Track.mixture`."""
@@ -100,10 +158,10 @@ class _Parted:
 
     @cached_property
     def _span(self) -> slice:
-        if self.new.seconds is None:
+        if self.seconds is None:
             return slice(None)
         whole = SimpleNamespace(stem=self._whole, sample_rate=self.sample_rate)
-        return slice(*excerpt(whole, self.sources, self.new.seconds))
+        return slice(*excerpt(whole, self.sources, self.seconds))
 
 
 class _PartedFlow:
@@ -121,5 +179,5 @@ class _PartedFlow:
         parts = (within, *self.new.sources)
         if not set(self.new.sources) <= set(estimates):
             estimates |= dict.fromkeys(parts, estimates[within] / len(parts))
-        rest = estimates.get(within, np.zeros_like(mixture))
+        rest = estimates[REST if REST in estimates else within]
         return estimates | {REST: rest, within: rest + sum(estimates[name] for name in self.new.sources)}

@@ -34,7 +34,7 @@ class MemberOptions(BaseModel):
 
     def profile(self, profile: Profile, source: str, seed: int) -> Profile:
         """`profile` for the training of the prior of one source."""
-        now = {"feature": profile.feature, "model": profile.model, "training": profile.training_of(source)}
+        now = {"feature": profile.feature, "model": profile.model, "training": profile.training}
         changed = {key: kind(**now[key].model_dump() | getattr(self, key)) for key, kind in PARTS.items()}
         return profile.model_copy(update=changed | {"new_sources": None, "seed": seed})
 

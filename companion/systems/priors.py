@@ -38,7 +38,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     from ..data.crops import CropSampler, validation_crops
     from ..data.segments import solo_segments  # sound files, which fitting alone does without
 
-    folder, training, feature = Path(folder), profile.training_of(source), profile.feature
+    folder, training, feature = Path(folder), profile.training, profile.feature
     if training.devices > 1 and "WORLD_SIZE" not in os.environ:
         _train_in_processes(dataset, source, profile, folder, progress)
         return load_prior(folder / "priors" / f"{source}.safetensors")
@@ -86,7 +86,7 @@ def load_trained(profile: Profile, dataset: Any, sources: Iterable[str] = ()) ->
         path = profile.folder / "priors" / f"{source}.safetensors"
         if not path.exists():
             raise FlowsepError(f"{path}: no such prior; train it with notebooks/04_train_prior.ipynb")
-        prior, training = load_prior(path), profile.training_of(source)
+        prior, training = load_prior(path), profile.training
         left_out = {*HOW_ONLY, "steps"} if training.epochs else set(HOW_ONLY)  # steps then hang on the segments
         asked_for = {"source": source, "seed": profile.seed, "data_hash": dataset.hash}
         asked_for |= {"training": training.model_dump(mode="json", exclude=left_out)}

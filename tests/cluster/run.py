@@ -242,7 +242,7 @@ def finish(process: subprocess.Popen, tree: Path, *, fails: bool = False) -> str
 def through_slurm(tree: Path, environment: Mapping[str, str]) -> dict[str, object]:
     """Run, cancel, run again; returns what was counted."""
     profile = load_profile(ROOT / "configs" / f"{PROFILE}.yaml")
-    source = profile.trained[0]
+    source = profile.sources[0]
     work, results = tree / "results" / PROFILE / "training" / source, tree / "results" / PROFILE
     # a second between two looks instead of forty, as befits such jobs; no second try of the job that is cancelled here
     options = [

@@ -118,7 +118,7 @@ def chapters(whole, tmp_path_factory):
     """A tree with all chapters of a book, and whole builds of it: before, and after a change of a page."""
     tree = Path(shutil.copytree(whole[0].restore(), tmp_path_factory.mktemp("book") / "tree"))
     demo = load_profile("demo")
-    names = {"04_train_prior": demo.trained, "05_separate": demo.systems}
+    names = {"04_train_prior": demo.sources, "05_separate": demo.systems}
     shutil.rmtree(tree / RESULTS / "notebooks")
     (tree / RESULTS / "notebooks").mkdir()
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):

@@ -2,57 +2,65 @@
 
 import numpy as np
 import pytest
-from helpers import RATE, TINY, make_stems, save_as_trained, write_track
+from helpers import RATE, make_stems, write_track
 
 from companion import Profile, load_dataset
 from companion.profile import DataConfig, load_profile
 from companion.scores.evaluate import read_scores
-from companion.studies.new_sources import REST, score_new_sources
+from companion.studies.new_sources import REST, fit_new_sources, load, score_new_sources, with_rest
+from companion.systems import load_system
 from flowsep import FlowsepError
-from flowsep.config import TrainingConfig
 from flowsep.files import sha256
 
-NEW = {"sources": ["guitar", "piano"], "within": "other", "steps": 7, "seconds": 2}
+NEW = {"sources": ["guitar", "piano"], "within": "other", "seconds": 2}
+MODEL = {"steps": 1, "hidden": 4, "kernel": 3, "layers": 1, "dropout": 0.0}
 VARIANTS = ("before", "after", "instead")
 SOURCES = ("vocals", "bass", "drums", "other")
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, tiny_prior):
-    """(profile, data set): three test songs, of which two have a guitar and a piano within `other`."""
+def place(tmp_path, monkeypatch):
+    """(profile, data set): two sets of priors, three songs each, of which two have a guitar and a piano in `other`."""
     for folder in ("configs", "notebooks"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path)
-    for k in range(3):
-        stems = make_stems(k, seconds=2.5)
-        del stems["other"]
-        rng = np.random.default_rng(100 + k)
-        inside = {name: 0.02 * rng.standard_normal((2, 5 * RATE // 2)).astype(np.float32) for name in "abc"}
-        stems["other"] = sum(inside.values())
-        folder = write_track(tmp_path / "data" / "test" / f"song {k}", stems)
-        if k:  # beside the mixture's four parts
-            write_track(tmp_path / "extra" / str(k), {"guitar": inside["a"], "piano": inside["b"]}, mixture=False)
-            for path in (tmp_path / "extra" / str(k)).iterdir():
-                path.rename(folder / path.name)
-    data = DataConfig(kind="musdb18hq", root=str(tmp_path / "data"))
-    flow = {"iterations": 3, "lr": 0.03, "space": "z", "alpha": 0.0, "wiener": True, "nonnegative": True}
+    for subset in ("train", "test"):
+        for k in range(3):
+            stems = make_stems(k, seconds=2.5)
+            rng = np.random.default_rng(100 + k)
+            inside = {name: 0.02 * rng.standard_normal((2, 5 * RATE // 2)).astype(np.float32) for name in "abc"}
+            stems["other"] = sum(inside.values())
+            folder = write_track(tmp_path / "data" / subset / f"song {k}", stems)
+            if k:  # beside the mixture's four parts
+                write_track(
+                    tmp_path / "extra" / subset / str(k), {"guitar": inside["a"], "piano": inside["b"]}, mixture=False
+                )
+                for path in (tmp_path / "extra" / subset / str(k)).iterdir():
+                    path.rename(folder / path.name)
+    member = {"feature": {"sample_rate": 11025}, "training": {"noise": 0.3}}
     profile = Profile(
         name="mini",
-        data=data,
+        data=DataConfig(kind="musdb18hq", root=str(tmp_path / "data"), valid_tracks=1),
         new_sources=NEW,
-        systems={"instglow": flow},
-        model=TINY,
+        systems={"flowsep": {"iterations": 2, "members": [member, member]}},
+        model=MODEL,
+        training={"steps": 2, "batch": 2, "crop_seconds": 0.5, "validate_every": 2},
         evaluation={"conventions": ["sisec18"]},
     )
     dataset = load_dataset(profile.data, profile.seed)
-    for seed, source in enumerate(profile.trained):
-        save_as_trained(tiny_prior(seed, source), profile, dataset)
+    flow = load_system("flowsep", profile.systems["flowsep"], sources=SOURCES)
+    flow.fit(dataset, profile, profile.folder / "systems" / "flowsep")
     return profile, dataset
 
 
-def test_before_shares_are_equal_and_after_the_parts_make_the_whole(place):
+def test_the_new_priors_join_the_old_ones_which_stay_as_they_are(place):
     profile, dataset = place
-    old = {source: sha256(profile.folder / "priors" / f"{source}.safetensors") for source in SOURCES}
+    old = load(profile, SOURCES, profile.folder / "systems" / "flowsep").checkpoints()
+    before = [sha256(path) for path in old]
+    fitted = fit_new_sources(profile, dataset, progress=False)
+    assert fitted.sources == ("guitar", "piano", REST) and all(path.is_file() for path in fitted.checkpoints())
+    copies = load(profile, SOURCES, profile.folder / "new_sources").checkpoints()
+    assert [sha256(path) for path in old] == [sha256(path) for path in copies] == before
     kept = {}
 
     def keep(variant, track, estimates):
@@ -70,37 +78,44 @@ def test_before_shares_are_equal_and_after_the_parts_make_the_whole(place):
         np.testing.assert_allclose(stems["guitar"] + stems["piano"] + stems[REST], stems["other"], atol=1e-6)
         same = [np.allclose(stems["other"], 3 * stems[name], atol=1e-6) for name in ("guitar", "piano", REST)]
         assert same == [variant == "before"] * 3
-        assert stems[REST].any() == (variant != "instead")
-    assert {source: sha256(profile.folder / "priors" / f"{source}.safetensors") for source in SOURCES} == old
 
-    assert (frame.status == "ok").all() and set(frame.stem) == {*profile.trained, REST}
+    assert (frame.status == "ok").all() and set(frame.stem) == {*SOURCES, "guitar", "piano", REST}
     assert frame.groupby("variant").size().to_dict() == dict.fromkeys(VARIANTS, 28)  # 2 songs, 7 stems, 2 metrics
     files = frame.groupby("variant").checkpoint.first().str.split().str.len()
-    assert files.to_dict() == {"before": 4, "after": 6, "instead": 5}
-    assert (frame.config_hash == profile.hash_of("instglow")).all()
+    assert files.to_dict() == {"before": 8, "after": 12, "instead": 12}  # of two sets of priors
+    assert (frame.config_hash == profile.hash_of("flowsep")).all()
     assert len(read_scores(profile.folder / "new_sources.csv")) == len(frame)
 
 
-def test_nothing_to_do_is_said(place):
+def test_the_rest_is_learnt_from_the_songs_whose_new_sources_are_known(place):
     profile, dataset = place
-    with pytest.raises(FlowsepError, match="mini: names no `new_sources`"):
-        score_new_sources(profile.model_copy(update={"new_sources": None}), dataset)
+    parted = with_rest(dataset, profile)
+    assert parted.hash == dataset.hash
+    for subset in ("train", "valid", "test"):
+        assert [t.name for t in parted.subset(subset)] == [t.name for t in dataset.subset(subset)]
+        for track in parted.subset(subset):
+            assert (REST in track.files) == (track.name != "song 0")
+            if REST in track.files:
+                without = track.stem("other") - track.stem("guitar") - track.stem("piano")
+                np.testing.assert_allclose(track.stem(REST), without, atol=1e-6)
+                assert {path.stem for path in track.files_of(REST)} == {"other", "guitar", "piano"}
+
+
+def test_what_is_missing_is_said(place):
+    profile, dataset = place
+    for study in (fit_new_sources, score_new_sources):
+        with pytest.raises(FlowsepError, match="mini: names no `new_sources`"):
+            study(profile.model_copy(update={"new_sources": None}), dataset)
     harp = profile.new_sources.model_copy(update={"sources": ("guitar", "harp")})
     with pytest.raises(FlowsepError, match=r"no test song has stems of all new sources \(guitar, harp\)"):
         score_new_sources(profile.model_copy(update={"new_sources": harp}), dataset)
-    (profile.folder / "priors" / "piano.safetensors").unlink()
-    with pytest.raises(FlowsepError, match=r"piano\.safetensors: no such prior; train it"):
+    with pytest.raises(FlowsepError, match=r"no train track has the source 'harp'"):
+        fit_new_sources(profile.model_copy(update={"new_sources": harp}), dataset)
+    with pytest.raises(FlowsepError, match=r"0/priors/\w+\.safetensors: no such prior, which `fit_new_sources` trains"):
         score_new_sources(profile, dataset, progress=False)
-
-
-def test_new_sources_are_trained_like_the_others_but_for_their_steps():
-    profile = Profile(name="x", training=TrainingConfig(steps=20, batch=3), new_sources=NEW)
-    assert profile.trained == (*SOURCES, "guitar", "piano")
-    assert profile.training_of("guitar") == TrainingConfig(steps=7, batch=3)
-    assert profile.training_of("other") == profile.training
-    same = Profile(name="x", new_sources={"sources": ["guitar"], "within": "other"})
-    assert same.training_of("guitar") == same.training
-    assert Profile(name="x").trained == SOURCES
+    (profile.folder / "systems" / "flowsep" / "1" / "priors" / "bass.safetensors").unlink()
+    with pytest.raises(FlowsepError, match=r"bass\.safetensors: no such prior, which the new sources could join"):
+        fit_new_sources(profile, dataset)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +131,9 @@ def test_new_sources_are_trained_like_the_others_but_for_their_steps():
 )
 def test_wrong_new_sources_are_named(new, message):
     with pytest.raises(FlowsepError, match=message):
-        load_profile({"name": "x", "new_sources": new})
+        load_profile({"name": "x", "new_sources": new, "systems": {"instglow": {}, "flowsep": {}}})
+
+
+def test_new_sources_without_the_system_that_they_join_are_refused():
+    with pytest.raises(FlowsepError, match="new_sources: they join the priors of flowsep, which `systems` does not"):
+        load_profile({"name": "x", "new_sources": NEW})
