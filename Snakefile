@@ -261,6 +261,7 @@ rule ablations:
     params:
         # no output: Snakemake would delete it before the job, and with it the runs that a killed grid has done
         more="",
+    priority: 13  # a long job, which would else run alone at the end
     threads: PROFILE.threads
     shell:
         RUN
