@@ -70,8 +70,10 @@ def test_rows_are_filtered_by_name_and_supervision(chromium):
 
 
 @pytest.mark.browser
-def test_a_phone_shows_the_scores_and_the_costs_on_request(chromium):
-    with open_page(page_of(), width=390, height=844, browser=chromium) as page:
+def test_where_not_all_columns_have_room_the_costs_are_shown_on_request(chromium):
+    with open_page(page_of(), width=1440, height=844, browser=chromium) as page:
+        assert page.get_by_role("columnheader", name="training (s)").is_visible()
+    with open_page(page_of(), width=240, height=844, browser=chromium) as page:
         assert page.get_by_role("columnheader", name="mean").is_visible()
         assert not page.get_by_role("columnheader", name="training (s)").is_visible()
         page.get_by_label("costs").check()

@@ -130,7 +130,7 @@
         names.forEach((name, column) => COSTS.includes(name) && row.cells[column].classList.add("flowsep-cost"));
       const box = document.createElement("input");
       box.type = "checkbox";
-      box.checked = window.innerWidth > 600; // a phone has room for the scores alone
+      box.checked = table.scrollWidth <= table.clientWidth; // where all columns have room; else the scores come first
       const chip = document.createElement("label");
       chip.append(box, " costs");
       const costs = () => table.classList.toggle("flowsep-scores-only", !box.checked);
