@@ -95,7 +95,7 @@ def test_another_checkpoint_reruns_only_what_hangs_on_it(tree, results):
 
 
 @pytest.mark.browser
-def test_every_page_opens_offline_with_a_text_for_each_picture(html, chromium):
+def test_every_page_opens_offline_with_a_text_and_a_caption_for_each_picture(html, chromium):
     pages = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
     assert len(pages) > 12
     for path in pages:
@@ -107,6 +107,11 @@ def test_every_page_opens_offline_with_a_text_for_each_picture(html, chromium):
             if path.parent.name == "chapters":
                 texts = page.eval_on_selector_all("article img", "images => images.map(image => image.alt)")
                 assert all(len(text) > 3 and "/" not in text[:3] for text in texts), path.name
+                bare = page.eval_on_selector_all(
+                    "article img",
+                    "images => images.filter(image => !image.closest('figure, flowsep-slider')).map(image => image.alt)",
+                )
+                assert bare == [], f"{path.name}: pictures without a caption; give their cells one"
 
 
 @pytest.mark.browser

@@ -85,6 +85,19 @@ def test_on_a_page_pictures_and_sounds_are_files_and_each_sound_a_script_for_pag
     assert base64.b64decode(re.search(r'= "(.*)";$', files[f"{sound}.js"].decode())[1]) == SOUND
 
 
+def test_a_caption_in_the_metadata_of_a_cell_stands_below_its_picture():
+    import media
+
+    made = notebook()
+    made.cells[1].metadata["mystnb"] = {"figure": {"caption": NASTY}}
+    media.take(made)
+    media.caption(made)
+    picture, heard = pages(made)
+    caption = 'a "b" &lt;script&gt;alert(1)&lt;/script&gt;'
+    assert picture.startswith('<figure class="flowsep-figure"><img ')
+    assert picture.endswith(f"<figcaption>{caption}</figcaption></figure>") and "figure" not in heard
+
+
 def test_the_text_of_a_picture_is_escaped():
     import media
 

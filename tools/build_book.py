@@ -93,6 +93,7 @@ def main(results: Path, mode: str = "") -> None:
             for chapter, other in FROM_REAL.items():
                 cell.source = cell.source.replace(f"]({chapter})", f"]({other})")
         tabs.renew_links(page)
+        media.caption(page)
         beside |= media.place(page, stored, f"../{MEDIA}")
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))

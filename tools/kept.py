@@ -99,7 +99,7 @@ def unpack(results: Path, folder: Path, chapters: Collection[str] = ()) -> tuple
 
 
 def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> None:
-    """Give an executed notebook the Markdown that its source has now, so that better wording needs no new run.
+    """Give an executed notebook the Markdown and captions of its source now, so that better wording needs no new run.
 
     Text at its end may be new. Nothing changes where the order of the other cells has changed. The code is another
     matter: `make check-results` holds it against the source's.
@@ -111,6 +111,8 @@ def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) 
         for cell, now in zip(shown, source.cells, strict=False):
             if cell.cell_type == "markdown":
                 cell.source = now.source
+            elif "mystnb" in now.metadata:
+                cell.metadata["mystnb"] = now.metadata["mystnb"]
         notebook.cells += new
 
 

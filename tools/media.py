@@ -76,6 +76,17 @@ def mute(notebook: NotebookNode, note: str) -> None:
                 )
 
 
+def caption(notebook: NotebookNode) -> None:
+    """Put each picture of a cell with a caption (MyST-NB's `mystnb: figure: caption` in its metadata) into a figure."""
+    for cell in notebook.cells:
+        text = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+        for output in cell.get("outputs", []) if text else []:
+            page = output.get("data", {}).get("text/html", "")
+            if page.startswith('<img src="media:'):
+                told = f"<figcaption>{html.escape(text, quote=False)}</figcaption>"
+                output.data["text/html"] = f'<figure class="flowsep-figure">{page}{told}</figure>'
+
+
 def place(notebook: NotebookNode, media: Mapping[str, bytes], folder: str) -> dict[str, bytes]:
     """Pictures and sounds as files of `folder`, as seen from the page; returns the files, {name: bytes}."""
     files: dict[str, bytes] = {}
