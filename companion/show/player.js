@@ -4,6 +4,7 @@
 (() => {
   "use strict";
   const TAG = "flowsep-player";
+  const COMPRESSED = "The sounds are MP3 of about 200 kbit/s per stem; all scores were computed before compression.";
   const FADE = 0.006; // seconds: time constant of every change of level, short enough to feel immediate, too slow to click
   const SILENT_DB = -30; // the gain slider's left end means off
   const SHORTEST = 0.05; // seconds: of a part that is repeated, and of what a lane shows
@@ -575,7 +576,9 @@
             this._repeat, this._test, save, link, this._asking)),
         make("div", { class: "lanes" }, make("div", { class: "corner" }), this._ruler,
           ...this._stems.flatMap((stem) => [stem.head, stem.lane])));
-      if (this.dataset.note) desk.append(make("p", { class: "note" }, this.dataset.note));
+      const compressed = this.querySelector("audio[src$='.mp3'], audio[src^='data:audio/mpeg']") ? COMPRESSED : "";
+      const note = [this.dataset.note, compressed].filter(Boolean).join(" ");
+      if (note) desk.append(make("p", { class: "note" }, note));
       const rows = KEYS.flatMap(([key, what]) => [make("dt", {}, key), make("dd", {}, what)]);
       this._keys = make("dl", { class: "keys", hidden: "" }, ...rows);
       desk.append(this._keys, this._status);
