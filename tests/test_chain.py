@@ -1,6 +1,7 @@
 """The whole chain in the smoke profile: data, two tiny priors, separation, tables, the book, a reader's browser."""
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,7 +14,7 @@ from chain import snakemake
 from playwright.sync_api import expect
 
 from companion import load_profile
-from companion.tables import aggregate, load_scores
+from companion.tables import aggregate, load_scores, ranking, written
 from flowsep import load_prior
 
 GRAVE = ("serious", "critical")
@@ -208,6 +209,13 @@ def test_a_downloaded_notebook_holds_the_pictures_of_its_page(html, results):
     assert "_media" not in text and "data:image/webp;base64," in text
     assert "<flowsep-player" not in text and "The player is on the page in the book" in text
     assert len(whole.cells) == len(nbformat.read(results / "notebooks" / name, as_version=4).cells)
+
+
+def test_the_first_song_is_heard_from_all_systems_best_first(results, html):
+    page = (html / "chapters" / "07_listen.html").read_text()
+    heard = list(dict.fromkeys(re.findall(r'data-system="([^"]*)"', page)))
+    ranked = ranking(load_scores(results), "sisec18", load_profile("smoke").sources).system
+    assert heard == ["references", *(written(name) for name in ranked if name != "mixture")]
 
 
 @pytest.mark.browser

@@ -1,5 +1,6 @@
 """Score files -> medians, quartiles and costs per system; no number of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -66,6 +67,17 @@ def aggregate(frame: pd.DataFrame, convention: str, metric: str = "SDR") -> pd.D
         counts = rows[rows["status"] == status].groupby(KEYS)["track"].nunique()
         result[name] = counts.reindex(result.index, fill_value=0)
     return result.reset_index().merge(_costs(rows).drop(columns="supervision"), "left", SYSTEM)
+
+
+def ranking(frame: pd.DataFrame, convention: str, sources: Sequence[str]) -> pd.DataFrame:
+    """Systems with their own checkpoints, best first: columns system, supervision, mean (dB, of the median SDR).
+
+    The mean is over the sources; a system without a score for one of them is left out. Raises as `aggregate`.
+    """
+    rows = aggregate(frame[frame["variant"] == ""], convention)
+    medians = rows.pivot_table(index=["system", "supervision"], columns="stem", values="median", aggfunc="first")
+    means = medians.reindex(columns=list(sources)).mean(axis=1, skipna=False).dropna()
+    return means.sort_values(ascending=False).rename("mean").reset_index()
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from score_rows import scores, spending
 
 from companion.scores.evaluate import write_scores
 from companion.scores.museval_json import KIND
-from companion.tables import aggregate, costs, load_scores, table
+from companion.tables import aggregate, costs, load_scores, ranking, table
 from flowsep.files import FlowsepError
 
 
@@ -26,6 +26,22 @@ def test_the_paper_rule_is_the_median_over_all_pieces():
     (actual,) = aggregate(frame, "sisec18").to_dict("records")
     assert (actual["median"], actual["n"], actual["tracks"]) == (50, 1, 1)
     assert aggregate(frame, "paper", "SI-SDR")["median"].tolist() == [50]
+
+
+def test_systems_are_ranked_by_name_without_variants_and_those_that_lack_a_source():
+    def rows(system, bass, drums, **more):
+        return [{"system": system, "stem": s, "value": v, **more} for s, v in (("bass", bass), ("drums", drums))]
+
+    frame = scores(
+        *rows("instglow", 2.0, 4.0),
+        *rows("open_unmix_random", 5.0, 4.0, supervision="random mixes"),
+        *rows("instglow", 9.0, 9.0, variant="mine"),
+        *rows("nmf", 7.0, np.nan),
+    )
+    actual = ranking(frame, "paper", ("bass", "drums")).set_index("system")
+    assert actual["mean"].to_dict() == {"open_unmix_random": 4.5, "instglow": 3.0}
+    assert list(actual.index) == ["open_unmix_random", "instglow"]
+    assert actual.supervision["open_unmix_random"] == "random mixes"
 
 
 def test_load_scores_reads_a_folder_and_refuses_what_counts_twice(frame, tmp_path):
