@@ -164,6 +164,8 @@ def to_page(runs: Mapping[str, nbformat.NotebookNode], name: str, results: Path)
         {run_name(copies[chapter], chapter): copies[chapter] for chapter in sorted(copies, key=tabs.rank)}
     )
     title, text = tabs.FAMILIES.get(name, (TITLES.get(name) or title_of(page), ""))
+    if text:  # what the notebook says of the flows alone stands on the flows' page
+        page.cells = [cell for cell in page.cells if "flows" not in cell.metadata.get("tags", [])]
     alone = run_name(*next(iter((notebook, chapter) for chapter, notebook in runs.items()))) if len(runs) == 1 else ""
     title += f": {plain(alone)}" if alone else ""
     body = ["", text] if text else page.cells[0].source.split("\n")[1:]
