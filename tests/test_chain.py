@@ -18,6 +18,11 @@ from companion.tables import aggregate, load_scores, ranking, written
 from flowsep import load_prior
 
 GRAVE = ("serious", "critical")
+PARTS_OF_RESULTS = """[...document.querySelectorAll("#search-results li > a")].map((result) => {
+  const page = result.getAttribute("href").split("#")[0];
+  const link = document.querySelector(`.bd-links a[href="${page}"]`);
+  return link?.closest("ul").previousElementSibling?.textContent.trim() ?? "";
+})"""
 
 pytestmark = pytest.mark.chain
 
@@ -154,6 +159,7 @@ def test_one_page_shows_each_prior_in_its_tab(html, chromium):
         assert chosen == [names[0]] * bars.count()
         page.emulate_media(media="print")
         assert all(players.nth(k).is_visible() for k in range(len(names)))
+        assert players.first.bounding_box()["height"] < 40  # a sentence
         page.goto(f"{(html / 'chapters' / '04_train_prior.html').as_uri()}#{names[-1]}")
         assert page.locator(".flowsep-runs [aria-selected=true]").first.inner_text() == names[-1]
 
@@ -178,6 +184,11 @@ def test_the_results_can_be_sorted(html, chromium):
         table = page.locator("table.flowsep-scores").first
         table.get_by_role("button", name="vocals").click()
         assert table.locator("th[aria-sort=descending]").count() == 1
+        page.set_viewport_size({"width": 718, "height": 1000})  # A4 within its margins
+        page.emulate_media(media="print")
+        assert not page.locator(".flowsep-filter").first.is_visible()
+        mean = table.locator("tbody tr:not(:has(th[colspan]))").first.locator("td").last.bounding_box()
+        assert mean["x"] + mean["width"] <= 718
 
 
 @pytest.mark.browser
@@ -188,6 +199,11 @@ def test_the_search_finds_a_chapter(html, chromium):
         page.goto(f"{(html / 'search.html').as_uri()}?q=temperature")
         page.wait_for_selector("#search-results li a")
         assert page.locator("#search-results li a", has_text="The flow, seen and heard").count() >= 1
+        page.goto(f"{(html / 'search.html').as_uri()}?q=InstGlow")
+        expect(page.locator("#search-results .search-summary")).to_contain_text("found")
+        parts = page.evaluate(PARTS_OF_RESULTS)
+        later = [part.startswith(("Appendix", "Look it up")) for part in parts]
+        assert len(parts) > 5 and later == sorted(later) and not later[0]
 
 
 @pytest.mark.browser

@@ -9,8 +9,11 @@ import pytest
 import schematics
 import tabs
 import yaml
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+from pybtex.database import parse_file
 
-from companion.show import player, slider
+from companion.show import player, slider, source_color
 
 BOOK = Path(__file__).parent.parent / "book"
 NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in sorted((BOOK.parent / "notebooks").glob("*.ipynb"))}
@@ -53,11 +56,37 @@ def test_solutions_of_exercises_run_and_hold(page, number, code, capsys):
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["pipeline", "glow"])
-def test_the_drawings_are_up_to_date(name):
+@pytest.mark.parametrize(("name", "words"), [("pipeline", 10), ("glow", 10), ("mark", 0)])
+def test_the_drawings_are_up_to_date(name, words):
     drawn = getattr(schematics, name)()
     assert (BOOK / "_static" / f"{name}.svg").read_text("utf-8") == drawn, "run python tools/schematics.py"
-    assert drawn.count("<text") >= 10 and "viewBox" in drawn
+    assert drawn.count("<text") >= words and "viewBox" in drawn
+
+
+def test_the_card_of_a_link_has_its_size_and_the_whole_title():
+    figure = schematics.card()
+    figure.canvas.draw()
+    assert all(figure.bbox.contains(*corner) for text in figure.texts for corner in text.get_window_extent().corners())
+    assert tuple(figure.bbox.size) == schematics.CARD == tuple(imread(BOOK / "_static" / "card.png").shape[1::-1])
+
+
+def test_the_palette_can_be_read_in_light_and_dark():
+    style = (BOOK / "_static" / "book.css").read_text("utf-8")
+    for theme, grounds in {"light": ("#ffffff", "#f3f4f5"), "dark": ("#121212", "#29313d")}.items():
+        rule = re.search(rf'^html\[data-theme="{theme}"\] {{ (--pst-color-primary:.*) }}$', style, re.M)[1]
+        colours = dict(re.findall(r"--pst-color-([\w-]+): (#\w+);", rule))
+        shown = {name: colours[name] for name in ("primary", "secondary", "link-higher-contrast", "inline-code")}
+        low = {name: ratio for name, c in shown.items() if (ratio := min(contrast(c, g) for g in grounds)) < 4.5}
+        assert low == {}
+    stripe = re.search(r"h1::after .*linear-gradient\((.*)\);", style)[1]
+    assert re.findall(r"#\w+", stripe) == [source_color(source) for source in schematics.BARS]
+
+
+def contrast(one, other):
+    """The ratio of WCAG, from 1 to 21."""
+    linear = [[(v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4) for v in to_rgb(c)] for c in (one, other)]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_first_page_has_the_present_scripts():
@@ -72,3 +101,10 @@ def test_what_concerns_the_flows_stands_on_their_page_alone():
     pages = {name: build_book.to_page({"05_separate_x": notebook}, name, demo) for name in tabs.FAMILIES}
     texts = {name: "\n".join(cell.source for cell in page.cells) for name, page in pages.items()}
     assert [name for name, text in texts.items() if "## Exercises" in text] == ["separate_flows"]
+
+
+def test_every_reference_is_cited_and_leads_to_the_work():
+    entries = parse_file(BOOK / "references.bib").entries
+    cited = re.findall(r"\{cite\}`([^`]+)`", "\n".join(TEXTS.values()))
+    assert set(entries) == set(cited)
+    assert [key for key, entry in entries.items() if not {"doi", "eprint", "url"} & set(entry.fields)] == []

@@ -1,4 +1,4 @@
-"""Finish a built site: MathJax beside the pages, no script that asks other hosts, no dead link."""
+"""Finish a built site: MathJax beside the pages, no script that asks other hosts, a card for links, no dead link."""
 
 import re
 import shutil
@@ -15,6 +15,12 @@ SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex
 MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
 # wide tables scroll sideways; with a tabindex the keyboard can scroll them, too
 WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
+# the logo is outside of any landmark, where a reader who jumps from one to the next misses it
+LOGO = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")')
+# the empty corner of a table of pandas heads nothing
+CORNER = re.compile(r'<th (class="blank level0"[^>]*)>&nbsp;</th>')
+CARD = re.compile(r'<meta content="([^"]*)" (?:property="og:|name="twitter:)[^>]*>')
+BASE = re.compile(r'<link rel="canonical" href="([^"]*)intro\.html"')
 # names that differ from the visible text of a button or fold, so that voice control cannot reach it by that text
 HIDING = "Toggle hidden content|Search|Color mode"
 NAMES = re.compile(rf'(<(?:summary|button)\b[^>]*?) aria-label="(?:{HIDING})"([^>]*>)')
@@ -38,9 +44,26 @@ def finish(html: Path) -> None:
         if 'class="math ' not in text:
             text = MATHJAX.sub("", text)
         text = WIDE.sub(r'<table tabindex="0"', text)
-        # the children of that list are no items
-        page.write_text(text.replace('<div role="list" class="citation-list">', '<div class="citation-list">'), "utf-8")
+        text = CORNER.sub(r"<td \1>&nbsp;</td>", text)
+        text = LOGO.sub('<div class="sidebar-primary-item" role="banner">', text)
+        # the children of that list are no items, and the role of its entries is deprecated
+        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        page.write_text(text.replace(' role="doc-biblioentry"', ""), "utf-8")
+    make_card(html)
     (html / ".nojekyll").touch()
+
+
+def make_card(html: Path) -> None:
+    """Give the address of the whole book, which only leads on to its first page, the card of that page.
+
+    The picture's address is a full one, as the sites that show cards want it, where the config has a `baseurl`.
+    """
+    first, index = html / "intro.html", html / "index.html"
+    text = first.read_text("utf-8")
+    if base := BASE.search(text):
+        text = text.replace('content="_static/card.png"', f'content="{base[1]}_static/card.png"')
+        first.write_text(text, "utf-8")
+    index.write_text("\n".join([*(tag[0] for tag in CARD.finditer(text)), index.read_text("utf-8")]), "utf-8")
 
 
 class _Anchors(HTMLParser):

@@ -1,22 +1,79 @@
-"""The two drawings of the chapter on the method: `python tools/schematics.py` writes book/_static/{pipeline,glow}.svg.
+"""The drawings of the book: `python tools/schematics.py` writes them into book/_static/.
 
-They are narrow, so that a telephone shows their words in full size, and stand on a white ground of their own, so that a
-dark page changes nothing.
+pipeline.svg and glow.svg, of the chapter on the method, are narrow, so that a telephone shows their words in full size,
+and stand on a white ground of their own, so that a dark page changes nothing. mark.svg is the book's mark, favicon.png
+the same for browser tabs, and card.png the picture of links to the book.
 """
 
 from html import escape
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 
 from companion.profile import find_root
 from companion.show import source_color
 from flowsep.files import write_text
 
 INK, WIDTH = "#22262b", 440
+BARS = {"vocals": 34, "bass": 50, "drums": 60, "other": 30}  # of the mark: heights on a square of 64
+CARD = (1200, 630)  # pixels, as sites that show links want it
 
 
 def main() -> None:
-    """Write both drawings."""
-    for name, picture in {"pipeline": pipeline(), "glow": glow()}.items():
-        write_text(find_root() / "book" / "_static" / f"{name}.svg", picture)
+    """Write all drawings."""
+    folder = find_root() / "book" / "_static"
+    for name, picture in {"pipeline": pipeline(), "glow": glow(), "mark": mark()}.items():
+        write_text(folder / f"{name}.svg", picture)
+    favicon().savefig(folder / "favicon.png", transparent=True)
+    card().savefig(folder / "card.png")
+
+
+def mark() -> str:
+    """The mark: a bar for each source, as in the waveform of a song that was taken apart."""
+    shapes = [
+        f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="{width / 2:g}" fill="{source_color(source)}"/>'
+        for source, (x, y, width, height) in bars().items()
+    ]
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" width="64" height="64">'
+    return "\n".join([head, "<title>Four bars, one for each source</title>", *shapes, "</svg>", ""])
+
+
+def bars() -> dict[str, tuple[int, int, int, int]]:
+    """{source: (left, top, width, height)} of the mark's bars."""
+    return {source: (4 + 15 * k, 32 - tall // 2, 11, tall) for k, (source, tall) in enumerate(BARS.items())}
+
+
+def favicon() -> Figure:
+    """The mark alone, on no ground."""
+    figure = Figure(figsize=(0.64, 0.64), dpi=100)
+    _draw_mark(figure.add_axes((0, 0, 1, 1)))
+    return figure
+
+
+def card() -> Figure:
+    """The mark beside the title."""
+    figure = Figure(figsize=(CARD[0] / 100, CARD[1] / 100), dpi=100, facecolor="#fff")
+    _draw_mark(figure.add_axes((0.07, 0.28, 0.231, 0.44)))
+    title = "Music source separation\nwith generative flow"
+    figure.text(0.36, 0.55, title, size=40, color=INK, va="center", linespacing=1.3)
+    figure.text(0.36, 0.32, "The paper as a book that runs", size=18, color="#48566b")
+    return figure
+
+
+def _draw_mark(axes: Axes) -> None:
+    axes.set(xlim=(0, 64), ylim=(64, 0))
+    axes.axis("off")
+    for source, (x, y, width, height) in bars().items():
+        inside = FancyBboxPatch(
+            (x + width / 2, y + width / 2),
+            0,
+            height - width,
+            boxstyle=f"round,pad={width / 2},rounding_size={width / 2}",
+            color=source_color(source),
+            linewidth=0,
+        )
+        axes.add_patch(inside)
 
 
 def pipeline() -> str:

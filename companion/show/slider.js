@@ -19,6 +19,7 @@
       input { flex: 1; min-width: 0; height: 2rem; margin: 0; accent-color: currentColor; cursor: pointer }
       .count { flex: none; font-variant-numeric: tabular-nums }
       :focus-visible { outline: 2px solid #4b8bf5; outline-offset: 2px }
+      @media print { .bar { display: none } }
     </style>
     <slot></slot>
     <div class="bar" role="group">
