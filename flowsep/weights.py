@@ -1,9 +1,11 @@
 """Weights on disk: safetensors files with a JSON header, whole, checked against it, and never code."""
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +53,10 @@ MAX_CONDITION = 10_000_000  # of a 1x1 convolution, beyond which its inverse is 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes.
 
-    The header also gets the `sha256` of both, by which `read_safetensors` knows a file that was damaged since.
+    The header also gets the `sha256` of both, by which `read_safetensors` knows a file that was damaged since. A file
+    that holds the same already keeps its time, so that nothing that depends on it is out of date.
     """
+    path = Path(path)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         # one key only: safetensors writes several in an order of its own at every call
@@ -60,6 +64,8 @@ def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Ma
             save_file(plain, temporary, metadata={"flowsep": json.dumps({**header, "sha256": _digest(header, plain)})})
         except SafetensorError as error:  # which tells of a full disk in words only
             raise FlowsepError(f"{path}: not written ({error}); make room or choose another folder") from error
+        if path.is_file() and filecmp.cmp(path, temporary, shallow=False):
+            os.utime(temporary, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -4,7 +4,7 @@ import io
 import json
 
 import pytest
-from run import Board, minutes, why
+from run import Board, minutes, reason, why
 
 
 class Clock:
@@ -113,3 +113,11 @@ def test_a_kernel_that_died_left_no_traceback_but_a_message(tmp_path):
     log.write_text(json.dumps({"cells": [{"cell_type": "code", "outputs": []}]}))
     assert why([str(log)]) == f"  nbclient.exceptions.DeadKernelError: Kernel died\n  (log: {log}.err)"
     assert "no log" in why([str(tmp_path / "none.ipynb")])
+
+
+def test_a_sentence_for_users_comes_without_the_place_that_raised_it():
+    place = '  File "/x/Snakefile", line 44, in <module>\n'
+    told = f'WorkflowError in file "/x/Snakefile", line 44:\nMUSDB_PATH is not set; set MUSDB_PATH\n{place}'
+    assert reason(told) == "MUSDB_PATH is not set; set MUSDB_PATH"
+    fault = f"NameError in file \"/x/Snakefile\", line 44:\nname 'x' is not defined\n{place}"
+    assert reason(fault) == f"name 'x' is not defined\n{place}"

@@ -54,6 +54,7 @@ WORDS = {  # rule -> what it does; Snakemake's own `message:` would take the pla
     "book": "building the pages",
 }
 HEADER = re.compile(r'^\w*(Exception|Error) in (file ".*"|rule \w+.*), line \d+:\n')  # which Snakemake puts first
+PLACE = re.compile(r'(\n  File ".*", line \d+, in .*)+\s*$')  # and last; of a fault of the Snakefile, it is the news
 
 
 class Board:
@@ -188,7 +189,12 @@ class _Handler(LogHandlerBase):
             case None if "workflow specific profile" in record.getMessage():
                 pass  # of every run here
             case LogEvent.ERROR | None if record.levelno >= logging.WARNING and not board.failed:
-                board.say(HEADER.sub("", record.getMessage()))
+                board.say(reason(record.getMessage()))
+
+
+def reason(message: str) -> str:
+    """What Snakemake says of a failure, without the place in the Snakefile where a sentence for users was raised."""
+    return HEADER.sub("", PLACE.sub("", message) if message.startswith("WorkflowError ") else message)
 
 
 def why(logs: list[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from flowsep.checkpoint import find_priors, load_prior
-from flowsep.files import FlowsepError, locked, safe_name, writable, write_text
+from flowsep.files import FlowsepError, locked, printable, safe_name, writable, write_text
 from flowsep.machine import choose_device, runs_on
 
 from ..codehash import code_of_class
@@ -158,7 +158,8 @@ def score_checkpoints(profile: Profile, dataset: Dataset, folder: str | Path) ->
 
     The search is the one that they were trained for: the profile's `flowsep` if all of them saw noise, else `instglow`,
     the paper's. The name of the folder becomes the `variant` of the rows, which go to `scores/<system>@<variant>.csv`;
-    where other priors of a folder of that name were scored before, the variant ends in a hash of these.
+    where other priors of a folder of that name were scored before, the variant ends in a hash of these. Prints a line
+    for each song.
 
     Raises FlowsepError as `score_system` does, and for a folder without priors.
     """
@@ -232,8 +233,11 @@ def _score_shard(
             if track.name in heard:
                 keep_excerpt(profile, track, estimates, place / "audio")
 
-        def keep_frames(track: Track, rows: list[dict[str, Any]]) -> None:
+        def scored(track: Track, rows: list[dict[str, Any]]) -> None:
             write_museval(place / "museval" / f"{safe_name(track.name)}.json", rows)
+            if variant := settings["provenance"]["variant"]:  # of other checkpoints, in a chapter that waits for them
+                count = f"song {own.index(track) + 1} of {len(own)}"
+                print(printable(f"{settings['provenance']['system']} [{variant}], {count}: {track.name}"), flush=True)
 
         if system.unavailable:
             frame = unavailable_rows(system.unavailable, own, **settings)
@@ -241,9 +245,7 @@ def _score_shard(
             if device := getattr(system.options, "device", None):
                 line = runs_on(choose_device(device), getattr(system.options, "precision", "32-true"))
                 print(f"{system.name}: {line}", flush=True)
-            frame = evaluate_system(
-                system, own, **settings, on_estimates=keep, on_scores=keep_frames, progress=progress
-            )
+            frame = evaluate_system(system, own, **settings, on_estimates=keep, on_scores=scored, progress=progress)
         write_scores(frame, place / SCORES)
     return frame
 

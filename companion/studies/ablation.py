@@ -28,21 +28,31 @@ from ..profile import Profile
 from ..scores.metrics import sdr
 
 VARIED = ("space", "alpha", "lr", "momentum", "sigma", "seed", "priors")
+# what the chapter draws, and what a study has that the profile leaves out: one run, with all other options as in `base`
+DRAWN: dict[str, dict[str, list[Any]]] = {
+    "weight of the prior, z space": {"space": ["z"]},
+    "weight of the prior, x space": {"space": ["x"]},
+    "learning rate": {},
+    "momentum": {},
+    "initial noise": {},
+    "number of sources": {},
+}
 COLUMNS = (*VARIED, "track", "iteration", "masked", "stem", "sdr", "kl", "seconds", "hash")
 
 
 def settings(profile: Profile) -> dict[str, list[dict[str, Any]]]:
     """{study: runs}: every combination of the study's values, all other options as in `base`.
 
-    A run holds all fields of `SeparationConfig`, and `priors`: how many of the profile's sources are mixed and
-    separated. Raises FlowsepError for an unknown option or number of priors, ValueError for an invalid value.
+    A study that the chapter draws and the profile leaves out has one run (`DRAWN`). A run holds all fields of
+    `SeparationConfig`, and `priors`: how many of the profile's sources are mixed and separated. Raises FlowsepError for
+    an unknown option or number of priors, ValueError for an invalid value.
     """
     if profile.ablation is None:
         raise FlowsepError(f"profile {profile.name}: no key 'ablation'; add it, with the settings to vary")
     start = base(profile)
     longest = max(profile.ablation.iterations)
     studies = {}
-    for study, values in profile.ablation.studies.items():
+    for study, values in (DRAWN | profile.ablation.studies).items():
         if unknown := set(values) - set(VARIED):
             raise FlowsepError(f"ablation.studies.{study}: cannot vary '{min(unknown)}'; valid: {', '.join(VARIED)}")
         runs = []

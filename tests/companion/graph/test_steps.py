@@ -104,7 +104,7 @@ def test_two_folders_of_one_name_are_two_rows(project, tmp_path, tiny_prior):
     assert set(rows[0].checkpoint) != set(rows[1].checkpoint)
 
 
-def test_priors_are_searched_as_they_were_trained(project, tmp_path, tiny_prior, monkeypatch):
+def test_priors_are_searched_as_they_were_trained(project, tmp_path, tiny_prior, monkeypatch, capsys):
     profile, dataset = project(systems={"instglow": {"iterations": 1}, "flowsep": {"iterations": 2}})
     searches = []
     monkeypatch.setattr(Separator, "__init__", lambda self, priors, config: searches.append(config))
@@ -117,6 +117,11 @@ def test_priors_are_searched_as_they_were_trained(project, tmp_path, tiny_prior,
     labels = [score_checkpoints(profile, dataset, tmp_path / kind) for kind in ("plain", "noisy", "noisy")]
     assert labels == ["instglow@plain", "flowsep@noisy", "flowsep@noisy"]
     paper, ours = searches  # the third call has its rows already
+    songs = [track.name for track in dataset.subset("test")]
+    lines = [line for line in capsys.readouterr().out.splitlines() if ", song " in line]
+    kinds = ("instglow [plain]", "flowsep [noisy]")
+    told = [f"{kind}, song {k} of {len(songs)}: {name}" for kind in kinds for k, name in enumerate(songs, 1)]
+    assert lines == told
     assert paper == SeparationConfig.paper(iterations=1)
     assert ours == SeparationConfig.for_noisy_priors(iterations=2)
     assert set(read_scores(profile.folder / "scores" / "flowsep@noisy.csv").variant) == {"noisy"}

@@ -1,15 +1,20 @@
 """The grid of ablations: what it runs, what a run writes, and that a killed grid goes on."""
 
+import re
+
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import write_hq_tree
 
 from companion import load_dataset, load_profile
+from companion.profile import find_root
 from companion.studies import ablation
 from companion.studies.ablation import COLUMNS, run_ablation, select, settings
 from flowsep import FlowsepError
 
+CHAPTER = find_root() / "notebooks" / "11_ablations.ipynb"
 GRID = {"tracks": 1, "seconds": 0.4, "iterations": [1, 3]}
 STUDIES = {"weight": {"alpha": [0, 0.1], "space": ["z", "x"]}, "sources": {"priors": [2, 3]}}
 
@@ -86,4 +91,14 @@ def test_the_same_run_gives_the_same_scores(tmp_path, dataset, priors):
     profile = make_profile({"weight": {"alpha": [0.1]}})
     frames = [run_ablation(profile, dataset, priors, tmp_path / f"{k}.csv").drop(columns="seconds") for k in (1, 2)]
     pd.testing.assert_frame_equal(*frames)
-    assert frames[0].sdr.nunique() == len(frames[0])  # iterations, masks and stems all matter
+    weighed = select(frames[0], settings(profile)["weight"])
+    assert weighed.sdr.nunique() == len(weighed)  # iterations, masks and stems all matter
+
+
+def test_a_study_that_the_chapter_draws_and_the_profile_leaves_out_has_one_run():
+    code = [cell.source for cell in nbformat.read(CHAPTER, as_version=4).cells if cell.cell_type == "code"]
+    drawn = set(re.findall(r'studies\["([^"]+)"\]', "\n".join(code)))
+    runs = settings(make_profile({"momentum": {"momentum": [0, 0.5]}}))
+    assert len(drawn) == 6 and drawn <= set(runs)
+    assert {study: len(runs[study]) for study in drawn} == dict.fromkeys(drawn, 1) | {"momentum": 2}
+    assert [runs[f"weight of the prior, {space} space"][0]["space"] for space in "zx"] == ["z", "x"]
