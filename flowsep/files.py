@@ -27,7 +27,7 @@ SUFFIX = re.compile(r"-[0-9a-f]{8}$")  # the end of a `safe_name` that differs f
 
 
 class FlowsepError(ValueError):
-    """A wrong input. The message names the file or key and says what was there and what to do."""
+    """Invalid input. The message names the file or key, what was found and what to do."""
 
 
 # errors of the disk rather than of the data: full, over quota, file too large, read-only

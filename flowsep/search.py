@@ -108,7 +108,7 @@ def separate_magnitude(
     """`search` for the magnitudes of the sources, G_i(z_i) or with `config.wiener` M_i |x|: see `masks`.
 
     With `SeparationConfig.paper()` and priors of the research code this is the research code's search. In single
-    precision rounding grows along the iterations, to some per cent after a dozen, and differs between processors,
+    precision rounding grows along the iterations, to a few per cent after a dozen, and differs between processors,
     libraries and the engines: 'layers' keeps the research code's order of operations, the default,
     `flowsep.fast.stacked`, is faster. In double precision they agree to 1e-6. Nothing is cut into chunks here:
     `Separator` does that.
@@ -116,7 +116,7 @@ def separate_magnitude(
     Args:
         magnitude: linear magnitude spectrogram of the mixture, audio in [-1, 1]; the entries of a batch are
             independent.
-        priors: name -> prior; all of one number of bins.
+        priors: name -> prior; all with the same number of bins.
         config: default `config_for(priors)`.
         callback: called before each step with `iteration` (from 0), `iterations`, `loss` (0-d tensor, not yet
             synchronised with the host; the mean of a batch) and `estimates` {name: the shape of `magnitude`}; raise
@@ -124,7 +124,7 @@ def separate_magnitude(
     Shape:
         (bins, frames) -> {name: (bins, frames)}, or (batch, bins, frames) -> {name: (batch, bins, frames)}.
     Raises:
-        FlowsepError: no priors, priors of different feature, NaN, or a loss that diverged.
+        FlowsepError: no priors, priors with different features, NaN, or a loss that diverged.
     """
     config = config or config_for(priors)
     flows = Flows(priors, config)

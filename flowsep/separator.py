@@ -57,7 +57,7 @@ class Separator:
         """Separate a song that fits into memory; long ones are cut into chunks, see `stream`.
 
         Args:
-            mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1; integers have theirs.
+            mixture: (channels, samples) or (samples,), numpy or torch, full scale = 1; integers have their own.
             sample_rate: of the mixture, Hz.
             callback: as in `stream`.
         Returns:
@@ -83,7 +83,7 @@ class Separator:
         Chunks of `config.chunk_seconds` share `config.overlap_seconds` with their neighbours: the outer quarters
         of the overlap are dropped, and its middle half is cross-faded. Chunks begin on
         even frames of the whole song's spectrogram, and the last one ends with it, so that whole and chunks differ by
-        the missing context alone. Without overlap, the paper's setting, they are pieces side by side, each for itself.
+        the missing context alone. Without overlap, the paper's setting, each piece stands alone.
 
         Args:
             blocks: of the mixture, each (channels, samples), float32, full scale = 1.
@@ -93,7 +93,7 @@ class Separator:
         Yields:
             (first sample, {name: (channels, samples), float32}), one after the other until the end of the song.
         Raises:
-            FlowsepError: no such sample rate, at once; or a block that is wrong, or has other channels than the first;
+            FlowsepError: an invalid sample rate, at once; a block that is wrong, or has other channels than the first;
                 or one chunk that takes more memory than a GPU has. Of several at once it first tries half as many.
         """
         check_rate(sample_rate)

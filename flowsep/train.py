@@ -116,8 +116,8 @@ def fit_prior(
         source, model, feature, training, seed: what is fitted, and how.
         checkpoint: the `.safetensors` file that the best prior is written to at the end.
         work: folder of this training.
-        provenance: stored with the weights, beside what the training adds; a run continues only one with the same
-            `IDENTITY`.
+        provenance: stored with the weights, beside what the training adds; only a run with the same
+            `IDENTITY` is continued.
         progress: show a bar.
     Returns:
         The best prior, as loaded from `checkpoint`.

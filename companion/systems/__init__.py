@@ -56,7 +56,7 @@ class System:
     one source, 'random mixes' of them, true 'mixtures' with their stems, 'oracle' for the stems themselves, or 'none');
     `needs_references`, true for oracles alone; `Options`, a pydantic model; `defaults`, where they differ from the
     model's own; `curve_label`, what the values of its training curves are, with their unit; `kind`, the block of the
-    table. `unavailable` says, once `fit` has found it out, why a system that rests on a download cannot run.
+    table. `unavailable` says why a system that needs a download cannot run; `fit` sets it.
     """
 
     name: str
@@ -93,7 +93,7 @@ class System:
         raise NotImplementedError
 
     def checkpoints(self) -> list[Path]:
-        """The files that an estimate hangs on, for its provenance."""
+        """The files that an estimate depends on, for its provenance."""
         return []
 
     def costs(self) -> dict[str, float]:
@@ -121,14 +121,14 @@ def load_system(
 
     Args:
         name: a key of `SYSTEMS`, or a new one.
-        options: of that system, as a profile's `systems` says them. A new system's hold `class`, "file.py:ClassName"
+        options: of that system, as under `systems` in a profile. A new system also has `class`, "file.py:ClassName"
             (see `own.own_class`), whose code is run: name only files that you trust.
-        sources: what it shall separate.
+        sources: the stems that it is to separate.
         priors: folder of `<source>.safetensors`, or source -> `Prior`: for systems built on the flow.
         folder: where a fitted system lies: `<folder>/<name>.safetensors`.
     Raises:
         FlowsepError: an unknown system or option, with the nearest valid one; a value that the option does not take; a
-            class that is not there, or says no valid `supervision`.
+            class that does not exist, or has no valid `supervision`.
     """
     chosen = dict(options or {})
     if "class" in chosen:
