@@ -203,3 +203,16 @@ def test_players_call_systems_as_the_tables_do(monkeypatch):
     assert re.findall('data-system="([^"]*)"', shown) == ["Wave-U-Net", "true stems", "InstGlow [my &lt;b&gt;]"]
     assert re.findall('aria-label="bass, ([^"]*)"', shown) == re.findall('data-system="([^"]*)"', shown)
     assert "<p>Wave-U-Net</p>" in shown and "wave_u_net" not in shown
+
+
+def test_the_address_of_the_book_has_the_card_of_its_first_page(tmp_path):
+    from finish import make_card
+
+    tags = '<meta content="_static/card.png" property="og:image" />\n<meta content="x" name="twitter:card" />\n'
+    for base, shown in (("", ""), ('<link rel="canonical" href="https://a.b/book/intro.html" />', "https://a.b/book/")):
+        (tmp_path / "intro.html").write_text(f'<meta content="other" name="description" />{tags}{base}')
+        (tmp_path / "index.html").write_text("leads on")
+        make_card(tmp_path)
+        expected = tags.replace("_static", f"{shown}_static") + "leads on"
+        assert (tmp_path / "index.html").read_text() == expected
+        assert f'"{shown}_static/card.png"' in (tmp_path / "intro.html").read_text()
