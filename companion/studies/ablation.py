@@ -28,15 +28,9 @@ from ..profile import Profile
 from ..scores.metrics import sdr
 
 VARIED = ("space", "alpha", "lr", "momentum", "sigma", "seed", "priors")
-# what the chapter draws, and what a study has that the profile leaves out: one run, with all other options as in `base`
-DRAWN: dict[str, dict[str, list[Any]]] = {
-    "weight of the prior, z space": {"space": ["z"]},
-    "weight of the prior, x space": {"space": ["x"]},
-    "learning rate": {},
-    "momentum": {},
-    "initial noise": {},
-    "number of sources": {},
-}
+# the chapter's studies; one that the profile leaves out has one run, with all other options as in `base`
+DRAWN: dict[str, dict[str, list[Any]]] = {f"weight of the prior, {name} space": {"space": [name]} for name in "zx"}
+DRAWN |= {name: {} for name in ("learning rate", "momentum", "initial noise", "number of sources")}
 COLUMNS = (*VARIED, "track", "iteration", "masked", "stem", "sdr", "kl", "seconds", "hash")
 
 
