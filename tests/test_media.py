@@ -89,7 +89,7 @@ def test_a_caption_in_the_metadata_of_a_cell_stands_below_its_picture():
     import media
 
     made = notebook()
-    made.cells[1].metadata["mystnb"] = {"figure": {"caption": NASTY}}
+    made.cells[1].metadata["caption"] = NASTY
     media.take(made)
     media.caption(made)
     picture, heard = pages(made)

@@ -128,10 +128,10 @@ def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
     executed = nbformat.v4.new_notebook(cells=[cells[0]("old"), cells[1]("1 + 1"), cells[0]("older")])
     injected = cells[1]("profile = 'x'", metadata={"tags": ["injected-parameters"]})
     executed.cells.insert(1, injected)
-    source.cells[1].metadata["mystnb"] = {"figure": {"caption": "a sum"}}
+    source.cells[1].metadata["caption"] = "a sum"
     renew_texts(executed, source)
     assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer"]
-    assert executed.cells[2].metadata["mystnb"] == {"figure": {"caption": "a sum"}}
+    assert executed.cells[2].metadata["caption"] == "a sum"
     source.cells.append(cells[0]("exercises"))
     renew_texts(executed, source)
     assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer", "exercises"]

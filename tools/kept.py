@@ -111,8 +111,8 @@ def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) 
         for cell, now in zip(shown, source.cells, strict=False):
             if cell.cell_type == "markdown":
                 cell.source = now.source
-            elif "mystnb" in now.metadata:
-                cell.metadata["mystnb"] = now.metadata["mystnb"]
+            elif "caption" in now.metadata:
+                cell.metadata["caption"] = now.metadata["caption"]
         notebook.cells += new
 
 

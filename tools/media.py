@@ -77,9 +77,9 @@ def mute(notebook: NotebookNode, note: str) -> None:
 
 
 def caption(notebook: NotebookNode) -> None:
-    """Put each picture of a cell with a caption (MyST-NB's `mystnb: figure: caption` in its metadata) into a figure."""
+    """Put each picture of a cell with a `caption` in its metadata into a figure; MyST-NB would caption tables, too."""
     for cell in notebook.cells:
-        text = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+        text = cell.metadata.get("caption", "")
         for output in cell.get("outputs", []) if text else []:
             page = output.get("data", {}).get("text/html", "")
             if page.startswith('<img src="media:'):
