@@ -19,7 +19,7 @@ from .machine import keep_freed_memory
 from .memory import within_memory
 from .prior import Prior
 from .search import FLOOR, Callback, Flows, Magnitudes, config_for, masks, ratio_masks, search
-from .stream import Cut, cut_of, oversampling, stream_masks
+from .stream import cut_for_masks, cut_of, magnitude_of, oversampling, stream_masks
 
 BLOCK = 2**17  # samples of an array that are taken at once
 Stems = dict[str, Any]
@@ -164,16 +164,19 @@ def separate_with_masks(
         feature: default the paper's, 22,050 Hz, 513 bins, hop 256.
         wiener: ratio masks that sum to one; else each estimate's own magnitude with the mixture's phase.
     """
-    feature = feature or FeatureConfig()
+    feature, channels = feature or FeatureConfig(), as_channels(mixture)
+    cut = cut_for_masks(feature, oversampling(sample_rate, feature))
+    blocks = [block.numpy() for block in channels.split(BLOCK, dim=-1)]
+    whole = magnitude_of(blocks, sample_rate, feature, cut)
+    by_name = magnitude_function(whole) if channels.any() else dict.fromkeys(names, whole)
 
-    def masks_of(magnitudes: Tensor, _: tuple[int, ...]) -> Tensor:
-        by_name = magnitude_function(magnitudes[0])
-        estimates = torch.stack([by_name[name] for name in names]).unsqueeze(0)
+    def masks_of(magnitudes: Tensor, which: tuple[int, ...]) -> Tensor:
+        first = min(which[0] * cut.step // cut.hop, whole.shape[-1] - magnitudes.shape[-1])  # the last ends the song
+        frames = slice(first, first + magnitudes.shape[-1])
+        estimates = torch.stack([by_name[name][:, frames] for name in names]).unsqueeze(0)
         return ratio_masks(estimates) if wiener else estimates / magnitudes.unsqueeze(1).clamp_min(FLOOR)
 
-    whole = Cut(length=math.inf, step=math.inf)
-    channels = as_channels(mixture)
-    stream = stream_masks([channels.numpy()], sample_rate, masks_of, feature, whole, 1, names=names, exact=wiener)
+    stream = stream_masks(blocks, sample_rate, masks_of, feature, cut, 1, names=names, exact=wiener)
     return _collect(stream, channels, mixture)
 
 

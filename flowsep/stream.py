@@ -72,6 +72,23 @@ def cut_of(config: SeparationConfig, feature: FeatureConfig, squeeze: int, times
     return Cut(length=(frames - 1) * hop, step=(frames - shared) * hop, hop=hop, multiple=squeeze)
 
 
+def cut_for_masks(feature: FeatureConfig, times: int) -> Cut:
+    """Chunks for masks that are known before: only their transform lacks context, a window at either end."""
+    windows, hop = math.ceil(feature.n_fft / feature.hop), times * feature.hop
+    return Cut(length=64 * windows * hop, step=60 * windows * hop, hop=hop)
+
+
+def magnitude_of(blocks: Iterable[np.ndarray], sample_rate: int, feature: FeatureConfig, cut: Cut) -> Tensor:
+    """(bins, frames) of a whole song: what `MasksOf` is handed for a chunk."""
+    times, done, bands = oversampling(sample_rate, feature), 0, []  # type: int, int, list[Tensor]
+    for chunk in _chunks(_resampled(blocks, sample_rate, times * feature.sample_rate), cut):
+        band = _band(stft(chunk.audio, times * feature.n_fft, cut.hop), feature, times)
+        lacking = 0 if chunk.last else cut.overlap // cut.hop // 2
+        bands.append(band[:, done - chunk.start // cut.hop : band.shape[-1] - lacking].clone())
+        done += bands[-1].shape[-1]
+    return torch.cat(bands, dim=-1)
+
+
 def stream_masks(
     blocks: Iterable[np.ndarray],
     sample_rate: int,
@@ -110,8 +127,9 @@ def stream_masks(
             yield block
 
     def pieces() -> Iterator[Chunk]:
-        for chunks in _batches(_chunks(_resampled(heard(), sample_rate, rate), cut), batch):
-            yield from _explain(chunks, masks_of, feature, times, cut.multiple, len(names))
+        chunks = _chunks(_resampled(heard(), sample_rate, rate), cut)
+        while group := list(itertools.islice(chunks, batch)):
+            yield from _explain(group, masks_of, feature, times, cut.multiple, len(names))
 
     def rest() -> Iterator[np.ndarray]:  # zeros where resampling there and back ends a sample early
         missing = sum(block.shape[1] for block in waiting)
@@ -146,22 +164,12 @@ def _chunks(blocks: Iterable[np.ndarray], cut: Cut) -> Iterator[Chunk]:
     yield Chunk(number, begin, torch.from_numpy(held[:, begin - first :]), last=True)
 
 
-def _batches(chunks: Iterable[Chunk], batch: int) -> Iterator[list[Chunk]]:
-    while group := list(itertools.islice(chunks, batch)):
-        yield group
-
-
 def _explain(
     chunks: list[Chunk], masks_of: MasksOf, feature: FeatureConfig, times: int, multiple: int, sources: int
 ) -> Iterator[Chunk]:
-    """The same chunks with audio (sources, channels, samples); chunks of equally many frames are handed over at once.
-
-    The magnitude that the priors know is the root mean square of the channels; a window `times` as long sums to `times`
-    as much.
-    """
+    """The same chunks with audio (sources, channels, samples); those of equally many frames are handed over at once."""
     spectra = {c.number: stft(c.audio, times * feature.n_fft, times * feature.hop) for c in chunks if c.audio.any()}
-    bins = feature.n_fft // 2 + 1
-    bands = {number: x[:, :bins].abs().square().mean(dim=0).sqrt() / times for number, x in spectra.items()}
+    bands = {number: _band(spectrum, feature, times) for number, spectrum in spectra.items()}
     masks: dict[int, Tensor] = {}
     for _, group in itertools.groupby(bands, key=lambda number: _up(bands[number].shape[-1], multiple)):
         which = tuple(group)
@@ -175,6 +183,11 @@ def _explain(
             for stem, own in zip(stems, mask, strict=True):
                 stem[:] = istft(spectrum * own, stem.shape[-1], times * feature.n_fft, times * feature.hop)
         yield chunk._replace(audio=stems)
+
+
+def _band(spectrum: Tensor, feature: FeatureConfig, times: int) -> Tensor:
+    """The root mean square of the channels in the feature's bins; a window `times` as long sums to `times` as much."""
+    return spectrum[:, : feature.n_fft // 2 + 1].abs().square().mean(dim=0).sqrt() / times
 
 
 def _whole_mask(mask: Tensor, band: Tensor, bins: int) -> Tensor:

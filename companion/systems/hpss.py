@@ -1,5 +1,6 @@
 """Separation that learns from nothing: median filters tell hits from tones, a crossover tells the bass."""
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat
 
@@ -10,6 +11,8 @@ from flowsep.separator import separate_with_masks
 from . import System
 
 FEATURE = FeatureConfig(sample_rate=22050, n_fft=2048, hop=512)  # what librosa's lengths of median filters are made for
+MEDIAN = 31  # bins and frames, librosa's
+BLOCK = 512  # frames filtered together: the filters and masks of librosa take ten times the memory of what they hear
 
 
 class HPSSOptions(BaseModel):
@@ -48,12 +51,22 @@ class HarmonicPercussive(System):
         return separate_with_masks(mixture, sample_rate, self._explain, names=self.sources, feature=FEATURE)
 
     def _explain(self, magnitude: torch.Tensor) -> dict[str, torch.Tensor]:
-        from librosa.decompose import hpss
-
-        harmonic, percussive = (torch.from_numpy(part) for part in hpss(magnitude.numpy()))
+        harmonic, percussive = map(torch.from_numpy, _medians(magnitude.numpy()))
         hertz = torch.arange(len(magnitude)).unsqueeze(1) * FEATURE.sample_rate / FEATURE.n_fft
         tonal = [source for source in self.sources if source not in ("drums", "bass")]
         low = hertz < self.options.crossover_hz if "bass" in self.sources and tonal else torch.tensor(not tonal)
-        shares = {source: harmonic * ~low / len(tonal) for source in tonal}
+        shares = dict.fromkeys(tonal, harmonic * ~low / max(len(tonal), 1))
         shares |= {"bass": harmonic * low, "drums": percussive}
         return {source: shares[source] for source in self.sources}
+
+
+def _medians(magnitude: np.ndarray) -> list[np.ndarray]:
+    """The harmonic and the percussive part of (bins, frames), block by block, each with the frames that medians see."""
+    from librosa.decompose import hpss
+
+    parts = []
+    for start in range(0, magnitude.shape[1], BLOCK):
+        left = max(start - MEDIAN, 0)
+        both = hpss(magnitude[:, left : start + BLOCK + MEDIAN], kernel_size=MEDIAN)
+        parts.append([part[:, start - left :][:, :BLOCK] for part in both])
+    return [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]

@@ -1,14 +1,13 @@
 """The ceiling of linear filters: the Wiener filter of all channels, its covariances taken from the true stems."""
 
+from typing import Any  # noqa: F401  # Any: in type comments
+
 import numpy as np
 import torch
 
-from flowsep.spectrogram import istft
-
 from . import System, library
-from .oracle import HOP, N_FFT, check_references, spectrum_of
+from .oracle import check_references, filtered, spectra_of
 
-BLOCK = 64  # frames filtered together: a song's filters at once would need gigabytes
 FLOOR = 1e-10  # of the covariances, relative to the loudest bin: a rank-one mixture could not be inverted otherwise
 
 
@@ -31,25 +30,38 @@ class MultichannelWiener(System):
         """See `System.separate`; FlowsepError without norbert, or as the ratio mask's."""
         norbert = library("norbert")
         check_references(self.name, self.sources, mixture, references)
-        x = _frames_first(mixture)
-        loudest = float(np.abs(x).max()) or 1.0
-        models = [norbert.get_local_gaussian_model(_frames_first(references[s]) / loudest, FLOOR) for s in self.sources]
-        powers = np.stack([power for power, _ in models], axis=-1)
-        places = np.concatenate([place for _, place in models]).transpose(1, 2, 3, 0)  # sources last, for norbert
+        true = {source: references[source] for source in self.sources}
+        loudest = max(float(x.abs().max()) for x in spectra_of(mixture)) or 1.0
+        places = np.stack([_place(audio, loudest) for audio in true.values()], axis=-1)  # sources last, for norbert
         floor = FLOOR * np.eye(len(mixture))
-        estimates = np.empty((len(self.sources), *x.shape), np.complex64)
-        for start in range(0, len(x), BLOCK):
-            part = slice(start, start + BLOCK)
-            inverse = np.linalg.inv(norbert.get_mix_model(powers[part], places) + floor)
-            for i in range(len(self.sources)):
-                gain = norbert.wiener_gain(powers[part, :, i], places[..., i], inverse)
-                estimates[i, part] = norbert.apply_filter(x[part], gain)
-            estimates[:, part] += (x[part] - estimates[:, part].sum(axis=0)) / len(self.sources)
-        spectra = torch.from_numpy(estimates).permute(0, 3, 2, 1)
-        stems = istft(spectra, mixture.shape[-1], N_FFT, HOP).numpy()
-        return dict(zip(self.sources, stems, strict=True))
+
+        def wiener(spectrum: torch.Tensor, spectra: torch.Tensor) -> torch.Tensor:
+            x = _frames_first(spectrum)
+            powers = np.stack([_powers(_frames_first(own) / loudest) for own in spectra], axis=-1)
+            inverse = np.linalg.inv(norbert.get_mix_model(powers, places) + floor)
+            gains = (norbert.wiener_gain(powers[..., i], places[..., i], inverse) for i in range(len(true)))
+            estimates = np.stack([norbert.apply_filter(x, gain) for gain in gains])
+            estimates += (x - estimates.sum(axis=0)) / len(true)
+            return torch.from_numpy(estimates.astype(np.complex64)).permute(0, 3, 2, 1)
+
+        return filtered(mixture, true, wiener)
 
 
-def _frames_first(audio: np.ndarray) -> np.ndarray:
-    """(channels, samples) -> STFT (frames, bins, channels) in double precision, as norbert wants it."""
-    return spectrum_of(audio).permute(2, 1, 0).to(torch.complex128).numpy()
+def _place(audio: np.ndarray, loudest: float) -> np.ndarray:
+    """`R_i` of a true stem, (bins, channels, channels)."""
+    covariance, power = 0.0, FLOOR  # type: Any, Any
+    for spectrum in spectra_of(audio):
+        x = _frames_first(spectrum) / loudest
+        covariance += np.einsum("tkc,tkd->kcd", x, x.conj())
+        power += _powers(x).sum(axis=0)
+    return covariance / power[:, None, None]
+
+
+def _powers(x: np.ndarray) -> np.ndarray:
+    """`v_i`, (frames, bins, channels) -> (frames, bins)."""
+    return np.mean(np.abs(x) ** 2, axis=-1)
+
+
+def _frames_first(spectrum: torch.Tensor) -> np.ndarray:
+    """(channels, bins, frames) -> (frames, bins, channels) in double precision, as norbert wants it."""
+    return spectrum.permute(2, 1, 0).to(torch.complex128).numpy()

@@ -15,6 +15,7 @@ from flowsep.machine import held_memory
 from flowsep.search import kl_divergence, masks, named_ratio_masks, ratio_masks, separate_magnitude
 from flowsep.separator import separate_with_masks
 from flowsep.spectrogram import stft
+from flowsep.stream import Cut, cut_for_masks
 
 separate_module = importlib.import_module("flowsep.separator")  # as an attribute of flowsep, that name is the function
 search_module = importlib.import_module("flowsep.search")
@@ -441,3 +442,28 @@ def test_masks_of_any_system_reach_the_top_of_the_spectrum():
     stems = separate_with_masks(mixture, 44100, halves, names=("a", "b"))
     np.testing.assert_allclose(stems["a"], 0.25 * mixture, atol=1e-6)
     np.testing.assert_allclose(stems["b"], 0.75 * mixture, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(44100, 400_001), (22050, 200_000), (48000, 500_000)])
+def test_masks_of_a_whole_song_are_applied_chunk_by_chunk(rate, samples, monkeypatch):
+    """Masks that look at the whole song: chunks change rounding alone."""
+    mixture = noise(2, samples)
+    mixture[:, samples // 3 : 2 * samples // 3] = 0  # a chunk that is silent
+
+    def halves(magnitude):
+        assert magnitude.ndim == 2
+        share = torch.linspace(0.1, 0.9, magnitude.shape[1]) * torch.linspace(0.2, 1, len(magnitude)).unsqueeze(1)
+        return {"a": share * magnitude, "b": (magnitude.mean() - share * magnitude).clamp_min(0)}
+
+    def stems(wiener):
+        return separate_with_masks(mixture, rate, halves, names=("a", "b"), feature=feature, wiener=wiener)
+
+    def of_one_chunk(feature, times):
+        return Cut(length=2**30, step=2**30, hop=times * feature.hop)
+
+    feature = FeatureConfig(n_fft=512, hop=128)
+    assert cut_for_masks(feature, 1).count(samples) > 3
+    parts = [stems(wiener) for wiener in (True, False)]
+    monkeypatch.setattr(separate_module, "cut_for_masks", of_one_chunk)
+    for some, whole in zip(parts, [stems(wiener) for wiener in (True, False)], strict=True):
+        assert all(sdr(whole[name], some[name]) > 100 for name in "ab")

@@ -1,12 +1,14 @@
-"""The multichannel Wiener oracle and harmonic-percussive separation, on mixtures whose answers are known."""
+"""Oracles and harmonic-percussive separation, on mixtures whose answers are known, and songs block by block."""
 
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from companion.scores.metrics import sdr
-from companion.systems import load_system
+from companion.systems import hpss, load_system, oracle
+from companion.systems.wiener_oracle import FLOOR, _frames_first, _place
 from flowsep.files import FlowsepError
 
 RATE = 44_100
@@ -111,3 +113,66 @@ def test_tones_are_shared_alike_and_the_crossover_moves():
 def test_no_drums_no_hpss():
     with pytest.raises(FlowsepError, match="the sources are vocals, accompaniment; take it off"):
         load_system("hpss", sources=("vocals", "accompaniment"))
+
+
+@pytest.mark.parametrize("samples", [3 * RATE, 256 * oracle.HOP, 256 * oracle.HOP + 1])  # the last block: one sample
+@pytest.mark.parametrize("name", ["multichannel_wiener", "ideal_ratio_mask"])
+def test_blocks_of_frames_give_the_filter_of_the_whole_song(name, samples, monkeypatch):
+    stems = {s: audio[:, :samples] for s, audio in panned_noise([(1.0, 0.5), (0.5, 1.0)], seconds=3.0).items()}
+    stems["bass"][:, RATE : 2 * RATE] = 0
+    monkeypatch.setattr(oracle, "BLOCK", 512 * oracle.HOP)
+    whole = separated(name, stems)
+    monkeypatch.setattr(oracle, "BLOCK", 32 * oracle.HOP)
+    parts = separated(name, stems)
+    assert all(sdr(whole[source], parts[source]) > 100 for source in stems)
+
+
+def test_blocks_of_frames_have_the_medians_of_the_whole_song(monkeypatch):
+    from librosa import decompose
+
+    magnitude = np.abs(np.random.default_rng(0).standard_normal((65, 300))).astype(np.float32)
+    whole = decompose.hpss(magnitude)
+    monkeypatch.setattr(hpss, "BLOCK", 64)
+    for part, expected in zip(hpss._medians(magnitude), whole, strict=True):
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_places_are_norberts():
+    norbert = pytest.importorskip("norbert")
+    audio = panned_noise([(1.0, 0.5), (0.5, 1.0)], seconds=3.0)["bass"]
+    _, place = norbert.get_local_gaussian_model(_frames_first(oracle.spectrum_of(audio)) / 7.0, FLOOR)
+    np.testing.assert_allclose(_place(audio, 7.0), place[0], rtol=1e-9, atol=1e-12)
+
+
+MEMORY = """
+import resource, sys, tempfile
+import numpy as np, torch
+from companion.systems import load_system
+from flowsep.config import FeatureConfig
+
+torch.set_num_threads(1)
+sources = ("vocals", "bass", "drums", "other")
+system = load_system(sys.argv[1], sources=sources, folder=tempfile.gettempdir())
+if sys.argv[1] == "nmf":
+    system.options = system.options.model_copy(update={"activations": 2})
+    system.feature = FeatureConfig()
+    system.dictionaries = dict.fromkeys(sources, np.full((40, 513), 1 / 513, np.float32))
+stems = {source: np.zeros((2, 30 * 44100), np.float32) for source in sources}
+for seed, audio in enumerate(stems.values()):
+    np.random.default_rng(seed).standard_normal(audio.shape, np.float32, audio)
+mixture, peaks = sum(stems.values()), []
+for seconds in (15, 30):
+    samples = slice(seconds * 44100)
+    references = {source: audio[:, samples] for source, audio in stems.items()}
+    system.separate(mixture[:, samples], 44100, references if system.needs_references else None)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print((peaks[1] - peaks[0]) / (15 * 44100 * 2 * 4))
+"""
+
+
+@pytest.mark.parametrize("name", ["multichannel_wiener", "ideal_ratio_mask", "hpss", "nmf"])
+def test_a_longer_song_takes_a_few_times_its_own_memory(name):
+    """Four stems of the song's size are the result; spectra of it, or gains, would be tens."""
+    told = subprocess.run([sys.executable, "-c", MEMORY, name], capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0, told.stderr
+    assert float(told.stdout) < 12
