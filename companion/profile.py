@@ -191,12 +191,16 @@ class Profile(Settings):
 
 def find_root(start: str | Path = ".") -> Path:
     """The project folder: the nearest one at or above `start` that holds `configs/` and `notebooks/`."""
-    start = Path(start).resolve()
+    start, own = Path(start).resolve(), Path(__file__).resolve().parents[1]
     for folder in (start, *start.parents):
-        if (folder / "configs").is_dir() and (folder / "notebooks").is_dir():
+        if _is_root(folder):
             return folder
-    cure = "run from the project's folder (papermill: --cwd FOLDER)"
+    cure = f"run from the project's folder (papermill: --cwd {own if _is_root(own) else 'FOLDER'})"
     raise FlowsepError(f"{start}: no folder with configs/ and notebooks/ here or above; {cure}")
+
+
+def _is_root(folder: Path) -> bool:
+    return (folder / "configs").is_dir() and (folder / "notebooks").is_dir()
 
 
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
@@ -204,9 +208,11 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
 
     Relative paths are looked for beside its file first; for a mapping `FLOWSEP_PROFILE_FOLDER` says where that lies.
     Raises FlowsepError, which names the file, the key and its value. A copy of a profile needs a name of its own, since
-    its results would replace the original's, and a notebook refuses parameters that it does not have.
+    its results would replace the original's, and a notebook refuses parameters that it does not have, and a folder
+    outside the project before it composes or trains anything.
     """
     refuse_unknown_parameters()
+    find_root()
     if isinstance(profile, Mapping):
         return _beside(_validate(profile, "profile"), Path(os.environ.get("FLOWSEP_PROFILE_FOLDER", ".")))
     path = profile_path(profile)

@@ -284,11 +284,22 @@ def test_the_pins_can_be_installed_on_debian_s_python():
             assert not needs or SpecifierSet(needs).contains("3.11.2"), f"{line}: needs Python {needs}"
 
 
-def test_unknown_profiles_and_folders(tmp_path):
+def test_unknown_profiles_and_folders(tmp_path, monkeypatch):
     with pytest.raises(FlowsepError, match=r"no such profile; profiles there: .*demo"):
         load_profile("demoo")
     with pytest.raises(FlowsepError, match="no folder with configs/ and notebooks/"):
         find_root(tmp_path)
+    monkeypatch.chdir(tmp_path)  # where papermill was called without --cwd; nothing is composed or trained first
+    for profile in ("smoke", ROOT / "configs" / "smoke.yaml", {"name": "x"}):
+        with pytest.raises(FlowsepError, match=re.escape(f"papermill: --cwd {ROOT})")):
+            load_profile(profile)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_loads_its_profile_first(path):
+    """So that a wrong parameter or folder ends it in a second."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert "load_profile(profile)" in cells[1] or "load_profile(profile)" not in "".join(cells)
 
 
 def test_the_code_names_no_place_of_its_own():
