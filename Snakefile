@@ -11,10 +11,12 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
 from companion.data.tracks import load_dataset
 from companion.profile import load_profile
 from companion.systems import load_system
 from flowsep.files import FlowsepError, locked, safe_name
+from flowsep.machine import choose_device
 from snakemake.exceptions import WorkflowError
 
 if not workflow.configfiles:
@@ -42,6 +44,15 @@ try:  # an unknown key, system or option and missing data stop before any work
         forget_failures(Path("results") / PROFILE.name)
 except FlowsepError as error:
     raise WorkflowError(str(error)) from error
+
+# On a cluster the jobs look for themselves. What is asked here would keep memory of the GPU, if there were one.
+onstart:
+    if not workflow.non_local_exec and PROFILE.training.device.startswith("cuda") and not torch.cuda.is_available():
+        try:
+            choose_device(PROFILE.training.device)
+        except FlowsepError as error:
+            raise WorkflowError(str(error)) from error
+
 CONFIG = shlex.quote(str(workflow.configfiles[0]))
 OUT = f"results/{PROFILE.name}"
 EXCERPTS = f"{OUT}/audio/references"
@@ -58,6 +69,12 @@ RUN = (
     "OMP_NUM_THREADS={threads} papermill {input.notebook} {log} -f " + CONFIG + " {params.more} --log-level WARNING"
     " --no-progress-bar 2> {log}.err && mkdir -p $(dirname {output.notebook}) && cp {log} {output.notebook}"
 )
+
+# A separation that fails, or dies, runs once more for rows that say so, and the others get their tables. An interrupt
+# is no failure.
+def or_rows(command):
+    give_up = f"python -m companion give-up {{wildcards.system:q}} --log {{log:q}} --profile {CONFIG}"
+    return f"trap 'exit 130' INT TERM; {command} || ({give_up} && {command})"
 
 # A job that gets the whole machine; on a cluster, where it sees only some node, what the others get.
 def all_cores(wildcards):
@@ -223,8 +240,10 @@ rule shard:
     priority: 15  # as soon as they can: the longest of them would else run alone at the end
     threads: PROFILE.threads
     shell:
-        "OMP_NUM_THREADS={threads} python -m companion shard {wildcards.system:q} {wildcards.number}"
-        f" --profile {CONFIG} > {{log:q}} 2>&1"
+        or_rows(
+            "OMP_NUM_THREADS={threads} python -m companion shard {wildcards.system:q} {wildcards.number}"
+            f" --profile {CONFIG} > {{log:q}} 2>&1"
+        )
 
 # with several shards it gathers them, with one it separates by itself
 rule separate:
@@ -248,7 +267,7 @@ rule separate:
     priority: 15
     threads: PROFILE.threads
     shell:
-        RUN
+        or_rows(RUN)
 
 rule ablations:
     input:

@@ -1,7 +1,8 @@
 """How much memory a separation or a step of a training takes, and as many chunks or crops as fit."""
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -120,6 +121,24 @@ def micro_batch(task: "Task", training: TrainingConfig, fabric: "Fabric") -> int
         least: Any = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="min")
         count = int(least)
     return count
+
+
+def names_micro_batch(training: Callable[..., Any]) -> Callable[..., Any]:
+    """`training(task, ...)`, in which a GPU that runs out of memory after all is a FlowsepError with the setting."""
+
+    @functools.wraps(training)
+    def run(task: "Task", *arguments: Any, **options: Any) -> Any:
+        try:
+            return training(task, *arguments, **options)
+        except torch.OutOfMemoryError as error:
+            most = (task.micro or 1) // 2
+            cure = f"set `micro_batch` under `training` to {most}" if most else "lower `crop_seconds`"
+            what = f"{task.name}: the GPU ran out of memory with {task.micro or 'all'} crops at once"
+            raise FlowsepError(
+                f"{what}; {cure}, or leave more of it free: the training goes on where it was"
+            ) from error
+
+    return run
 
 
 def _step_bytes(task: "Task", crops: torch.Tensor, fabric: "Fabric") -> float:

@@ -20,7 +20,7 @@ from .config import HOW_ONLY, FeatureConfig, GlowConfig, TrainingConfig
 from .fast.likelihood import Likelihood
 from .files import FlowsepError
 from .machine import keep_freed_memory, peak_memory
-from .memory import micro_batch
+from .memory import micro_batch, names_micro_batch
 from .prior import Prior, parameters
 from .resume import Ahead, alone, resume, save_state, set_aside, start_fabric, write_curve
 from .spectrogram import pad_features, stft
@@ -105,10 +105,9 @@ def fit_prior(
 
     `training.noise` adds N(0, s^2) to each crop, also in validation: the prior is then the density of source plus
     noise, and likelihoods for different s do not compare. The gradient is written out in `fast.likelihood`, which also
-    gives the convolutions weight norm. Every ActNorm is initialised from
-    the first batches. After each validation the best prior so far and the last one go to `work` (`best.safetensors`,
-    `last.safetensors`), beside what `optimise` writes there. At the end the best prior goes to `checkpoint`, its
-    provenance with the number of `parameters` and what `optimise` returns.
+    gives the convolutions weight norm. Every ActNorm is initialised from the first batches. After each validation the
+    best prior so far and the last one go to `work` (`best.safetensors`, `last.safetensors`), beside what `optimise`
+    writes there. The best goes to `checkpoint`, with the number of `parameters` and what `optimise` returns.
 
     Args:
         sampler: crops of `crop_samples` samples at the feature's rate.
@@ -183,6 +182,7 @@ class _PriorTask(Task):
         self.prior.save(self.work / "last.safetensors")
 
 
+@names_micro_batch
 def optimise(
     task: Task, training: TrainingConfig, work: Path, settings: Mapping[str, Any], fabric: "Fabric",
     *, seed: int = 0, progress: bool = True,

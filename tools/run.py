@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TextIO
+from typing import TextIO
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from companion.graph.logs import last_words
 from companion.profile import find_root, load_profile, profile_path
 from flowsep.files import FlowsepError, printable, read_json, write_text
 
@@ -199,26 +200,13 @@ def reason(message: str) -> str:
 
 def why(logs: list[str]) -> str:
     """The last lines of a failed job's log, a notebook or a text, and where it lies."""
-    lines = []
-    for path in map(Path, (part for log in logs for part in (log, f"{log}.err"))):
-        try:
-            text = path.read_text("utf-8", errors="replace")
-            tail = _traceback(json.loads(text)) if path.suffix == ".ipynb" else text.splitlines()
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        if tail:
-            lines += [*tail[-LAST_LINES:], f"(log: {path})"]
+    told = [f"no log was written: {', '.join(logs) or 'none declared'}"]
+    for log in logs:
+        path, lines = last_words(log)
+        if lines:
+            told = [*lines[-LAST_LINES:], f"(log: {path})"]
             break
-    return "\n".join(f"  {line}" for line in lines or [f"no log was written: {', '.join(logs) or 'none declared'}"])
-
-
-def _traceback(notebook: dict[str, Any]) -> list[str]:
-    """The lines of the first error in an executed notebook, without colours."""
-    for cell in notebook["cells"]:
-        for output in cell.get("outputs", ()):
-            if output["output_type"] == "error":
-                return re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output["traceback"])).splitlines()
-    return []
+    return "\n".join(f"  {line}" for line in told)
 
 
 def run(profile: str, target: str, cores: int, out: TextIO, quiet: bool = False) -> int:

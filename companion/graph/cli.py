@@ -1,4 +1,4 @@
-"""The command line of the experiment: `python -m companion data | cache | fit | shard | score`."""
+"""The command line of the experiment: `python -m companion data | cache | fit | shard | give-up | score`."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import Any
 
 from flowsep.cli import CURE, names, run_command, summary, tell
 from flowsep.files import FlowsepError, printable, safe_name, whole_folder, writable
+
+ROWS = "its rows will say so, and the next run tries again"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("number", type=int, metavar="K", help="from 0 to the profile's `shards`, less one")
     command.add_argument("--profile", **profile)
     command.set_defaults(run=_shard)
+
+    command = commands.add_parser(
+        "give-up", help="after a separation failed: its rows will say why, until the next run"
+    )
+    command.add_argument("system", metavar="SYSTEM")
+    command.add_argument("--profile", **profile)
+    command.add_argument("--log", required=True, type=Path, metavar="FILE", help="of the job that failed")
+    command.set_defaults(run=_give_up)
     return parser
 
 
@@ -142,7 +152,7 @@ def _fit(arguments: argparse.Namespace) -> int:
 
     system = fit_system(*_opened(arguments.profile), arguments.system, arguments.part, go_on=True)
     if system.unavailable:
-        tell(f"{arguments.system}: {system.unavailable}; its rows will say so, and the next run tries again")
+        tell(f"{arguments.system}: {system.unavailable}; {ROWS}")
     return 0
 
 
@@ -150,6 +160,14 @@ def _shard(arguments: argparse.Namespace) -> int:
     from .steps import score_shard
 
     print(score_shard(*_opened(arguments.profile), arguments.system, arguments.number))
+    return 0
+
+
+def _give_up(arguments: argparse.Namespace) -> int:
+    from ..profile import load_profile
+    from .steps import give_up
+
+    tell(f"{arguments.system}: {give_up(load_profile(arguments.profile), arguments.system, arguments.log)}; {ROWS}")
     return 0
 
 

@@ -29,8 +29,10 @@ from ..scores.museval_json import write_museval
 from ..systems import System, load_system
 from ..systems.our_flow import OurFlow
 from ..systems.priors import HEARD, load_trained
+from .logs import last_words
 
 SCORES = "scores.csv"  # of a shard
+FAILED = "failed.json"  # of a system that could not be separated
 # columns in which the rows of all shards must agree
 IDENTITY = ("checkpoint", "config_hash", "data_hash", "seed", "code", "versions")
 
@@ -58,11 +60,15 @@ def fit_system(
 
     `systems/<name>/fitted/<part>.json` holds the hashes of settings, data and code that it was done with. A notebook
     trains the priors of `instglow`. With `go_on` a failure goes to that file, too, and becomes the system's
-    `unavailable`, so that its rows say so beside the rows of the others; see `forget_failures`.
+    `unavailable`, so that its rows say so beside the rows of the others; so does what `give_up` noted. See
+    `forget_failures`.
 
     Raises FlowsepError for an unknown system or part, and as `System.fit` does.
     """
     system, learnt = _system(profile, name), profile.folder / "systems" / name
+    if (learnt / FAILED).is_file():
+        system.unavailable = json.loads((learnt / FAILED).read_text("utf-8"))["failed"]
+        return system
     names = {safe_name(each): each for each in system.parts()}
     if part is not None and part not in names:
         raise FlowsepError(f"system '{name}': no part '{part}' to fit; its parts: {', '.join(names) or 'none'}")
@@ -74,6 +80,7 @@ def fit_system(
         done = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
         if {**done, "failed": ""} != facts | {"failed": ""} or (go_on and "failed" in done):
             try:
+                _check_device(profile, system)
                 system.fit_part(names[each], dataset, profile, learnt)
                 done = facts
             except (FlowsepError, RuntimeError) as error:  # out of memory, or a diverged training
@@ -85,11 +92,25 @@ def fit_system(
     return system
 
 
+def give_up(profile: Profile, name: str, log: Path) -> str:
+    """Note, for `fit_system`, that a system could not be separated, and return why: the last line of the job's log.
+
+    The log is kept as `<log>.failed.<suffix>`, since the job runs once more, for rows that say so.
+    """
+    _, lines = last_words(log)
+    last = lines[-1].strip().removeprefix("FlowsepError: ") if lines else "its process ended without a word"
+    reason = f"not separated: {last}"
+    write_text(profile.folder / "systems" / name / FAILED, json.dumps({"failed": reason}) + "\n")
+    if log.is_file():
+        log.replace(log.with_suffix(f".failed{log.suffix}"))
+    return reason
+
+
 def forget_failures(folder: Path) -> None:
-    """Remove what a profile's folder holds of systems that could not be fitted, so that a new run tries them again."""
-    for marker in folder.glob("systems/*/fitted/*.json"):
+    """Remove what a profile's folder holds of systems that failed, so that a new run tries them again."""
+    for marker in (*folder.glob("systems/*/fitted/*.json"), *folder.glob(f"systems/*/{FAILED}")):
         if "failed" in json.loads(marker.read_text("utf-8")):
-            system = marker.parent.parent.name
+            system = marker.relative_to(folder).parts[1]
             marker.unlink()
             (folder / "scores" / f"{system}.csv").unlink(missing_ok=True)
             shutil.rmtree(folder / "shards" / system, ignore_errors=True)
@@ -202,14 +223,20 @@ def _fitted(
     profile: Profile, dataset: Dataset, name: str, checkpoints: str | Path | None
 ) -> tuple[System, dict[str, Any]]:
     """A fitted system, and the settings of `evaluate_system`."""
-    if name == "instglow" and not checkpoints:
-        load_trained(profile, dataset)  # other priors are refused, which a row would take for the profile's
     system = _system(profile, name, checkpoints) if checkpoints else fit_system(profile, dataset, name)
+    if name == "instglow" and not checkpoints and not system.unavailable:
+        load_trained(profile, dataset)  # other priors are refused, which a row would take for the profile's
     provenance = run_provenance(profile, system, dataset, name=name)
     if checkpoints:
         provenance["variant"] = _variant(profile, name, Path(checkpoints), provenance["checkpoint"])
     settings = {"sources": profile.sources, "provenance": provenance, "conventions": profile.evaluation.conventions}
     return system, settings | {"metrics": profile.evaluation.metrics}
+
+
+def _check_device(profile: Profile, system: System) -> None:
+    """FlowsepError where a network would take the CPU unasked, in a profile whose `training.device` is a GPU."""
+    if getattr(system.options, "device", "") == "auto":
+        choose_device(profile.training.device)
 
 
 def _score_shard(
@@ -242,6 +269,8 @@ def _score_shard(
         if system.unavailable:
             frame = unavailable_rows(system.unavailable, own, **settings)
         else:
+            if not settings["provenance"]["variant"]:  # other checkpoints may be scored anywhere
+                _check_device(profile, system)
             if device := getattr(system.options, "device", None):
                 line = runs_on(choose_device(device), getattr(system.options, "precision", "32-true"))
                 print(f"{system.name}: {line}", flush=True)

@@ -16,6 +16,7 @@ import torch
 from flowsep.checkpoint import load_prior
 from flowsep.config import HOW_ONLY
 from flowsep.files import FlowsepError, changes, write_text
+from flowsep.machine import choose_device
 from flowsep.prior import Prior
 from flowsep.train import crop_samples, fit_prior
 
@@ -42,6 +43,7 @@ def train_source(dataset: Any, source: str, profile: Profile, folder: str | Path
     if training.devices > 1 and "WORLD_SIZE" not in os.environ:
         _train_in_processes(dataset, source, profile, folder, progress)
         return load_prior(folder / "priors" / f"{source}.safetensors")
+    choose_device(training.device)  # before hours of decoding
     length = crop_samples(training, feature)
     segments = {subset: solo_segments(dataset, subset, source, feature) for subset in ("train", "valid")}
     if training.epochs:

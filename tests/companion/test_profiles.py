@@ -88,6 +88,15 @@ def test_missing_data_stop_it_before_any_work(tree, name):
     assert not (tree / "results" / name).exists()
 
 
+def test_no_gpu_stops_a_profile_for_one_before_any_work(tree):
+    data = write_data("musdb18", tree / "data" / "no-gpu")
+    done = snakemake(tree, "musdb18-quick", "results", MUSDB_PATH=str(data), CUDA_VISIBLE_DEVICES="")
+    told = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in told
+    assert re.search(r"device: 'cuda' cannot be used here \(.*NVIDIA driver.*, torch \S+ for CUDA .*device: cpu", told)
+    assert not (tree / "results" / "musdb18-quick" / "notebooks").exists()
+
+
 def test_our_variant_of_a_profile_changes_the_flow_alone():
     paper, ours = (
         yaml.safe_load((ROOT / "configs" / f"{n}.yaml").read_text())["profile"] for n in ("musdb18", "musdb18-best")
@@ -104,7 +113,7 @@ def test_profile_runs_to_its_tables(tree, name):
     variable, changes, systems = CASES[name]
     shipped = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["profile"]
     smaller = shipped | SMALL | {"data": shipped["data"] | changes | {"valid_tracks": 1}}  # of the networks
-    smaller["training"] = shipped["training"] | SMALL["training"]
+    smaller["training"] = shipped["training"] | SMALL["training"] | {"device": "auto"}
     more = set(OURS) if name == "musdb18-best" else set()
     assert set(shipped["systems"]) == set(ALL) - ({"hpss"} if name == "singing" else set()) | more  # which needs drums
     networks = [system for system, options in SMALL_SYSTEMS.items() if NETWORK.items() <= options.items()]

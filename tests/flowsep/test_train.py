@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from flowsep import FeatureConfig, FlowsepError, GlowConfig, TrainingConfig, fit
 from flowsep.fast.likelihood import Likelihood
 from flowsep.prior import parameters
 from flowsep.resume import Ahead, start_fabric
-from flowsep.train import crop_samples, learning_rate, magnitudes
+from flowsep.train import Task, crop_samples, learning_rate, magnitudes
 
 FEATURE = FeatureConfig()
 SIZES = {
@@ -212,6 +213,26 @@ def test_parts_of_a_batch_learn_what_the_whole_does(tmp_path):
         curves.append(pd.read_csv(tmp_path / str(micro) / "work" / "loss.csv").nll)
     assert told == [2, 1]
     np.testing.assert_allclose(*curves, atol=1e-4)
+
+
+def test_a_gpu_that_runs_out_of_memory_later_names_the_setting(tmp_path, monkeypatch):
+    whole, steps = Task.update, []
+
+    def update(task, fabric, network, optimizer, step, clip):
+        steps.append(step)
+        if step == 25 and task.micro == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return whole(task, fabric, network, optimizer, step, clip)
+
+    monkeypatch.setattr(Task, "update", update)
+    said = r"hum: the GPU ran out of memory with 2 crops at once; set `micro_batch` under `training` to 1, or leave"
+    with pytest.raises(FlowsepError, match=said):
+        fit(tmp_path)
+    steps.clear()
+    smaller = SIZES["training"].model_copy(update={"micro_batch": 1})
+    assert fit(tmp_path, training=smaller).provenance["micro_batch"] == 1 and steps == [*range(20, 60)]
+    with pytest.raises(FlowsepError, match="with 1 crops at once; lower `crop_seconds`"):
+        memory.names_micro_batch(Mock(side_effect=torch.OutOfMemoryError))(SimpleNamespace(name="hum", micro=1))
 
 
 def test_as_many_crops_at_once_as_a_gpu_has_room_for(monkeypatch):

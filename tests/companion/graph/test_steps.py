@@ -1,16 +1,20 @@
 """Systems fitted and scored by parts, and excerpts on disk that one job reads while others write beside them."""
 
 import json
+import os
 import re
+import subprocess
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import write_hq_tree
 
-from companion.data import recordings
+from companion.data import recordings, segments
 from companion.data.excerpts import load_excerpt, load_excerpts
 from companion.data.tracks import load_dataset
 from companion.graph import steps
@@ -20,6 +24,7 @@ from companion.profile import load_profile
 from companion.scores.evaluate import read_scores
 from companion.systems import SYSTEMS
 from companion.systems.nmf import SourceNMF
+from companion.systems.priors import train_source
 from flowsep.audio import write_audio
 from flowsep.config import SeparationConfig
 from flowsep.files import FlowsepError, atomic_path, safe_name
@@ -168,6 +173,102 @@ def test_a_system_that_cannot_be_fitted_has_rows_that_say_why_until_the_next_run
     steps.forget_failures(profile.folder)
     assert not scores.exists()
     assert "failed" not in set(score_system(profile, dataset, "nmf", progress=False).status)
+
+
+WAVE = {"levels": 2, "filters": 4, "sample_rate": 8000, "steps": 1, "batch": 2, "crop_seconds": 0.1}
+
+
+def test_a_profile_for_a_gpu_does_not_turn_to_the_cpu(project, monkeypatch):
+    """`training.device` speaks for all networks; what has none, and other checkpoints, run anywhere."""
+    settings = {"systems": {"nmf": NMF, "wave_u_net": WAVE}, "training": {"device": "cuda:99"}}
+    profile, dataset = project(**settings)
+    refused = partial(pytest.raises, FlowsepError, match=r"device: 'cuda:99' cannot be used .*NVIDIA driver.*CUDA")
+    with refused():
+        fit_system(profile, dataset, "wave_u_net")
+    with refused(), monkeypatch.context() as patch:
+        patch.setattr(segments, "solo_segments", lambda *_, **__: pytest.fail("decoded first"))
+        train_source(dataset, "bass", profile, profile.folder)
+    fit_system(profile, dataset, "nmf")
+    with monkeypatch.context() as patch:  # a job with a GPU fits it, one without separates
+        patch.setattr(steps, "choose_device", lambda _: torch.device("cpu"))
+        fit_system(profile, dataset, "wave_u_net")
+    with refused():
+        score_shard(profile, dataset, "wave_u_net", 0)
+    profile, dataset = project(**settings | {"training": {"device": "cpu"}})
+    assert "failed" not in set(score_system(profile, dataset, "wave_u_net", progress=False).status)
+
+
+def test_the_profiles_for_a_gpu_say_so(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[3])
+    devices = {path.stem: load_profile(path).training.device for path in Path("configs").glob("*.yaml")}
+    assert {name for name, device in devices.items() if device == "cuda"} == {
+        name for name in devices if load_profile(name).data.kind in ("musdb18", "slakh")
+    }
+    assert set(devices.values()) == {"auto", "cuda"}
+
+
+MOODY = """
+from pathlib import Path
+
+from companion.systems import System
+
+
+class Moody(System):
+    supervision = "none"
+
+    def separate(self, mixture, sample_rate, references=None):
+        if not Path("healed").exists():
+            raise RuntimeError("cannot")
+        return dict.fromkeys(self.sources, mixture)
+"""
+
+
+def test_a_system_that_cannot_be_separated_has_rows_that_say_why_until_the_next_run(project, capsys):
+    Path("moody.py").write_text(MOODY)
+    profile, dataset = project(systems={"moody": {"class": "moody.py:Moody"}, "mixture": {}}, shards=2)
+    with pytest.raises(FlowsepError, match=r"moody: all 3 tracks failed; the first: .*cannot") as raised:
+        score_system(profile, dataset, "moody", progress=False)
+    log, scores = Path("05_separate_moody.ipynb"), profile.folder / "scores" / "moody.csv"
+    output = {"output_type": "error", "traceback": ["Traceback", f"\x1b[31mFlowsepError\x1b[0m: {raised.value}"]}
+    log.write_text(json.dumps({"cells": [{"outputs": [output]}]}))
+    assert main(["give-up", "moody", "--log", str(log), "--profile", "tiny"]) == 0
+    why = f"not separated: {raised.value}"
+    assert f"moody: {why}; its rows will say so, and the next run tries again" in capsys.readouterr().err
+    assert not log.exists() and Path("05_separate_moody.failed.ipynb").is_file()
+    for number in range(2):
+        assert main(["shard", "moody", str(number), "--profile", "tiny"]) == 0
+    assert set(score_system(profile, dataset, "moody", progress=False).reason) == {why}
+    assert set(read_scores(scores).status) == {"failed"} and (profile.folder / "audio" / "moody").is_dir()
+    assert "failed" not in set(score_system(profile, dataset, "mixture", progress=False).status)
+    steps.forget_failures(profile.folder)
+    assert not scores.exists()
+    Path("healed").touch()
+    assert "failed" not in set(score_system(profile, dataset, "moody", progress=False).status)
+
+
+@pytest.mark.parametrize(
+    ("job", "calls", "code"),
+    [
+        ("exit 0", 1, 0),
+        ("test -e given-up", 2, 0),
+        ("exit 1", 2, 1),  # it is not the separation: the run stops
+        ("kill -TERM $PPID; sleep 0.1; exit 1", 1, 130),  # an interrupt is no failure
+    ],
+)
+def test_a_separation_that_dies_runs_once_more_for_its_rows(tmp_path, job, calls, code):
+    """The command of the Snakefile, with stand-ins for the job and for Python."""
+    snakefile = (Path(__file__).parents[3] / "Snakefile").read_text("utf-8")
+    names = {"CONFIG": "configs/tiny.yaml"}
+    exec(re.search(r"^def or_rows.*?\n\n", snakefile, re.MULTILINE | re.DOTALL)[0], names)
+    command = names["or_rows"]("job {log:q}").replace("{log:q}", "the.log").replace("{wildcards.system:q}", "moody")
+    for name, body in {"job": f"echo job $* >> calls; {job}", "python": "echo $* >> given-up"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"set -euo pipefail; {command}"], cwd=tmp_path, env=environment)
+    assert done.returncode == code and (tmp_path / "calls").read_text() == "job the.log\n" * calls
+    told = ["-m companion give-up moody --log the.log --profile configs/tiny.yaml"] * (calls - 1)
+    assert told == ((tmp_path / "given-up").read_text().splitlines() if calls > 1 else [])
 
 
 def test_one_job_writes_all_that_trainings_read(project, monkeypatch):
