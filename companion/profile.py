@@ -192,15 +192,12 @@ class Profile(Settings):
 def find_root(start: str | Path = ".") -> Path:
     """The project folder: the nearest one at or above `start` that holds `configs/` and `notebooks/`."""
     start, own = Path(start).resolve(), Path(__file__).resolve().parents[1]
-    for folder in (start, *start.parents):
-        if _is_root(folder):
-            return folder
-    cure = f"run from the project's folder (papermill: --cwd {own if _is_root(own) else 'FOLDER'})"
+    around = (start, *start.parents)
+    roots = [folder for folder in (*around, own) if (folder / "configs").is_dir() and (folder / "notebooks").is_dir()]
+    if roots and roots[0] in around:
+        return roots[0]
+    cure = f"run from the project's folder (papermill: --cwd {roots[0] if roots else 'FOLDER'})"
     raise FlowsepError(f"{start}: no folder with configs/ and notebooks/ here or above; {cure}")
-
-
-def _is_root(folder: Path) -> bool:
-    return (folder / "configs").is_dir() and (folder / "notebooks").is_dir()
 
 
 def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
@@ -208,8 +205,8 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
 
     Relative paths are looked for beside its file first; for a mapping `FLOWSEP_PROFILE_FOLDER` says where that lies.
     Raises FlowsepError, which names the file, the key and its value. A copy of a profile needs a name of its own, since
-    its results would replace the original's, and a notebook refuses parameters that it does not have, and a folder
-    outside the project before it composes or trains anything.
+    its results would replace the original's; a notebook refuses parameters that it does not have, and to run outside
+    the project.
     """
     refuse_unknown_parameters()
     find_root()
