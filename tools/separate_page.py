@@ -1,14 +1,18 @@
-"""What the page Separate loads, beside it in the built site: scripts, runtime, priors and one example.
+"""What the page Separate loads, beside it in the built site: scripts, runtime, graph, priors and one example.
 
 The runtime is onnxruntime-web, which `make env` fetches by package-lock.json; the priors are those that come with the
-repository; the example is the song of the first page.
+repository, and guitar and piano, each in a file of its own; the example is the song of the first page.
 """
 
 import json
 import shutil
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import hero
+import new_priors
+import onnx
 import soundfile
 
 from companion import show
@@ -20,10 +24,10 @@ from flowsep.search import config_for
 
 FOLDER = "_separate"
 BITS = 8  # of a weight: half the bytes; book/separate.md says what it costs
-RUNTIME = [
-    *("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
-    *("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
-]
+RUNTIME = {
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
 
 
 def place(site: Path, root: Path) -> None:
@@ -32,7 +36,7 @@ def place(site: Path, root: Path) -> None:
     if not (packages / "onnxruntime-web").is_dir():
         raise FlowsepError(f"{packages}: no onnxruntime-web there, which the page Separate runs; call make env")
     target.mkdir(parents=True)
-    for name in RUNTIME:
+    for name in chain(*RUNTIME.values()):
         shutil.copy(packages / "onnxruntime-web" / "dist" / name, target)
     fft = (packages / "fft.js" / "lib" / "fft.js").read_text("utf-8")
     write_text(target / "fft.mjs", fft.replace("module.exports = FFT;", "export default FFT;"))
@@ -40,13 +44,41 @@ def place(site: Path, root: Path) -> None:
         shutil.copy(path, target)
     write_text(target / "player.js", show.player.script())
     profile, shipped = load_profile(hero.PROFILE), load_priors()
-    priors = {source: shipped[source] for source in profile.sources}
+    priors = {source: shipped[source] for source in profile.sources} | load_priors(new_priors.FOLDER)
     config = config_for(priors, iterations=profile.systems["flowsep"]["iterations"])
     export_graph(priors, config, target / "graph.onnx", bits=BITS)
-    colors = {name: show.source_color(name) for name in (*priors, "mixture")}
-    about = facts(priors, config)
-    about |= {"times": 44_100 // about["sample_rate"], "colors": colors}
+    about = facts(priors, config) | {"ticked": profile.sources, "weights": apart(target / "graph.onnx", [*priors])}
+    about |= {"times": 44_100 // about["sample_rate"]}
+    about |= {"colors": {name: show.source_color(name) for name in (*priors, "mixture")}}
+    about |= {"megabytes": sizes(target, profile.sources)}
     write_text(target / "facts.json", json.dumps(about))
     rate = hero.SONG.sample_rate
     mixture = hero.SONG.mixture()[:, rate // 10 :]  # the cut of the file left a click at its start
     soundfile.write(target / "example.flac", mixture.T, rate, "PCM_16")
+
+
+def apart(path: Path, sources: Sequence[str]) -> dict[str, int]:
+    """Move the weights of a graph into one file per prior, `<source>.bin`: {type of number: how many, in their order}.
+
+    A page then loads the priors that a reader wants, and gives the graph their weights as inputs.
+    """
+    model = onnx.load(path)
+    stored = {each.name: each for each in model.graph.initializer}
+    rows = {name: onnx.numpy_helper.to_array(stored.pop(name)) for name in [*stored] if name.startswith("weights_")}
+    rows = dict(sorted(rows.items(), key=lambda row: -row[1].itemsize))  # so that each begins at a multiple of its size
+    for number, source in enumerate(sources):
+        path.with_name(f"{source}.bin").write_bytes(b"".join(row[number].tobytes() for row in rows.values()))
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stored.values())
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return {name.removeprefix("weights_"): row.shape[1] for name, row in rows.items()}
+
+
+def sizes(folder: Path, ticked: Sequence[str]) -> dict[str, float]:
+    """Megabytes that the first press loads, by WebAssembly and by WebGPU, and that each further prior adds."""
+
+    def of(*names: str) -> float:
+        return round(sum((folder / name).stat().st_size for name in names) / 1e6, 1)
+
+    always = ("worker.mjs", "sound.mjs", "fft.mjs", "graph.onnx", *(f"{source}.bin" for source in ticked))
+    return {build: of(*always, *files) for build, files in RUNTIME.items()} | {"prior": of(f"{ticked[0]}.bin")}

@@ -16,7 +16,7 @@ from companion.profile import Profile, load_profile
 from companion.provenance import git_state
 from companion.scores.evaluate import evaluate_system
 from companion.tables import aggregate
-from flowsep import Separator, load_prior
+from flowsep import Prior, SeparationConfig, Separator, load_prior
 from flowsep.files import FlowsepError, atomic_path, write_text
 from flowsep.prior import parameters
 
@@ -49,8 +49,8 @@ class Shipped:
 
     needs_references = False
 
-    def __init__(self, priors: Mapping[str, Any]):
-        self.separator = Separator(priors)
+    def __init__(self, priors: Mapping[str, Prior], config: SeparationConfig | None = None):
+        self.separator = Separator(priors, config)
 
     def separate(self, mixture: Any, sample_rate: int, references: Any = None) -> Any:
         """See `companion.systems.System.separate`."""
@@ -87,9 +87,6 @@ def scored(profile: Profile, dataset: Dataset, subset: str, name: str, priors: M
 def card(profile: Profile, dataset: Dataset, priors: Mapping[str, Any], frame: pd.DataFrame) -> str:
     """The text of the card."""
     first = next(iter(priors.values()))
-    groups = {"feature": first.feature.model_dump(), "model": first.model.model_dump()}
-    groups["training"] = first.provenance["training"]
-    settings = {f"{group}.{name}": value for group, chosen in groups.items() for name, value in chosen.items()}
     shown = frame[["songs", "weights", *profile.sources, "mean"]]
     lines = ["| " + " | ".join(shown.columns) + " |", "|---|---|" + "---:|" * (len(shown.columns) - 2)]
     for row in shown.itertuples(index=False):
@@ -102,8 +99,16 @@ def card(profile: Profile, dataset: Dataset, priors: Mapping[str, Any], frame: p
         table="\n".join(lines),
         numbers=f"{NAME}.csv",
         band=first.feature.sample_rate / 2000,
-        settings="\n".join(f"| {name} | {value} |" for name, value in settings.items()),
+        settings=settings_of(first),
     )
+
+
+def settings_of(prior: Prior) -> str:
+    """Rows of a table in Markdown: feature, sizes and training of a prior."""
+    groups = {"feature": prior.feature.model_dump(), "model": prior.model.model_dump()}
+    groups["training"] = prior.provenance["training"]
+    rows = [(f"{group}.{name}", value) for group, chosen in groups.items() for name, value in chosen.items()]
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
 if __name__ == "__main__":

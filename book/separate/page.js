@@ -77,7 +77,7 @@
     }
 
     _build() {
-      const { sources, colors, alpha } = this._facts;
+      const { sources, ticked, colors, alpha, megabytes } = this._facts;
       const button = (label, onclick, kind = "") => make("button", { type: "button", class: kind, onclick }, label);
       this._file = make("input", { type: "file", accept: "audio/*,video/mp4", hidden: "", "aria-label": "Audio file",
         onchange: () => this._take(this._file.files[0]) });
@@ -86,8 +86,8 @@
       this._name = make("p", { class: "name" }, "No sound yet: take the example, drop a file here, or record.");
       this._from = make("input", { type: "range", min: 0, step: 0.5, id: "from", onchange: () => this._cut(Number(this._from.value)) });
       this._where = make("p", { class: "where", hidden: "" }, make("label", { for: "from" }, "Excerpt from"), this._from);
-      this._ticks = sources.map((name) => make("input", { type: "checkbox", checked: "", value: name, id: `prior-${name}`,
-        onchange: () => this._paint() }));
+      this._ticks = sources.map((name) => make("input", { type: "checkbox", value: name, id: `prior-${name}`,
+        ...(ticked.includes(name) && { checked: "" }), onchange: () => this._paint() }));
       const priors = make("fieldset", {}, make("legend", {}, "Priors that explain it"), ...sources.map((name, k) =>
         make("label", { style: `--color: ${colors[name]}` }, this._ticks[k], name)));
       this._slider = make("input", { type: "range", min: 0, max: WEIGHTS.length - 1, step: 1, value: WEIGHTS.indexOf(alpha), id: "weight",
@@ -112,7 +112,8 @@
         make("div", { class: "row" }, this._main, this._stop), this._status,
         this._lanes, this._chart, this._stems,
         make("p", { class: "note" }, "Nothing leaves your machine: the search runs in this page. The first press" +
-          " loads 22 MB from this site, 35 MB where the browser has WebGPU."));
+          ` loads ${megabytes.wasm} MB from this site, or ${megabytes.webgpu} MB where the browser has WebGPU;` +
+          ` each further prior has ${megabytes.prior} MB.`));
       this.shadowRoot.append(box);
       this._weigh();
       this._paint();

@@ -3,14 +3,36 @@ import FFT from "./fft.mjs";
 import { analyse, picture, stems } from "./sound.mjs";
 
 const here = (name) => new URL(name, import.meta.url).href;
+const KINDS = { float32: Float32Array, float16: Uint16Array, int8: Int8Array }; // of numbers in a prior's file
+const priors = new Map(); // source -> the bytes of its prior
 let facts = null, session = null, ort = null;
 let job = null; // what is searched, and how far it is
 let alpha = 0, running = false;
 
+async function bytes(name) {
+  const answer = await fetch(here(name));
+  if (!answer.ok) throw new Error(`${name} could not be loaded (${answer.status})`);
+  return answer.arrayBuffer();
+}
+
+/** The weights of these sources as inputs of the graph, one row per source; what is not there yet is loaded. */
+async function weights(names) {
+  await Promise.all(names.map(async (name) => priors.has(name) || priors.set(name, await bytes(`${name}.bin`))));
+  const inputs = {};
+  let from = 0;
+  for (const [kind, numbers] of Object.entries(facts.weights)) {
+    const Row = KINDS[kind], all = new Row(names.length * numbers), start = from;
+    names.forEach((name, s) => all.set(new Row(priors.get(name), start, numbers), s * numbers));
+    inputs[`weights_${kind}`] = new ort.Tensor(kind, all, [names.length, numbers]);
+    from += numbers * Row.BYTES_PER_ELEMENT;
+  }
+  return inputs;
+}
+
 /** Load runtime and graph once: WebGPU where there is an adapter that runs the graph, else WebAssembly. */
-async function load() {
+async function load(names) {
   if (session) return;
-  const graph = new Uint8Array(await (await fetch(here("graph.onnx"))).arrayBuffer());
+  const graph = new Uint8Array(await bytes("graph.onnx"));
   const open = async (build, provider) => {
     ort = await import(`./${build}`);
     Object.assign(ort.env.wasm, { wasmPaths: here("./"), numThreads: 1, proxy: false });
@@ -20,7 +42,7 @@ async function load() {
   if (await self.navigator.gpu?.requestAdapter().catch(() => null)) {
     try {
       await open("ort.webgpu.min.mjs", "webgpu");
-      await begin([0], new Float32Array(facts.bins * facts.squeeze), facts.squeeze).step();
+      await begin(await weights(names), names.length, new Float32Array(facts.bins * facts.squeeze), facts.squeeze).step();
       return;
     } catch (error) {
       postMessage({ note: `WebGPU did not run the search (${error.message}); WebAssembly does.` });
@@ -29,23 +51,26 @@ async function load() {
   await open("ort.wasm.min.mjs", "wasm");
 }
 
+const free = ({ data }) => data.buffer.transfer?.(0); // now: a browser collects large arrays late
+
 /** Latents and Adam's moments at zero; `step` is one iteration. */
-function begin(chosen, target, frames) {
+function begin(rows, sources, target, frames) {
   const tensor = (data, dims) => new ort.Tensor("float32", data, dims);
-  const shape = [chosen.length, facts.bins * facts.squeeze, frames / facts.squeeze];
+  const shape = [sources, facts.bins * facts.squeeze, frames / facts.squeeze];
   const zeros = () => tensor(new Float32Array(shape[0] * shape[1] * shape[2]), shape);
   let state = { z: zeros(), first: zeros(), second: zeros() };
-  const fixed = {
-    target: tensor(target, [facts.bins, frames]), chosen: new ort.Tensor("int32", Int32Array.from(chosen), shape.slice(0, 1)),
-  };
-  let steps = 0;
+  const chosen = new ort.Tensor("int32", Int32Array.from({ length: sources }, (_, s) => s), [sources]);
+  const fixed = { ...rows, chosen, target: tensor(target, [facts.bins, frames]) };
+  let steps = 0, estimates = null;
   return {
     get steps() { return steps; },
     async step() {
       const number = (value) => tensor(Float32Array.of(value), []);
       const out = await session.run({ ...fixed, ...state, step: number(++steps), alpha: number(alpha) });
+      [...Object.values(state), ...(estimates ? [estimates] : [])].forEach(free);
       state = { z: out.next_z, first: out.next_first, second: out.next_second };
-      return { estimates: out.estimates.data, misfit: out.misfit.data[0], loss: out.loss.data[0] };
+      estimates = out.estimates;
+      return { estimates: estimates.data, misfit: out.misfit.data[0] };
     },
   };
 }
@@ -62,7 +87,8 @@ async function run() {
     await new Promise((resolve) => setTimeout(resolve)); // messages come in between
   }
   running = false;
-  postMessage({ rest: true, ended: job.search.steps >= job.iterations, stems: present() });
+  const all = present();
+  postMessage({ ended: job.search.steps >= job.iterations, stems: all }, all.flat().map(({ buffer }) => buffer));
 }
 
 const present = () => stems(FFT, job.channels, job.estimates, job.chosen.length, job.analysed, facts);
@@ -74,8 +100,10 @@ const answers = {
     const analysed = analyse(FFT, channels, facts);
     const loudest = analysed.target.reduce((a, b) => Math.max(a, b), 1e-9);
     postMessage({ mixture: picture(analysed.target, 0, analysed, facts, loudest), frames: analysed.frames });
-    await load();
-    job = { channels, chosen, iterations, analysed, loudest, search: begin(chosen, analysed.target, analysed.padded) };
+    const names = chosen.map((k) => facts.sources[k]);
+    await load(names);
+    const search = begin(await weights(names), names.length, analysed.target, analysed.padded);
+    job = { channels, chosen, iterations, analysed, loudest, search };
     await run();
   },
   go: run,

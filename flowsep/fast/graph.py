@@ -39,9 +39,10 @@ def export_graph(priors: Mapping[str, "Prior"], config: SeparationConfig, path: 
 
     Inputs: `target` (bins, frames), the padded magnitudes; `chosen` (sources,), which priors explain it, by number;
     `z`, `first`, `second` (sources, channels, frames / squeeze), the latents and Adam's moments, zeros at the start;
-    `step`, from 1 on; `alpha`, the weight of the priors. Outputs: `estimates` (sources, bins, frames), `misfit` and
-    `loss`, which belong to the given latents, and `next_z`, `next_first`, `next_second`. The property "flowsep" of the
-    file holds `facts` as JSON.
+    `step`, from 1 on; `alpha`, the weight of the priors; and `weights_float32` and the like (priors, numbers), which
+    may be left out for the weights of these priors, or hold other priors of the same shape. Outputs: `estimates`
+    (sources, bins, frames), `misfit` and `loss`, which belong to the given latents, and `next_z`, `next_first`,
+    `next_second`. The property "flowsep" of the file holds `facts` as JSON.
 
     Args:
         priors: name -> prior; all of one shape.
@@ -112,7 +113,7 @@ def _iteration(graph: Graph, priors: Sequence["Prior"], config: SeparationConfig
     regulariser = (z * z).sum() * 0.5
     if in_x:
         volumes = torch.stack([_volume(flow, channels // groups) for flow in layers])
-        logdet = graph.chosen(volumes).sum() * (size / float(channels))
+        logdet = graph.row(volumes).sum() * (size / float(channels))
         for step in steps:
             logdet = logdet - step.logs.sum()
         regulariser = regulariser + logdet
@@ -155,25 +156,24 @@ class _Step:
         self.sigmoid_scale, gates = coupling.sigmoid_scale, coupling.net.gates
         self.kernel, self.dilations = gates[0].kernel_size[0], [gate.dilation[0] for gate in gates]
         inverse = torch.stack([torch.linalg.inv(mixing.weight.detach().half().double()) for mixing in mixes]).float()
-        self.inverse, self.groups, self.channels = graph.chosen(inverse), inverse.shape[-1], len(order)
-        self.scale = graph.chosen((-graph.weight(torch.stack([norm.logs.detach()[order] for norm in norms]))).exp())
-        self.shift = graph.chosen(graph.weight(torch.stack([norm.bias.detach()[order] for norm in norms])))
+        self.inverse, self.groups, self.channels = graph.row(inverse), inverse.shape[-1], len(order)
+        self.scale = (-graph.weight(torch.stack([norm.logs.detach()[order] for norm in norms]))).exp()
+        self.shift = graph.weight(torch.stack([norm.bias.detach()[order] for norm in norms]))
 
         net = nets.gather(couplings, order[: len(order) // 2])
-        self.start, self.end = graph.chosen(graph.matrix(net.start)), graph.chosen(graph.matrix(net.end))
-        self.start_bias, self.end_bias = (graph.chosen(graph.weight(b)) for b in (net.start_bias, net.end_bias))
-        each = graph.matrix(net.skip.flatten(0, 1)).reshape(-1, len(gates), *net.skip.shape[2:])  # a scale for each row
-        self.skip = graph.chosen(each.transpose(0, 2, 1, 3).reshape(0, net.skip.shape[2], -1))
-        self.skip_bias = graph.chosen(graph.weight(net.skip_bias).sum(1))
-        self.residual = [graph.chosen(graph.matrix(each)) for each in net.residual.unbind(1)]
-        self.residual_bias = [graph.chosen(graph.weight(each)) for each in net.residual_bias.unbind(1)]
-        self.gates_bias = [graph.chosen(graph.weight(each)) for each in net.gates_bias.unbind(1)]
+        self.start, self.end = graph.matrix(net.start), graph.matrix(net.end)
+        self.start_bias, self.end_bias = graph.weight(net.start_bias), graph.weight(net.end_bias)
+        self.skip = graph.matrix(net.skip).transpose(0, 2, 1, 3).reshape(0, net.skip.shape[2], -1)
+        self.skip_bias = graph.weight(net.skip_bias).sum(1)
+        self.residual = [graph.matrix(each) for each in net.residual.unbind(1)]
+        self.residual_bias = [graph.weight(each) for each in net.residual_bias.unbind(1)]
+        self.gates_bias = [graph.weight(each) for each in net.gates_bias.unbind(1)]
         self.gates, self.flipped = [], []
         for gate in net.gates.transpose(3, 4).unbind(1):  # (priors, 2 hidden, kernel, hidden)
             stored = graph.matrix(gate.flatten(2))
             taps = stored.reshape(0, 0, self.kernel, -1).take(torch.arange(self.kernel).flip(0), 2)
-            self.gates.append(graph.chosen(stored))
-            self.flipped.append(graph.chosen(taps.transpose(0, 3, 2, 1).reshape(0, gate.shape[3], -1)))
+            self.gates.append(stored)
+            self.flipped.append(taps.transpose(0, 3, 2, 1).reshape(0, gate.shape[3], -1))
 
     def decode(self, x: Symbol) -> Symbol:
         graph, self.gated = self.graph, []

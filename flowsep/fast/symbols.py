@@ -57,12 +57,13 @@ class Symbol:
 
 
 class Graph:
-    """Nodes, one after the other, and stored weights."""
+    """Nodes, one after the other, and the weights of all priors, which lie in one row per prior and type of number."""
 
     def __init__(self, bits: int):
         self.bits = bits
         self.nodes: list[Any] = []
         self.stored: list[Any] = []
+        self.rows: dict[str, list[Tensor]] = {}  # type of number -> what its rows consist of, each (priors, numbers)
         self.outputs: dict[str, Symbol] = {}
         scalar, state = [], ["sources", "channels", "folded"]  # type: list[str], list[str]
         self.inputs = {"target": ["bins", "frames"], "chosen": ["sources"], "z": state, "first": state, "second": state}
@@ -84,33 +85,36 @@ class Graph:
         return Symbol(self, name)
 
     def constant(self, value: Any) -> Symbol:
+        return Symbol(self, self._store(torch.as_tensor(value), f"constant_{len(self.stored)}"))
+
+    def _store(self, value: Tensor, name: str) -> str:
         from onnx import numpy_helper
 
-        value = torch.as_tensor(value)
-        name = f"constant_{len(self.stored)}"
         self.stored.append(numpy_helper.from_array(value.contiguous().numpy(), name))
-        return Symbol(self, name)
+        return name
 
     def cast(self, value: Any, kind: str = "FLOAT") -> Symbol:
         from onnx import TensorProto
 
         return self("Cast", value, to=getattr(TensorProto, kind))
 
+    def row(self, value: Tensor) -> Symbol:
+        """Of the chosen priors, in the type of its numbers: (priors, ...) -> (sources, ...)."""
+        kind = str(value.dtype).removeprefix("torch.")
+        rows = self.rows.setdefault(kind, [])
+        rows.append(value.flatten(1) if value.ndim > 1 else value.unsqueeze(1))
+        return Symbol(self, f"{kind}_{len(rows) - 1}").reshape(0, *value.shape[1:])
+
     def weight(self, value: Tensor) -> Symbol:
-        """One weight for each prior, in 16 bits: (priors, ...)."""
-        return self.cast(value.half())
+        """One weight for each prior, in 16 bits: (priors, ...) -> (sources, ...)."""
+        return self.cast(self.row(value.half()))
 
     def matrix(self, value: Tensor) -> Symbol:
-        """One matrix for each prior, in the bits of this graph: (priors, rows, columns)."""
+        """One matrix for each prior, in the bits of this graph: (priors, rows, columns) -> (sources, rows, columns)."""
         if self.bits != 8:
             return self.weight(value)
         rounded, scale = in_eight_bits(value.half().float())
-        return self.cast(rounded) * scale
-
-    def chosen(self, weight: Any) -> Symbol:
-        """Of the chosen priors: weights are prepared for all when the graph is loaded, and picked when it runs."""
-        weight = weight if isinstance(weight, Symbol) else self.constant(weight)
-        return weight.take(self["chosen"], 0)
+        return self.cast(self.row(rounded)) * self.row(scale)
 
     def joined(self, *parts: Symbol) -> Symbol:
         return self("Concat", *parts, axis=1)
@@ -126,4 +130,14 @@ class Graph:
         shapes = {"estimates": ["sources", "bins", "frames"], "misfit": [], "loss": []}
         results = [info(name, shapes.get(name, self.inputs["z"])) for name in self.outputs]
         inputs = [info(name, shape) for name, shape in self.inputs.items()]
-        return helper.make_graph(self.nodes, "flowsep", inputs, results, self.stored)
+        first = []
+        for kind, rows in self.rows.items():
+            self._store(torch.cat(rows, 1), f"weights_{kind}")  # what an input has where a program gives no other
+            inputs.append(helper.make_tensor_value_info(f"weights_{kind}", self.stored[-1].data_type, ["priors", None]))
+            sizes = self.constant([each.shape[1] for each in rows])
+            parts = [f"{kind}_{k}" for k in range(len(rows))]
+            first += [
+                helper.make_node("Gather", [f"weights_{kind}", "chosen"], [f"chosen_{kind}"], axis=0),
+                helper.make_node("Split", [f"chosen_{kind}", sizes.name], parts, axis=1),
+            ]
+        return helper.make_graph([*first, *self.nodes], "flowsep", inputs, results, self.stored)

@@ -1,6 +1,5 @@
 """The exported graph against the search that it is an iteration of: the same estimates, losses and stems."""
 
-import copy
 import json
 import sys
 
@@ -9,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from new_priors import rounded
 
 from flowsep import GlowConfig, SeparationConfig, Separator, cli, load_priors, separate_magnitude
 from flowsep.fast.graph import export_graph
@@ -32,7 +32,8 @@ SETTINGS = {
 class Run:
     """`search.search` by a graph: hands on its own results until the last iteration."""
 
-    def __init__(self, path):
+    def __init__(self, path, weights=()):
+        self.weights = dict(weights)
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         about = self.session.get_modelmeta().custom_metadata_map["flowsep"]
         self.facts = json.loads(about)
@@ -42,7 +43,11 @@ class Run:
         channels = self.facts["bins"] * self.facts["squeeze"]
         zeros = np.zeros((len(chosen), channels, target.shape[1] // self.facts["squeeze"]), np.float32)
         state, losses = {"z": zeros, "first": zeros, "second": zeros}, []
-        given = {"target": target, "chosen": np.array(chosen, np.int32), "alpha": np.array(alpha, np.float32)}
+        given = self.weights | {
+            "target": target,
+            "chosen": np.array(chosen, np.int32),
+            "alpha": np.array(alpha, np.float32),
+        }
         names = [output.name for output in self.session.get_outputs()]
         for step in range(1, iterations + 1):
             given |= {"step": np.array(step, np.float32)}
@@ -96,23 +101,28 @@ def test_only_the_chosen_priors_explain_the_target(three, tmp_path):
     assert run.facts["sources"] == ["vocals", "bass", "drums"] and run.facts["mask_power"] == 1.5
 
 
-def in_rows(prior):
-    """The prior that a graph of 8 bits holds."""
-    prior = copy.deepcopy(prior)
-    with torch.no_grad():
-        for name, weight in prior.glow.named_parameters():
-            if ".net." in name and weight.ndim == 3:
-                rounded, scale = in_eight_bits(weight.flatten(1))
-                weight.copy_((scale * rounded).view_as(weight))
-    return prior
+def test_weights_of_other_priors_are_inputs(three, tmp_path):
+    """One prior's graph takes any number of priors: the file's weights are what it has where it is given none."""
+    priors, settings = three(), SETTINGS["noisy"]
+    export_graph({"bass": priors["bass"]}, settings, tmp_path / "one.onnx", bits=8)
+    export_graph(priors, settings, tmp_path / "three.onnx", bits=8)
+    stored = {
+        each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(tmp_path / "three.onnx").graph.initializer
+    }
+    rows = {name: row[:2] for name, row in stored.items() if name.startswith("weights_")}
+    assert {*rows} == {"weights_float32", "weights_float16", "weights_int8"}
+    expected, losses = Run(tmp_path / "three.onnx")(padded(magnitudes()), [0, 1], settings.iterations, settings.alpha)
+    given, seen = Run(tmp_path / "one.onnx", rows)(padded(magnitudes()), [0, 1], settings.iterations, settings.alpha)
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-5)
+    assert seen == pytest.approx(losses, rel=1e-5)
 
 
 def test_eight_bits_are_the_rounded_rows(three, tmp_path):
     priors, settings = three(), SETTINGS["noisy"]
     export_graph(priors, settings, tmp_path / "graph.onnx", bits=8)
     estimates, _ = Run(tmp_path / "graph.onnx")(padded(magnitudes()), [0, 1, 2], settings.iterations, settings.alpha)
-    rounded = separate_magnitude(magnitudes(), {name: in_rows(prior) for name, prior in priors.items()}, settings)
-    reference = torch.stack([*rounded.values()]).numpy()
+    expected = separate_magnitude(magnitudes(), {name: rounded(prior) for name, prior in priors.items()}, settings)
+    reference = torch.stack([*expected.values()]).numpy()
     assert np.abs(estimates[:, :15] - reference).max() < 1e-4 * np.abs(reference).max()
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
     q, scale = in_eight_bits(weight)
