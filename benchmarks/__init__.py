@@ -7,8 +7,9 @@ is compared with lies in `tests/reference/`: the paper's loops as plainly as the
 import sys
 from pathlib import Path
 
-TOPICS = ("floor", "separation", "convergence", "training", "feeding", "memory", "evaluation", "startup")
+TOPICS = ("floor", "separation", "convergence", "training", "feeding", "memory", "evaluation", "startup", "page")
 
-TESTS = str(Path(__file__).parent.parent / "tests")
-if TESTS not in sys.path:
-    sys.path.append(TESTS)  # for `reference`, which no package installs
+ROOT = Path(__file__).parent.parent
+for name in ("tests", "tools"):  # for `reference`, the browser and the page, which no package installs
+    if str(ROOT / name) not in sys.path:
+        sys.path.append(str(ROOT / name))

@@ -86,7 +86,12 @@ def _peak(device: str) -> float:
         import torch
 
         return round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    status = Path("/proc/self/status").read_text()
+    return peak_of("self")
+
+
+def peak_of(process: str) -> float:
+    """MiB, the most that a process has held."""
+    status = Path("/proc", process, "status").read_text()
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
 
 

@@ -21,7 +21,7 @@ class Target:
 
 
 FAST, LESS, FIT, MEMORY, SCORE, START = (f"issue 5, point {point}" for point in (2, 3, 4, 5, 6, 7))
-FEED = "issue 20"
+FEED, PAGE = "issue 20", "issue 23"
 FULL = {"arithmetic": "fp32"}  # the port's own; lower precision stands beside it, and is no way to meet these
 TARGETS = (
     Target("separation.speedup", ">=", 2.0, FAST, "cpu", FULL),
@@ -41,6 +41,10 @@ TARGETS = (
     Target("evaluation.scoring_over_reading", "<=", 1.0, SCORE, "cpu"),
     Target("startup.import", "<", 0.5, START, "cpu"),
     Target("startup.progress", "<", 3.0, START, "cpu"),
+    Target("page.bytes", "<=", 2.0, PAGE, "cpu", {"part": "a further prior"}),
+    Target("page.first", "<=", 5.0, PAGE, "cpu"),
+    Target("page.total", "<=", 60.0, PAGE, "cpu"),
+    Target("page.memory", "<", 600.0, PAGE, "cpu"),
 )
 
 

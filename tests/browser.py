@@ -25,12 +25,15 @@ LOCAL = ("file:", "data:", "blob:", "about:")
 
 
 @contextlib.contextmanager
-def launch() -> Iterator[Browser]:
-    """A headless Chromium with a new, empty profile. Raises AssertionError where it is not installed."""
+def launch(*flags: str) -> Iterator[Browser]:
+    """A headless Chromium with a new, empty profile. Raises AssertionError where it is not installed.
+
+    flags: besides `FLAGS`.
+    """
     chromium = shutil.which("chromium")
     assert chromium, "browser tests need Chromium in the PATH: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*FLAGS, *flags])
         yield browser
         browser.close()
 

@@ -1,11 +1,8 @@
-"""The page Separate in a browser: Python's stems, nothing sent, odd files, a phone, and what file:// gets."""
+"""The page Separate in a browser: Python's stems, nothing sent, odd files, a recording, a phone, and from disk."""
 
 import base64
-import functools
 import io
 import json
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +10,15 @@ import pytest
 import separate_page
 import soundfile as sf
 from axe_playwright_python.sync_playwright import Axe
-from browser import open_page
+from browser import launch, open_page
 from helpers import RATE, make_stems
+from new_priors import FOLDER, rounded
 from playwright.sync_api import expect
 
+from benchmarks import harness, targets
+from benchmarks import page as bench
+from companion.band.toyband import STEMS, ensure_band
+from companion.scores import sdr
 from flowsep import Separator, load_priors
 from flowsep.search import config_for
 
@@ -28,6 +30,8 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewp
 <script src="_separate/page.js"></script>"""
 ITERATIONS = 3
 PATIENCE = 300_000  # ms, beside other jobs
+FOUR = ("vocals", "bass", "drums", "other")
+MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # it beeps each second
 
 
 @pytest.fixture(scope="module")
@@ -40,28 +44,37 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def chromium():
+    with launch(*MICROPHONE) as browser:
+        yield browser
+
+
 @pytest.fixture
 def page(site, chromium):
     """The page over http, as any static host serves it; `asked` holds (method, address) of each request."""
+    with bench.served(site) as home:
+        context = chromium.new_context(viewport={"width": 390, "height": 844})
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        page.asked, page.home, page.errors = [], home, []
+        context.on("request", lambda request: page.asked.append((request.method, request.url)))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(f"{home}separate.html")
+        page.get_by_role("button", name="Separate").wait_for()
+        yield page
+        context.close()
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    context = chromium.new_context(viewport={"width": 390, "height": 844})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    expect.set_options(timeout=PATIENCE)
-    page.asked, page.home, page.errors = [], f"http://127.0.0.1:{server.server_port}/", []
-    context.on("request", lambda request: page.asked.append((request.method, request.url)))
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.goto(f"{page.home}separate.html")
-    page.get_by_role("button", name="Separate").wait_for()
-    yield page
-    context.close()
-    server.shutdown()
+@pytest.fixture(scope="module")
+def song(tmp_path_factory):
+    """(mixture, {source: stem}) of four seconds of the composed band, in 16 bits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWSEP_DATA", str(tmp_path_factory.mktemp("band")))
+        folder = next((ensure_band(seed=7, seconds=4, train=0, test=1) / "test").iterdir())
+        stems = {name: sf.read(folder / f"{name}.wav", dtype="float32")[0].T for name in STEMS}
+    return sum(stems.values()), stems
 
 
 def wav(audio, rate=RATE, subtype="FLOAT"):
@@ -75,6 +88,12 @@ def give(page, content, name="song.wav"):
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": "audio/wav", "buffer": content})
 
 
+def choose(page, *sources):
+    """Tick these priors and no others."""
+    for box in page.get_by_role("checkbox").all():
+        box.set_checked(box.get_attribute("value") in sources)
+
+
 def stems_of(page):
     """{name: (channels, samples)} of the player."""
     page.locator("flowsep-player").wait_for()
@@ -86,26 +105,81 @@ def ratio(reference, estimate):
     return 10 * np.log10(np.square(reference).sum() / np.square(reference - estimate).sum())
 
 
-def test_the_pages_stems_are_pythons_and_nothing_is_sent(page, site):
-    mixture = sum(make_stems(1, 2.0).values())
-    before = [address for _, address in page.asked]
-    assert not any(address.endswith((".wasm", ".onnx", ".flac")) for address in before)
+def asked(page, kind):
+    return [address.rpartition("/")[2] for _, address in page.asked if address.endswith(kind)]
+
+
+@pytest.mark.parametrize("chosen", [FOUR, (*FOUR, "guitar", "piano"), ("drums", "piano"), ("bass",)], ids=len)
+def test_the_pages_stems_are_pythons(page, song, chosen):
+    """Whichever priors are ticked: with the page's weights of 8 bits, and with the 16 bits that they were made from."""
+    mixture, truth = song
+    assert asked(page, ".bin") == asked(page, ".wasm") == asked(page, ".onnx") == asked(page, ".flac") == []
     give(page, wav(mixture))
+    choose(page, *chosen)
     page.get_by_role("button", name="Separate").click()
     stems = stems_of(page)
-    priors = load_priors()
-    priors = {name: priors[name] for name in json.loads((site / "_separate/facts.json").read_text())["sources"]}
-    expected = Separator(priors, config_for(priors, iterations=ITERATIONS))(mixture, RATE)
-    assert [*stems] == [*expected, "mixture"]
-    for name, stem in expected.items():
-        assert ratio(stem, stems[name]) > 40, name  # here the page's weights have 8 bits, Python's 16
-    np.testing.assert_allclose(sum(stems[name] for name in expected), mixture, atol=1e-6)
+    assert sorted(asked(page, ".bin")) == sorted(f"{source}.bin" for source in chosen)
+    kept = load_priors() | load_priors(FOLDER)
+    sixteen = {source: kept[source] for source in chosen}
+    assert [*stems] == [*sixteen, "mixture"]
+    for priors, least in (({source: rounded(prior) for source, prior in sixteen.items()}, 60), (sixteen, 40)):
+        expected = Separator(priors, config_for(priors, iterations=ITERATIONS))(mixture, RATE)
+        for name, stem in expected.items():
+            assert ratio(stem, stems[name]) > least, name
+            if name in truth:
+                assert sdr(truth[name], stems[name]) == pytest.approx(sdr(truth[name], stem), abs=0.1), name
+    np.testing.assert_allclose(sum(stems[name] for name in chosen), mixture, atol=1e-6)
     own = [(method, address) for method, address in page.asked if not address.startswith(("data:", "blob:"))]
     assert all(method == "GET" and address.startswith(page.home) for method, address in own)
     assert page.errors == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     faults = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     assert [fault["id"] for fault in faults if fault["impact"] in ("serious", "critical")] == []
+
+
+def test_a_prior_that_is_ticked_later_is_loaded_then(page, site):
+    give(page, wav(make_stems(2, 0.5)["vocals"]))
+    choose(page, "vocals", "bass")
+    page.get_by_role("button", name="Separate").click()
+    assert [*stems_of(page)] == ["vocals", "bass", "mixture"]
+    before = len(page.asked)
+    choose(page, "guitar", "bass")
+    page.get_by_role("button", name="Separate").click()
+    page.locator("flowsep-player audio[data-stem=guitar]").wait_for(state="attached")
+    assert [*stems_of(page)] == ["bass", "guitar", "mixture"]
+    late = [address.rpartition("/")[2] for _, address in page.asked[before:] if address.startswith(page.home)]
+    assert late == ["guitar.bin"]
+    (site / separate_page.FOLDER / "piano.bin").rename(site / "away")
+    try:
+        choose(page, "piano")
+        page.get_by_role("button", name="Separate").click()
+        expect(page.locator(".status")).to_contain_text("piano.bin could not be loaded (404)")
+    finally:
+        (site / "away").rename(site / separate_page.FOLDER / "piano.bin")
+
+
+def test_a_recording_is_taken_apart(page):
+    """Chromium's microphone of tests beeps; the second press ends the recording."""
+    page.get_by_role("button", name="Record ten seconds").click()
+    page.get_by_role("button", name="Recording; press to end").wait_for()
+    page.wait_for_timeout(2500)
+    page.get_by_role("button", name="Recording; press to end").click()
+    expect(page.locator(".name")).to_contain_text("Your recording: ")
+    choose(page, "drums", "piano")
+    page.get_by_role("button", name="Separate").click()
+    stems = stems_of(page)
+    assert [*stems] == ["drums", "piano", "mixture"] and np.abs(stems["mixture"]).max() > 0.01
+    assert page.errors == []
+
+
+def test_the_bench_of_the_page_has_all_its_figures():
+    rows = bench.run(harness.Context(quick=True))
+    assert all(row["value"] > 0 for row in rows)
+    wanted = {target.figure for target in targets.TARGETS if target.figure.startswith("page.")}
+    assert wanted <= {row["name"] for row in rows}
+    told = separate_page.measured({"an abacus": {"topics": {"page": {"figures": rows}}}})
+    assert told.startswith("On an abacus, by WebAssembly on one core") and told.count("MiB") == 1
+    assert "python -m benchmarks --only page" in separate_page.measured({})
 
 
 def test_odd_files_get_a_sentence(page):

@@ -33,7 +33,7 @@ from finish import dead_links, finish
 from readme_table import compact
 
 from companion.profile import find_root
-from companion.tables import costs, labels, load_scores, made_of, plain, written
+from companion.tables import costs, labels, load_scores, made_of, plain, speed, written
 from flowsep.files import FlowsepError, brief, locked, read_json, write_text
 from flowsep.search import search
 
@@ -98,6 +98,7 @@ def main(results: Path, mode: str = "") -> None:
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
     write_text(chapters / "search.py", inspect.getsource(search))  # for the chapter on the method
+    write_text(chapters / "page_speed.txt", separate_page.measured(speed.find_benches(root / "results" / "bench")))
     if results.name == SMALL:
         write_text(chapters / "kept_table.md", kept_table(root / "results" / KEPT))
     build, old = root / "book" / "_build", root / "book" / "_build" / "before"

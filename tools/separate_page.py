@@ -6,9 +6,10 @@ repository, and guitar and piano, each in a file of its own; the example is the 
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import hero
 import new_priors
@@ -17,6 +18,7 @@ import soundfile
 
 from companion import show
 from companion.profile import load_profile
+from companion.tables import plain, speed
 from flowsep import load_priors
 from flowsep.fast.graph import export_graph, facts
 from flowsep.files import FlowsepError, write_text
@@ -72,6 +74,23 @@ def apart(path: Path, sources: Sequence[str]) -> dict[str, int]:
     model.graph.initializer.extend(stored.values())
     path.write_bytes(model.SerializeToString(deterministic=True))
     return {name.removeprefix("weights_"): row.shape[1] for name, row in rows.items()}
+
+
+def measured(benches: Mapping[str, Any]) -> str:
+    """A sentence for each bench {device: content} with the topic `page`, in Markdown."""
+    lines = []
+    for device, bench in benches.items():
+        rows = speed.figures(bench, "page.first", "page.total", "page.memory", "page.iteration", "page.share")
+        if rows.empty:
+            continue
+        first, total, memory, ours, python, share = rows.value
+        lines.append(
+            f"On {plain(device)}, with ten seconds of music, four priors and WebAssembly on one core: {first:.1f} s"
+            f" from the press to the first estimate, {total:.0f} s to the stems, {memory:.0f} MiB for the page's"
+            f" process. One iteration takes {ours:.2f} s; Python takes {python:.2f} s on one thread, so the page has"
+            f" {share:.2f} of its speed."
+        )
+    return "\n\n".join(lines or ["Not measured yet: `python -m benchmarks --only page`."]) + "\n"
 
 
 def sizes(folder: Path, ticked: Sequence[str]) -> dict[str, float]:

@@ -168,6 +168,7 @@
     /** Ten seconds of the microphone; a second press ends sooner. */
     async _listen() {
       if (this._recorder) return this._recorder.stop();
+      if (!navigator.mediaDevices) return this._refuse("Browsers give the microphone to pages from localhost or over https alone. Choose a file instead.");
       const settings = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
       let stream = null;
       try {
