@@ -112,11 +112,17 @@ def python(priors: Mapping[str, Any], iterations: int, mixture: np.ndarray) -> l
 
 
 def run(context: Context) -> list[Figure]:
+    """See `figures`."""
+    with launch() as browser:
+        return figures(context, browser)
+
+
+def figures(context: Context, browser: Browser) -> list[Figure]:
     """Megabytes, seconds, memory, and the seconds of an iteration beside Python's; visits and searches in turn."""
     mixture: Any = sum(make_stems(1, QUICK if context.quick else SECONDS).values())
     shipped = load_priors()
     visits, beside = [], []
-    with tempfile.TemporaryDirectory() as folder, launch() as browser:
+    with tempfile.TemporaryDirectory() as folder:
         site = Path(folder)
         separate_page.place(site, find_root(Path(__file__).parent))
         (site / "index.html").write_text(BARE)

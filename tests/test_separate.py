@@ -137,6 +137,12 @@ def test_the_pages_stems_are_pythons(page, song, chosen):
     assert [fault["id"] for fault in faults if fault["impact"] in ("serious", "critical")] == []
 
 
+def test_the_text_has_the_size_of_the_files(site):
+    about = json.loads((site / separate_page.FOLDER / "facts.json").read_text())
+    assert f"| {about['megabytes']['prior']} MB per prior |" in (ROOT / "book" / "separate.md").read_text("utf-8")
+    assert about["megabytes"]["prior"] < 2 and about["ticked"] == [*FOUR]
+
+
 def test_a_prior_that_is_ticked_later_is_loaded_then(page, site):
     give(page, wav(make_stems(2, 0.5)["vocals"]))
     choose(page, "vocals", "bass")
@@ -158,6 +164,37 @@ def test_a_prior_that_is_ticked_later_is_loaded_then(page, site):
         (site / "away").rename(site / separate_page.FOLDER / "piano.bin")
 
 
+def test_a_search_stops_and_goes_on(page, site):
+    """A search of more iterations than anybody waits for; its weight moves meanwhile."""
+    path = site / separate_page.FOLDER / "facts.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"iterations": 100_000}))
+    try:
+        page.reload()
+        give(page, wav(make_stems(3, 0.5)["drums"]))
+        choose(page, "drums", "bass")
+        page.get_by_role("button", name="Separate").click()
+        status, misfit = page.locator(".status").first, page.locator(".misfit")
+        for _ in range(2):
+            expect(status).to_have_text("Searching. Press a play button to hear the present state.")
+            page.locator(".lanes.heard").wait_for()
+            page.get_by_role("button", name="Play bass").first.click()
+            page.get_by_role("button", name="Stop bass").wait_for()
+            page.get_by_label("Weight of the priors").fill("12")
+            page.get_by_role("button", name="Stop", exact=True).click()
+            expect(status).to_have_text("Stopped. Go on, or keep these stems.")
+            assert [*stems_of(page)] == ["bass", "drums", "mixture"]
+            reached = misfit.text_content()
+            page.get_by_role("button", name="Go on").click()
+            expect(misfit).not_to_have_text(reached)
+        page.get_by_role("button", name="Stop", exact=True).click()
+        page.get_by_role("button", name="Start over").click()
+        expect(page.get_by_role("button", name="Separate")).to_be_enabled()
+        assert page.errors == []
+    finally:
+        path.write_text(whole)
+
+
 def test_a_recording_is_taken_apart(page):
     """Chromium's microphone of tests beeps; the second press ends the recording."""
     page.get_by_role("button", name="Record ten seconds").click()
@@ -172,13 +209,13 @@ def test_a_recording_is_taken_apart(page):
     assert page.errors == []
 
 
-def test_the_bench_of_the_page_has_all_its_figures():
-    rows = bench.run(harness.Context(quick=True))
+def test_the_bench_of_the_page_has_all_its_figures(chromium):
+    rows = bench.figures(harness.Context(quick=True), chromium)
     assert all(row["value"] > 0 for row in rows)
     wanted = {target.figure for target in targets.TARGETS if target.figure.startswith("page.")}
     assert wanted <= {row["name"] for row in rows}
     told = separate_page.measured({"an abacus": {"topics": {"page": {"figures": rows}}}})
-    assert told.startswith("On an abacus, by WebAssembly on one core") and told.count("MiB") == 1
+    assert told.startswith("On an abacus, with ten seconds of music") and told.count("MiB") == 1
     assert "python -m benchmarks --only page" in separate_page.measured({})
 
 
@@ -191,6 +228,8 @@ def test_odd_files_get_a_sentence(page):
     expect(name).to_have_text("long.wav: ten seconds from 4:55 on, of 10:00, mono.")
     page.get_by_label("Excerpt from").fill("60")
     expect(name).to_contain_text("from 1:00 on")
+    give(page, wav(np.tile(slow, (6, 1)), 8000), "six.wav")
+    expect(name).to_have_text("six.wav: 1.0 s, the first two of 6 channels.")
     give(page, b"no audio at all", "letter.txt")
     expect(status).to_contain_text("“letter.txt” is no audio that this browser can decode")
     give(page, wav(slow[:, :800], 8000))

@@ -5,6 +5,7 @@
   const TAG = "flowsep-separate";
   const HERE = new URL(".", document.currentScript.src);
   const SECONDS = 10, RATE = 44100; // of an excerpt; Hz, four times the priors' rate
+  const SEARCHING = "Searching. Press a play button to hear the present state.";
   const SHORTEST = 0.3; // seconds that are worth a search
   const WEIGHTS = [0, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 2];
   const LICENCE = "Falcon 69 by The Easton Ellises, CC BY-NC-SA 3.0; the estimates are adaptations under the same licence.";
@@ -151,7 +152,8 @@
       const { name, decoded } = this._whole, long = decoded.duration > SECONDS;
       const first = long ? Math.round(start * RATE) : 0, count = Math.min(2, decoded.numberOfChannels);
       this._channels = Array.from({ length: count }, (_, c) => decoded.getChannelData(c).slice(first, first + SECONDS * RATE));
-      const kind = count === 1 ? "mono" : "stereo";
+      const given = decoded.numberOfChannels;
+      const kind = given > 2 ? `the first two of ${given} channels` : given === 2 ? "stereo" : "mono";
       this._name.textContent = long
         ? `${name}: ten seconds from ${clock(start)} on, of ${clock(decoded.duration)}, ${kind}.`
         : `${name}: ${decoded.duration.toFixed(1)} s, ${kind}.`;
@@ -203,6 +205,7 @@
         this._busy = true;
         this._start = performance.now() - this._spent;
         this._stems.replaceChildren();
+        this._status.textContent = SEARCHING;
         this._worker.postMessage({ do: "go" });
         this._paint();
         return;
@@ -258,8 +261,8 @@
         this._curve.setAttribute("points", this._values.map((v, i) =>
           `${((100 * i) / Math.max(1, iterations - 1)).toFixed(2)},${(40 - (38 * v) / highest).toFixed(2)}`).join(" "));
         this._misfit.textContent = `Misfit ${data.misfit.toPrecision(3)} after ${data.step} of ${iterations} iterations, ` +
-          `${data.seconds.toFixed(2)} s each by ${this._engine}`;
-        if (data.step === 1) this._status.textContent = this._note || "Searching. Press a play button to hear the present state.";
+          `${data.seconds.toFixed(2)}\u00a0s each by ${this._engine}`;
+        if (data.step === 1) this._status.textContent = this._note || SEARCHING;
       }
       if (data.audio) this._play(sources[this._chosen[data.heard]], data.audio);
       if (data.stems) {
@@ -383,7 +386,7 @@
     button:disabled { cursor: default; opacity: .5 }
     .main { min-width: 9rem; font-weight: 600; border-color: currentColor; background: color-mix(in srgb, currentColor 12%, transparent) }
     .name { font-weight: 600; overflow-wrap: anywhere }
-    fieldset { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; min-width: 0; padding: 0; border: 0 }
+    fieldset { display: flex; flex-wrap: wrap; gap: .3rem .75rem; min-width: 0; padding: 0; border: 0 }
     legend { float: left; margin: 0 .4rem 0 0; padding: 0; font-size: inherit; line-height: 2.2rem; width: auto }
     fieldset label { display: inline-flex; align-items: center; gap: .4rem; min-height: 2.2rem; cursor: pointer }
     fieldset input { width: 1.15rem; height: 1.15rem; margin: 0; accent-color: var(--color) }
