@@ -76,8 +76,7 @@ function begin(rows, sources, target, frames) {
 }
 
 async function run() {
-  running = true;
-  while (running && job.search.steps < job.iterations) {
+  do {
     const start = performance.now();
     const { estimates, misfit } = await job.search.step();
     const seconds = (performance.now() - start) / 1000, size = facts.bins * job.analysed.padded;
@@ -85,7 +84,7 @@ async function run() {
     const pictures = job.chosen.map((_, s) => picture(estimates, s * size, job.analysed, facts, job.loudest));
     postMessage({ step: job.search.steps, misfit, seconds, pictures });
     await new Promise((resolve) => setTimeout(resolve)); // messages come in between
-  }
+  } while (running && job.search.steps < job.iterations);
   running = false;
   const all = present();
   postMessage({ ended: job.search.steps >= job.iterations, stems: all }, all.flat().map(({ buffer }) => buffer));
@@ -97,6 +96,7 @@ const answers = {
   async start({ channels, chosen, iterations, ...more }) {
     facts = more.facts;
     alpha = more.alpha;
+    running = true; // until a stop, which may come while all is loaded: then one iteration is made
     const analysed = analyse(FFT, channels, facts);
     const loudest = analysed.target.reduce((a, b) => Math.max(a, b), 1e-9);
     postMessage({ mixture: picture(analysed.target, 0, analysed, facts, loudest), frames: analysed.frames });
@@ -106,7 +106,10 @@ const answers = {
     job = { channels, chosen, iterations, analysed, loudest, search };
     await run();
   },
-  go: run,
+  async go() {
+    running = true;
+    await run();
+  },
   stop() { running = false; },
   weigh({ alpha: next }) { alpha = next; },
   hear({ number }) { postMessage({ heard: number, audio: present()[number] }); },
