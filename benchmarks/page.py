@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import separate_page
 import soundfile
 from browser import launch
 from helpers import RATE, make_stems
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from companion.profile import find_root
 from flowsep import Separator, load_priors
@@ -55,15 +54,7 @@ def served(site: Path) -> Iterator[str]:
         server.server_close()
 
 
-def give(page: Page, mixture: np.ndarray) -> None:
-    """Let the page take a mixture (channels, samples) as a file that it decodes without a change."""
-    buffer = BytesIO()
-    soundfile.write(buffer, mixture.T, RATE, "FLOAT", format="WAV")
-    content: Any = {"name": "song.wav", "mimeType": "audio/wav", "buffer": buffer.getvalue()}
-    page.locator("input[type=file]").set_input_files(content)
-
-
-def press(browser: Browser, home: str, mixture: np.ndarray) -> dict[str, Any]:
+def press(browser: Browser, home: str, song: Path) -> dict[str, Any]:
     """One visit: bytes before and after the press, seconds to the first estimate and the stems, MiB of the renderer."""
     before = renderers()
     context = browser.new_context()
@@ -72,8 +63,8 @@ def press(browser: Browser, home: str, mixture: np.ndarray) -> dict[str, Any]:
     page.on("response", lambda answer: loaded.append(int(answer.headers.get("content-length", 0))))
     page.goto(home)
     page.get_by_role("button", name="Separate").wait_for()
-    give(page, mixture)
-    page.locator(".name", has_text="song.wav").wait_for()
+    page.locator("input[type=file]").set_input_files(song)  # from disk: a buffer would pass through the page's memory
+    page.locator(".name", has_text=song.name).wait_for()
     early = sum(loaded)
     page.locator("flowsep-separate").evaluate(WATCH)
     page.get_by_role("button", name="Separate").click()
@@ -91,14 +82,14 @@ def press(browser: Browser, home: str, mixture: np.ndarray) -> dict[str, Any]:
 
 def renderers() -> set[int]:
     """The numbers of all processes that show pages of Chromium."""
-    found = set()
+    shown = set()
     for place in Path("/proc").glob("[0-9]*"):
         try:
             if b"--type=renderer" in (place / "cmdline").read_bytes():
-                found.add(int(place.name))
+                shown.add(int(place.name))
         except OSError:  # it has ended meanwhile
             continue
-    return found
+    return shown
 
 
 def python(priors: Mapping[str, Any], iterations: int, mixture: np.ndarray) -> list[float]:
@@ -126,11 +117,13 @@ def figures(context: Context, browser: Browser) -> list[Figure]:
         site = Path(folder)
         separate_page.place(site, find_root(Path(__file__).parent))
         (site / "index.html").write_text(BARE)
+        song = site / "song.wav"
+        soundfile.write(song, mixture.T, RATE, "FLOAT")
         about = read_json(site / separate_page.FOLDER / "facts.json")
         priors = {source: shipped[source] for source in about["ticked"]}
         with served(site) as home:
             for _ in range(context.repeats):
-                visits.append(press(browser, home, mixture))
+                visits.append(press(browser, home, song))
                 beside.append(python(priors, about["iterations"], mixture))
 
     def of(key: str) -> list[float]:
