@@ -300,7 +300,9 @@ rule own_system:
     shell:
         RUN
 
-if PROFILE.new_sources:
+JOINED = PROFILE.new_sources and "flowsep" in PROFILE.systems  # whose priors the new ones join
+
+if JOINED:
     rule new_source:
         input:
             expand(rules.fit.output, system="flowsep", part=map(safe_name, parts("flowsep"))),
@@ -430,7 +432,7 @@ rule book:
         expand(rules.prior.output.notebook, source=PROFILE.sources),
         rules.inside.output.notebook,
         rules.shown.output.notebook,
-        [f"{OUT}/notebooks/10_a_new_source.ipynb"] if PROFILE.new_sources else [],
+        [f"{OUT}/notebooks/10_a_new_source.ipynb"] if JOINED else [],
         expand(rules.separate.output.notebook, system=PROFILE.systems),
         rules.tables.output.notebook,
         rules.listen.output.notebook,

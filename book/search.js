@@ -15,6 +15,6 @@ if (location.protocol === "file:") {
     note.className = "flowsep-note";
     note.textContent =
       "Opened from disk, the search lists pages only; served by python -m http.server, it also quotes them.";
-    document.getElementById("search-results").before(note);
+    document.getElementById("search-results")?.before(note); // the source of flowsep.search has its name, but is no search
   });
 }

@@ -167,8 +167,6 @@ class Profile(Settings):
                 raise ValueError(f"new_sources.within: '{new.within}' is none of the sources {', '.join(self.sources)}")
             if "rest" in new.sources:
                 raise ValueError("new_sources.sources: none may be called 'rest', which is what remains of `within`")
-            if "flowsep" not in self.systems:
-                raise ValueError("new_sources: they join the priors of flowsep, which `systems` does not name")
         return self
 
     @property

@@ -121,6 +121,8 @@ def _files(flow: System, cure: str) -> list[Path]:
 def _asked_for(profile: Profile) -> NewSourcesConfig:
     if profile.new_sources is None:
         raise FlowsepError(f"profile {profile.name}: names no `new_sources`; add the key to score them")
+    if "flowsep" not in profile.systems:
+        raise FlowsepError(f"profile {profile.name}: `new_sources` join the priors of flowsep; add it to `systems`")
     return profile.new_sources
 
 

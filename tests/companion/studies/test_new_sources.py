@@ -106,6 +106,9 @@ def test_what_is_missing_is_said(place):
     for study in (fit_new_sources, score_new_sources):
         with pytest.raises(FlowsepError, match="mini: names no `new_sources`"):
             study(profile.model_copy(update={"new_sources": None}), dataset)
+    alone = profile.model_copy(update={"systems": {"instglow": {}}})
+    with pytest.raises(FlowsepError, match="mini: `new_sources` join the priors of flowsep; add it to `systems`"):
+        fit_new_sources(alone, dataset)
     harp = profile.new_sources.model_copy(update={"sources": ("guitar", "harp")})
     with pytest.raises(FlowsepError, match=r"no test song has stems of all new sources \(guitar, harp\)"):
         score_new_sources(profile.model_copy(update={"new_sources": harp}), dataset)
@@ -131,9 +134,4 @@ def test_what_is_missing_is_said(place):
 )
 def test_wrong_new_sources_are_named(new, message):
     with pytest.raises(FlowsepError, match=message):
-        load_profile({"name": "x", "new_sources": new, "systems": {"instglow": {}, "flowsep": {}}})
-
-
-def test_new_sources_without_the_system_that_they_join_are_refused():
-    with pytest.raises(FlowsepError, match="new_sources: they join the priors of flowsep, which `systems` does not"):
-        load_profile({"name": "x", "new_sources": NEW})
+        load_profile({"name": "x", "new_sources": new})
