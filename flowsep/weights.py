@@ -53,8 +53,7 @@ MAX_CONDITION = 10_000_000  # of a 1x1 convolution, beyond which its inverse is 
 def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
     """Write tensors and a JSON header to a safetensors file, whole or not at all; the same content, the same bytes.
 
-    The header also gets the `sha256` of both, by which `read_safetensors` knows a file that was damaged since. A file
-    that holds the same already keeps its time, so that nothing that depends on it is out of date.
+    The header also gets the `sha256` of both, for `read_safetensors`. A file that holds the same keeps its time.
     """
     path = Path(path)
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

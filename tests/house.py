@@ -57,7 +57,7 @@ LINES = {  # at most
     "READ": 1_500,
     "DOORS": 1_900,
     "flowsep/fast": 1_110,  # the engine, and its iteration as a graph for other programs
-    "flowsep and companion": 12_900,
+    "flowsep and companion": 12_920,
 }
 LAYOUT = ("flowsep/fast/", "flowsep/checkpoint.py")  # where the engine's order of channels is known
 SAY_NOTHING = {"its", "found"}  # as names of variables, arguments and attributes

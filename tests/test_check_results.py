@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 DEMO = "results/demo"
 # so much of the demo that there is one of each kind; all of it would take a minute
 CHAPTERS = ("03_glow", "05_separate_nmf", "11_ablations", "15_what_it_cannot_do")
-SYSTEMS = ("hpss", "instglow", "nmf")
+SYSTEMS = ("flowsep", "hpss", "instglow", "nmf")
 
 # (what is changed, the text to replace there and by what, what is said of it). `code` and `value` stand for that cell
 # of the first row; with None the file or folder is gone.
@@ -93,11 +93,16 @@ KINDS = {
         ("companion/studies/leakage.py", "/ ", "* ", "demo: book/15_what_it_cannot_do.ipynb was kept with other code"),
         ("companion/systems/hpss.py", "200.0", "201.0", "demo: hpss was scored by other code"),
         (f"{DEMO}/scores/nmf.csv", "code", "0123456789ab", "nmf was scored by other code (0123456789ab"),
-        (f"{DEMO}/new_sources.csv", "code", "0123456789ab", "instglow was scored by other code (0123456789ab"),
+        (f"{DEMO}/new_sources.csv", "code", "0123456789ab", "flowsep was scored by other code (0123456789ab"),
     ],
     "another configuration, seed or data": [
         ("configs/demo.yaml", "components: 40", "components: 41", "scores: nmf: config_hash is "),
-        ("configs/demo.yaml", "baselines: [hpss, nmf]", "baselines: [nmf]", "the profile's systems differ by hpss"),
+        (
+            "configs/demo.yaml",
+            "baselines: [flowsep, hpss, nmf]",
+            "baselines: [flowsep, nmf]",
+            "the profile's systems differ by hpss",
+        ),
         ("configs/demo.yaml", "seed: 2022", "seed: 2023", "scores: nmf: seed is 2022, expected 2023"),
         ("configs/demo.yaml", "tracks: 2", "tracks: 3", "book/11_ablations.ipynb: ran with another `ablation`"),
         (f"{DEMO}/data.json", '"hash": "', '"hash": "0', "scores: nmf: data_hash is "),
@@ -135,7 +140,7 @@ def tree(tmp_path_factory):
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, place)
     config = tree / "configs" / "demo.yaml"
-    config.write_text(config.read_text().replace("  name: demo\n", "  name: demo\n  baselines: [hpss, nmf]\n"))
+    config.write_text(config.read_text().replace("  name: demo\n", "  name: demo\n  baselines: [flowsep, hpss, nmf]\n"))
     git(tree, "init", "--quiet")
     git(tree, "add", "--force", "results")
     with pytest.MonkeyPatch.context() as patch:
