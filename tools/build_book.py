@@ -280,7 +280,7 @@ def how_to_run(runs: Mapping[str, nbformat.NotebookNode], results: Path) -> str:
         *map(shlex.join, commands),
         "```",
         "",
-        f"It took {seconds:.0f} s. With all outputs: {', '.join(links)}.",
+        f"It took {seconds:.0f} s. As it ran, with its pictures: {', '.join(links)}.",
     ]
     if files:
         links = [f'<a href="../{DATA}/{quote(name)}" download>{plain(name)}</a>' for name in files]

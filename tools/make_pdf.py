@@ -53,7 +53,9 @@ def jpeg(url: str) -> bytes:
     """A picture of the site in the one format that Chromium takes into a PDF as it is; others it unpacks."""
     buffer = io.BytesIO()
     with Image.open(unquote(urlsplit(url).path)) as picture:
-        picture.convert("RGB").save(buffer, "JPEG", quality=85)
+        paper = Image.new("RGBA", picture.size, "white")  # which shows through a picture without a ground
+        paper.alpha_composite(picture.convert("RGBA"))
+        paper.convert("RGB").save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
@@ -69,7 +71,7 @@ def print_page(page, path: Path) -> tuple[str, PdfReader]:
     """(title, the print) of one page."""
     page.goto(path.as_uri(), wait_until="load")
     if page.locator(".math").count() and page.locator("script[src*=mathjax]").count():
-        page.wait_for_selector("mjx-container")
+        page.wait_for_selector("mjx-container", state="attached")  # it may stand in a fold
     page.add_style_tag(content=PRINT)
     page.evaluate(
         "document.querySelectorAll('img[loading=lazy]').forEach(image => image.loading = 'eager');"
