@@ -1,5 +1,6 @@
 """Pages around the tables: the README, how to run a chapter, the numbers behind it, links, the status page."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 from score_rows import PUBLISHED, spending
 
 from companion.scores.evaluate import write_scores
@@ -216,3 +218,15 @@ def test_the_address_of_the_book_has_the_card_of_its_first_page(tmp_path):
         expected = tags.replace("_static", f"{shown}_static") + "leads on"
         assert (tmp_path / "index.html").read_text() == expected
         assert f'"{shown}_static/card.png"' in (tmp_path / "intro.html").read_text()
+
+
+def test_a_picture_without_a_ground_stands_on_white_paper(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from make_pdf import jpeg
+
+    picture = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    picture.paste((200, 0, 0, 255), (0, 0, 8, 16))
+    picture.save(tmp_path / "a b.webp", lossless=True)
+    with Image.open(io.BytesIO(jpeg((tmp_path / "a b.webp").as_uri()))) as printed:
+        left, right = printed.getpixel((2, 8)), printed.getpixel((13, 8))
+    assert np.allclose(left, (200, 0, 0), atol=12) and np.allclose(right, 255, atol=6)
