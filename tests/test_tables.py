@@ -88,6 +88,13 @@ def test_small_tables_are_sorted_without_a_filter_and_odd_ones_left_alone(chromi
         assert page.get_by_role("button").count() == 0 and page.console_errors == []
 
 
+@pytest.mark.browser
+def test_a_corner_that_heads_nothing_is_no_head(chromium):
+    table = "<table><thead><tr><th></th><th>steps</th></tr></thead><tbody><tr><th>a</th><td>1</td></tr></tbody></table>"
+    with open_page(pandas_page(f"<article class='bd-article'>{table}</article>"), browser=chromium) as page:
+        assert page.locator("thead th").all_inner_texts() == ["steps"] and page.locator("thead td").count() == 1
+
+
 def pandas_page(body: str) -> str:
     script, style = ((STATIC / name).read_text("utf-8") for name in ("tables.js", "book.css"))
     return f"<style>{style}</style><div class='cell_output'>{body}</div><script>{script}</script>"

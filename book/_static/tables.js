@@ -170,5 +170,7 @@
       if (table.classList.contains("flowsep-scores") && rows.length >= MANY) makeFilter(table);
       makeSortable(table);
     }
+    for (const head of document.querySelectorAll(".bd-article thead th"))
+      if (!head.textContent.trim()) head.replaceWith(document.createElement("td")); // a corner heads nothing
   });
 })();
