@@ -155,6 +155,7 @@ def test_published_weights_that_cannot_be_had_stop_nothing(tree):
     """`pretrained: true` without network: two rows in a block of their own, empty, and the page of results says why."""
     shipped = yaml.safe_load((ROOT / "configs" / "singing.yaml").read_text())["profile"]
     changes = {"name": "offline", "pretrained": True, "systems": {"mixture": {}}}
+    changes |= {"training": shipped["training"] | {"device": "cpu"}}
     smaller = shipped | changes | {"data": shipped["data"] | {"kind": "musdb18hq"}, "listen_seconds": 1}
     (tree / "configs" / "offline.yaml").write_text(yaml.safe_dump({"profile": smaller}))
     data = write_hq_tree(tree / "data" / "offline", train=1, test=2, seconds=3)
