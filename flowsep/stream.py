@@ -167,7 +167,7 @@ def _chunks(blocks: Iterable[np.ndarray], cut: Cut) -> Iterator[Chunk]:
 def _explain(
     chunks: list[Chunk], masks_of: MasksOf, feature: FeatureConfig, times: int, multiple: int, sources: int
 ) -> Iterator[Chunk]:
-    """The same chunks with audio (sources, channels, samples); those of equally many frames are handed over at once."""
+    """The chunks with audio (sources, channels, samples); chunks of equally many frames are handed over at once."""
     spectra = {c.number: stft(c.audio, times * feature.n_fft, times * feature.hop) for c in chunks if c.audio.any()}
     bands = {number: _band(spectrum, feature, times) for number, spectrum in spectra.items()}
     masks: dict[int, Tensor] = {}
