@@ -3,8 +3,14 @@
 import ast
 import itertools
 import sys
+from typing import Any
 
 from flowsep.files import FlowsepError
+
+
+def notebook() -> Any:
+    """IPython's shell around this process, or None."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
 
 
 def refuse_unknown_parameters() -> None:
@@ -12,7 +18,7 @@ def refuse_unknown_parameters() -> None:
 
     Papermill only warns of it, and the notebook would run with its default.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    shell = notebook()
     cells = shell.history_manager.input_hist_raw if shell else []
     for own, injected in itertools.pairwise(cells):
         if injected.startswith("# Parameters\n"):

@@ -27,7 +27,7 @@ from pydantic import (
 from flowsep.config import HOW_ONLY, FeatureConfig, GlowConfig, Settings, TrainingConfig
 from flowsep.files import MAX_DEPTH, MAX_YAML, FlowsepError, brief, check_size
 
-from .parameters import refuse_unknown_parameters
+from .parameters import notebook, refuse_unknown_parameters
 
 SLAKH_CLASSES = {"Bass": "bass", "Drums": "drums", "Guitar": "guitar", "Piano": "piano"}  # the paper's submix
 NAME = re.compile(r"\w[\w-]{0,63}")  # of a source or a system
@@ -207,7 +207,8 @@ def load_profile(profile: str | Path | Mapping[str, Any]) -> Profile:
     the project.
     """
     refuse_unknown_parameters()
-    find_root()
+    if notebook():  # whose results belong to a project; nothing is composed or trained first
+        find_root()
     if isinstance(profile, Mapping):
         return _beside(_validate(profile, "profile"), Path(os.environ.get("FLOWSEP_PROFILE_FOLDER", ".")))
     path = profile_path(profile)

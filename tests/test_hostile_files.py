@@ -181,8 +181,6 @@ FORGED = {  # text of a profile -> what the error says
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_forged_profile_is_refused(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    for folder in ("configs", "notebooks"):  # as in a project
-        (tmp_path / folder).mkdir()
     text, message = FORGED[kind]
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="utf-8")
