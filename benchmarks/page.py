@@ -1,20 +1,16 @@
 """The page Separate in headless Chromium, by WebAssembly, beside the same search in Python on one thread."""
 
-import functools
 import itertools
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import separate_page
 import soundfile
-from browser import launch
+from browser import launch, served
 from helpers import RATE, make_stems
 from playwright.sync_api import Browser
 
@@ -33,25 +29,6 @@ BARE = "<!doctype html><flowsep-separate></flowsep-separate><script src='_separa
 WATCH = """one => { const start = performance.now(), answer = one._answer.bind(one); one.told = [];
     one._answer = (data) => { one.told.push([(performance.now() - start) / 1000, data.seconds ?? 0, !!data.stems]);
     answer(data); }; }"""
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A static host without a log."""
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def served(site: Path) -> Iterator[str]:
-    """The address of a folder on a static host of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def press(browser: Browser, home: str, song: Path) -> dict[str, Any]:

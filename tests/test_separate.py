@@ -10,7 +10,7 @@ import pytest
 import separate_page
 import soundfile as sf
 from axe_playwright_python.sync_playwright import Axe
-from browser import launch, open_page
+from browser import launch, open_page, served
 from helpers import RATE, make_stems
 from new_priors import FOLDER, rounded
 from playwright.sync_api import expect
@@ -53,7 +53,7 @@ def chromium():
 @pytest.fixture
 def page(site, chromium):
     """The page over http, as any static host serves it; `asked` holds (method, address) of each request."""
-    with bench.served(site) as home:
+    with served(site) as home:
         context = chromium.new_context(viewport={"width": 390, "height": 844})
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
