@@ -98,6 +98,8 @@ def main(results: Path, mode: str = "") -> None:
         nbformat.write(page, chapters / f"{name}.ipynb")
     write_text(chapters / "status.md", status_page(results, notebooks))
     write_text(chapters / "search.py", inspect.getsource(search))  # for the chapter on the method
+    hero = (root / "book" / "hero.html").read_text("utf-8")
+    write_text(chapters / "hero.html", kept.with_scripts(hero))  # for the first page
     write_text(chapters / "page_speed.txt", separate_page.measured(speed.find_benches(root / "results" / "bench")))
     if results.name == SMALL:
         write_text(chapters / "kept_table.md", kept_table(root / "results" / KEPT))

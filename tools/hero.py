@@ -1,6 +1,6 @@
 """What the first page shows: a real song, taken apart step by step. `python tools/hero.py` writes book/hero.html.
 
-Pictures and sounds go to book/hero/, from where a build copies them beside the pages.
+A build fills in the scripts. Pictures and sounds go to book/hero/, from where a build copies them beside the pages.
 
 The song is Falcon 69 by The Easton Ellises (CC BY-NC-SA 3.0), which the package stempeg carries; the priors are those
 that come with the repository. The sentence below the player is made from the table of the real songs.
@@ -10,6 +10,7 @@ import shutil
 from html import escape
 from pathlib import Path
 
+import kept
 import media
 import nbformat
 import pandas as pd
@@ -65,7 +66,7 @@ def main() -> None:
     for name, data in files.items():
         if not name.endswith(".js"):  # which the build makes
             (book / "hero" / name).write_bytes(data)
-    write_text(book / "hero.html", page.cells[0].outputs[0]["data"]["text/html"])
+    write_text(book / "hero.html", kept.without_scripts(page.cells[0].outputs[0]["data"]["text/html"]))
 
 
 def sentence() -> str:

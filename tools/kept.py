@@ -36,6 +36,7 @@ NOT_PUBLISHED = ("musdb18", "musdb18-7s", "musdb18hq")
 SHARED = ("published.csv", "sisec18_test_medians.csv", "scale.csv", "faults.json", "cluster.json")
 SHARED += ("bench/*.json", "research/*.csv")
 SCRIPTS = {"flowsep-player": player.script, "flowsep-slider": slider.script}  # tag -> its script
+SCRIPT = re.compile(rf"(</({'|'.join(SCRIPTS)})>\s*<script>).*?(</script>)", re.DOTALL)
 SYSTEM = re.compile(r'<audio [^>]*data-system="([^"]*)"')
 # numbers and chapters whose code no score row names -> that code
 STUDIES = {
@@ -120,9 +121,17 @@ def renew_scripts(notebook: nbformat.NotebookNode) -> None:
     """Give the players and sliders of an executed notebook the scripts of now; their sounds and pictures stay."""
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if "text/html" in output.get("data", {}):
-            for tag, script in SCRIPTS.items():
-                old = re.compile(rf"(</{tag}>\s*<script>).*?(</script>)", re.DOTALL)
-                output.data["text/html"] = old.sub(lambda m: m[1] + script() + m[2], output.data["text/html"])  # noqa: B023
+            output.data["text/html"] = with_scripts(output.data["text/html"])
+
+
+def with_scripts(page: str) -> str:
+    """The HTML of players and sliders, with the scripts of now."""
+    return SCRIPT.sub(lambda m: m[1] + SCRIPTS[m[2]]() + m[3], page)
+
+
+def without_scripts(page: str) -> str:
+    """The same with empty scripts, which `with_scripts` fills."""
+    return SCRIPT.sub(r"\1\3", page)
 
 
 def renew_names(notebook: nbformat.NotebookNode) -> None:
