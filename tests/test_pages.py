@@ -105,6 +105,25 @@ def test_what_concerns_the_flows_stands_on_their_page_alone():
     assert [name for name, text in texts.items() if "## Exercises" in text] == ["separate_flows"]
 
 
+def test_what_does_not_depend_on_the_songs_stands_on_the_page_of_real_songs_alone():
+    notebook = nbformat.from_dict(NOTEBOOKS[BOOK.parent / "notebooks" / "06_results.ipynb"])
+    notebook.metadata["papermill"] = {"parameters": {}, "input_path": "a.ipynb", "duration": 1.0}
+    pages = {
+        (name, profile): "\n".join(
+            cell.source for cell in build_book.to_page({name: notebook}, name, Path(profile)).cells
+        )
+        for name, profile in (("06_results", "demo"), ("real_songs", build_book.REAL), ("06_results", build_book.REAL))
+    }
+    sections = ("## Exercises", "## The field in 2018", "## Where the numbers come from")
+    assert [[section in text for section in sections] for text in pages.values()] == [
+        [False] * 3,
+        [True] * 3,
+        [True] * 3,
+    ]
+    titles = [text.split("\n")[0] for text in pages.values()]
+    assert titles == ["# Results on the synthetic band", "# Results on real songs", "# Results"]
+
+
 def test_every_reference_is_cited_and_leads_to_the_work():
     entries = parse_file(BOOK / "references.bib").entries
     cited = re.findall(r"\{cite\}`([^`]+)`", "\n".join(TEXTS.values()))

@@ -91,7 +91,7 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     write_scores(pd.concat([frame, frame[frame["system"] == "flow"].assign(variant="x")]), folder / "scores" / "a.csv")
     write_tables(folder, None, conventions=["paper"], sources=("bass", "drums"))
     accepted = {"system": "net", "was": "01", "now": "02", "reason": "a | <b>", "git_commit": "", "date": "2026-01-01"}
-    pd.DataFrame([accepted]).to_csv(tmp_path / "accepted.csv", index=False)
+    pd.DataFrame([accepted, accepted | {"system": "flow"}]).to_csv(tmp_path / "accepted.csv", index=False)
     faults = {"commit": "0123", "faults": [{"kind": "kill <b>", "injected": 20, "lost": 0}]}
     (tmp_path / "faults.json").write_text(json.dumps(faults))
     run = NotebookNode(duration=3.0, end_time="2026-01-01T00:00:00.5", parameters={"system": "wave_u_net"})
@@ -106,8 +106,8 @@ def test_the_status_page_says_what_each_system_took(monkeypatch, tmp_path):
     assert f"| {plain('flow [x]')} | 641 | 1,000 | 150 | 800 | `abc` |" in page
     assert "| net | `net.safetensors:12`, `more:34` |" in page and f"| {plain('flow [x]')} | none |" in page
     assert f"| `{sha256(folder / 'scores' / 'a.csv')[:16]}` | p/scores/a.csv |" in page
-    assert "| net | `01` | `02` |" in page and plain("a | <b>") in page and "<b>" not in page
-    assert "## Faults injected" in page and "| kind | injected | lost |" in page and "## On a cluster" not in page
+    assert f"| 2026-01-01 | net, flow | {plain('a | <b>')} |" in page and "<b>" not in page  # a reason once
+    assert "} Faults injected\n" in page and "| kind | injected | lost |" in page and "On a cluster" not in page
 
 
 def test_the_demo_s_table_fits_a_page_of_the_small_book():
@@ -130,10 +130,10 @@ def test_a_kept_chapter_shows_the_present_wording(monkeypatch):
     executed = nbformat.v4.new_notebook(cells=[cells[0]("old"), cells[1]("1 + 1"), cells[0]("older")])
     injected = cells[1]("profile = 'x'", metadata={"tags": ["injected-parameters"]})
     executed.cells.insert(1, injected)
-    source.cells[1].metadata["caption"] = "a sum"
+    source.cells[1].metadata |= {"caption": "a sum", "tags": ["hide-input"]}
     renew_texts(executed, source)
     assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer"]
-    assert executed.cells[2].metadata["caption"] == "a sum"
+    assert executed.cells[2].metadata["caption"] == "a sum" and executed.cells[2].metadata["tags"] == ["hide-input"]
     source.cells.append(cells[0]("exercises"))
     renew_texts(executed, source)
     assert [cell.source for cell in executed.cells] == ["new", "profile = 'x'", "1 + 1", "newer", "exercises"]
@@ -155,6 +155,19 @@ def test_a_kept_player_gets_the_present_script(monkeypatch):
     renew_scripts(notebook)
     new = notebook.cells[0].outputs[0].data["text/html"]
     assert new == html.replace("old()", script()) and "\\" in script()  # no escape of the script was read as a group
+
+
+def test_a_sentence_that_a_cell_returns_reads_like_one_that_it_prints(monkeypatch):
+    monkeypatch.syspath_prepend(str(PUBLISHED.parents[1] / "tools"))
+    from kept import renew_words
+
+    plain = [r"'all of it\'s \n here'", '"it\'s here"', "12", "{'a': 1}"]
+    results = [nbformat.v4.new_output("execute_result", {"text/plain": text}) for text in plain]
+    results.append(nbformat.v4.new_output("execute_result", {"text/plain": "'a'", "text/html": "<b>a</b>"}))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=results)])
+    renew_words(notebook)
+    shown = notebook.cells[0].outputs
+    assert [output.get("text") for output in shown] == ["all of it's \n here\n", "it's here\n", None, None, None]
 
 
 def test_systems_share_a_page_by_what_they_learn_from(monkeypatch):

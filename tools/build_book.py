@@ -57,6 +57,7 @@ SMALL, KEPT = "quick", "demo"  # the profile whose pages say that they are small
 # the profile of real songs, of whose kept chapters each other book has these, by other names where it has its own
 REAL, FROM_REAL = "musdb18-7s", {"06_results": "real_songs", "17_a_real_song": "17_a_real_song"}
 TITLES = {"real_songs": "Results on real songs"}
+BAND = "Results on the synthetic band"  # of the profiles `SMALL` and `KEPT`
 NAMED = {"04_train_prior": "source", "05_separate": "system"}  # notebooks executed several times, and by what
 
 
@@ -151,6 +152,7 @@ def read_finished(path: Path) -> nbformat.NotebookNode:
         kept.renew_texts(notebook, nbformat.read(source, as_version=4))
     kept.renew_scripts(notebook)
     kept.renew_names(notebook)
+    kept.renew_words(notebook)
     return notebook
 
 
@@ -169,6 +171,9 @@ def to_page(runs: Mapping[str, nbformat.NotebookNode], name: str, results: Path)
     title, text = tabs.FAMILIES.get(name, (TITLES.get(name) or title_of(page), ""))
     if text:  # what the notebook says of the flows alone stands on the flows' page
         page.cells = [cell for cell in page.cells if "flows" not in cell.metadata.get("tags", [])]
+    if name in FROM_REAL and results.name != REAL:  # what does not depend on the songs stands on the page of real ones
+        page.cells = [cell for cell in page.cells if "once" not in cell.metadata.get("tags", [])]
+        title = BAND if results.name in (SMALL, KEPT) else title
     alone = run_name(*next(iter((notebook, chapter) for chapter, notebook in runs.items()))) if len(runs) == 1 else ""
     title += f": {plain(alone)}" if alone else ""
     body = ["", text] if text else page.cells[0].source.split("\n")[1:]
@@ -302,47 +307,54 @@ def status_page(results: Path, notebooks: Mapping[str, nbformat.NotebookNode]) -
     """Commit, machine and duration of these pages, from the score rows and papermill's records."""
     scores = load_scores(results)
     lines = ["# Status", "", "What produced these pages. Each score row carries the same facts in its file.", ""]
-    lines += ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
-    runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
-    for name, run in runs.items():
-        when = plain(run.end_time[: len("2026-01-01T00:00")].replace("T", " "))
-        title, run_of = title_of(notebooks[name]), run_name(notebooks[name], name)
-        title += f": {plain(run_of)}" if run_of else ""
-        lines.append(f"| [{title}](<{quote(tabs.page_of(name, scores))}.ipynb>) | {run.duration:,.0f} | {when} |")
-    lines += [f"| **sum** | **{sum(run.duration for run in runs.values()):,.0f}** | |", ""]
     facts = ["profile", "data", "data_hash", "seed", "git_commit", "git_dirty", "code", "device", "versions"]
     lines += ["| fact | value |", "|---|---|"]
     for fact in facts:
         values = ", ".join(code(str(value)) if value != "" else "*unknown*" for value in sorted(set(scores[fact])))
         lines.append(f"| {fact.replace('_', ' ')} | {values} |")
+    times = ["| chapter | run time (s) | finished (UTC) |", "|---|---:|---|"]
+    runs = {name: notebook.metadata.papermill for name, notebook in notebooks.items()}
+    for name, run in runs.items():
+        when = plain(run.end_time[: len("2026-01-01T00:00")].replace("T", " "))
+        title, run_of = title_of(notebooks[name]), run_name(notebooks[name], name)
+        title += f": {plain(run_of)}" if run_of else ""
+        times.append(f"| [{title}](<{quote(tabs.page_of(name, scores))}.ipynb>) | {run.duration:,.0f} | {when} |")
+    whole = sum(run.duration for run in runs.values())
     heads = ["training (s)", "training memory (MiB)", "separation (s)", "memory (MiB)", "configuration"]
-    lines += ["", "## What each system took", "", f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
-    checkpoints = ["", "The checkpoints, each with its hash:", "", "| system | checkpoints |", "|---|---|"]
+    systems = [f"| system | {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---|"]
+    checkpoints = ["| system | checkpoints |", "|---|---|"]
     spent = costs(scores).set_index("system")
     for system, rows in scores.groupby(labels(scores)):
         cost = spent.loc[system]
         numbers = [cost["training (s)"], cost["training memory (MiB)"], rows.groupby("track").seconds.first().sum()]
         shown = ["–" if isnan(number) else f"{number:,.0f}" for number in [*numbers, cost["memory (MiB)"]]]
-        lines.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
+        systems.append(f"| {' | '.join([plain(system), *shown, code(rows.config_hash.iloc[0])])} |")
         hashes = ", ".join(map(code, rows.checkpoint.iloc[0].split())) or "none"
         checkpoints.append(f"| {plain(system)} | {hashes} |")
     crate_link = f'<a href="../{DATA}/{quote(results.name)}/{crate.NAME}" download>{crate.NAME}</a>'
     lines += ["", f"All of this for machines, as an RO-Crate beside scores and tables: {crate_link}."]
-    return "\n".join([*lines, *checkpoints, *sources_of(results), *trials(results.parent)]) + "\n"
+    lines += fold(f"When each chapter ran: {whole:,.0f} s together", times)
+    lines += fold("What each system took", systems) + fold("The checkpoints, each with its hash", checkpoints)
+    return "\n".join([*lines, *sources_of(results), *trials(results.parent)]) + "\n"
+
+
+def fold(title: str, lines: list[str]) -> list[str]:
+    """Lines in Markdown that a reader unfolds."""
+    return ["", f":::{{admonition}} {title}", ":class: dropdown", *lines, ":::"]
 
 
 def sources_of(results: Path) -> list[str]:
-    """The hashes of the files behind the tables, and the accepted changes of code."""
+    """The hashes of the files behind the tables, and the accepted changes of code, one row per reason."""
     made = read_json(results / "tables.json")["made_of"]
-    lines = ["", "## What the tables are made of", "", "| SHA-256 | file |", "|---|---|"]
+    lines = ["| SHA-256 | file |", "|---|---|"]
     lines += [f"| {code(digest[:16])} | {plain(name)} |" for name, digest in made.items()]
+    lines = fold("What the tables are made of", lines)
     path = results.parent / "accepted.csv"
     if path.is_file():
-        lines += ["", "Code that has changed since, with the reason why no number has:", ""]
-        lines += ["| system | code of the rows | code of now | reason | date |", "|---|---|---|---|---|"]
-        for row in pd.read_csv(path, dtype=str).itertuples():
-            cells = (plain(row.system), code(row.was), code(row.now), plain(row.reason), plain(row.date))
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = ["| date | code of | reason why no number has changed |", "|---|---|---|"]
+        for (date, reason), changes in pd.read_csv(path, dtype=str).groupby(["date", "reason"], sort=False):
+            rows.append(f"| {plain(date)} | {', '.join(map(plain, changes.system))} | {plain(reason)} |")
+        lines += fold(f"Code that has changed since, by `results/{path.name}`", rows)
     return lines
 
 
@@ -354,16 +366,13 @@ def trials(results: Path) -> list[str]:
         if path.is_file():
             facts = read_json(path)
             tables = {key: facts.pop(key) for key, value in list(facts.items()) if isinstance(value, list)}
-            lines += ["", f"## {title}", "", f"`make test-{name}` wrote this to `results/{name}.json`.", ""]
-            lines += [
-                "| fact | value |",
-                "|---|---|",
-                *(f"| {plain(key.replace('_', ' '))} | {code(str(value))} |" for key, value in facts.items()),
-            ]
+            told = [f"`make test-{name}` wrote this to `results/{name}.json`.", "", "| fact | value |", "|---|---|"]
+            told += [f"| {plain(key.replace('_', ' '))} | {code(str(value))} |" for key, value in facts.items()]
             for rows in tables.values():
                 heads = list(rows[0])
-                lines += ["", f"| {' | '.join(map(plain, heads))} |", "|---" * len(heads) + "|"]
-                lines += [f"| {' | '.join(plain(str(row[key])) for key in heads)} |" for row in rows]
+                told += ["", f"| {' | '.join(map(plain, heads))} |", "|---" * len(heads) + "|"]
+                told += [f"| {' | '.join(plain(str(row[key])) for key in heads)} |" for row in rows]
+            lines += fold(title, told)
     return lines
 
 

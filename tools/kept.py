@@ -6,6 +6,7 @@ bytes, and `kept.json` with the hashes of all of them, and of the scores, number
 `python tools/kept.py` records in `results/kept.json` the numbers that all profiles share, after a tool made them anew.
 """
 
+import ast
 import contextlib
 import hashlib
 import html
@@ -100,7 +101,7 @@ def unpack(results: Path, folder: Path, chapters: Collection[str] = ()) -> tuple
 
 
 def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) -> None:
-    """Give an executed notebook the Markdown and captions of its source now, so that better wording needs no new run.
+    """Give an executed notebook the Markdown, captions and tags of its source now, so that a better page needs no run.
 
     Text at its end may be new. Nothing changes where the order of the other cells has changed. The code is another
     matter: `make check-results` holds it against the source's.
@@ -110,6 +111,7 @@ def renew_texts(notebook: nbformat.NotebookNode, source: nbformat.NotebookNode) 
     kinds, kinds_now = ([cell.cell_type for cell in cells] for cells in (shown, source.cells[: len(shown)]))
     if kinds == kinds_now and all(cell.cell_type == "markdown" for cell in new):
         for cell, now in zip(shown, source.cells, strict=False):
+            cell.metadata["tags"] = now.metadata.get("tags", [])
             if cell.cell_type == "markdown":
                 cell.source = now.source
             elif "caption" in now.metadata:
@@ -144,6 +146,16 @@ def renew_names(notebook: nbformat.NotebookNode) -> None:
             for here in ('data-system="{}"', ', {}"', "<p>{}</p>"):
                 page = page.replace(here.format(name), here.format(told))
             output.data["text/html"] = page
+
+
+def renew_words(notebook: nbformat.NotebookNode) -> None:
+    """Show a sentence that a cell of an executed notebook returns like one that it prints, without Python's quotes."""
+    for cell in notebook.cells:
+        for number, output in enumerate(cell.get("outputs", [])):
+            data = output.get("data", {})
+            if set(data) == {"text/plain"} and re.fullmatch(r"(['\"]).*\1", data["text/plain"]):
+                text = ast.literal_eval(data["text/plain"])
+                cell.outputs[number] = nbformat.v4.new_output("stream", text=f"{text}\n")
 
 
 def record(results: Path, book: Path) -> dict[str, Any]:
