@@ -26,7 +26,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "separate_flows": Family("Separation by flows", ""),
     "separate_solo": Family(
-        "Separation by other models of each source",
+        "Separation by other source models",
         "Like the flows, these systems learn each source from solo recordings of it, and meet mixtures only when they"
         " separate. [The rivals](../rivals.md) says how each of them works. The first table lists the options that"
         " differ from the system's defaults.",
