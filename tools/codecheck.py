@@ -53,8 +53,9 @@ def figures(root: Path, folder: Path) -> Iterator[dict[str, str]]:
     """The pictures of the kept chapters of one profile, in the order of the pages."""
     for path in sorted((folder / "book").glob("*.ipynb")):
         notebook = json.loads(path.read_text("utf-8"))
-        title = "".join(notebook["cells"][0]["source"]).split("\n")[0].removeprefix("# ")
         about = notebook["metadata"]["papermill"]
+        source = json.loads((root / about["input_path"]).read_text("utf-8"))  # whose title a page has
+        title = "".join(source["cells"][0]["source"]).split("\n")[0].removeprefix("# ")
         given = about["parameters"]
         title += "".join(f": {given[key]}" for key in ("source", "system") if given.get(key))
         command = shlex.join(command_of(about["input_path"], given, folder.name))
