@@ -87,8 +87,8 @@ def measured(benches: Mapping[str, Any]) -> str:
         lines.append(
             f"On {plain(device)}, with ten seconds of music, four priors and WebAssembly on one core: {first:.1f} s"
             f" from the press to the first estimate, {total:.0f} s to the stems, {memory:.0f} MiB for the page's"
-            f" process. One iteration takes {ours:.2f} s; Python takes {python:.2f} s on one thread, so the page has"
-            f" {share:.2f} of its speed."
+            f" process. One iteration takes {ours:.2f} s here and {python:.2f} s in Python on one thread: the page is"
+            f" {share:.1f} times as fast."
         )
     return "\n\n".join(lines or ["Not measured yet: `python -m benchmarks --only page`."]) + "\n"
 
