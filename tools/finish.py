@@ -13,8 +13,9 @@ ICONS = re.compile(r"<script[^>]*/fontawesome\.js[^>]*></script>")
 # the theme puts the index for searching while one types on each page, and does not use it
 SEARCH = re.compile(r'<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>')
 MATHJAX = re.compile(r"<script[^>]*/mathjax/tex-chtml\.js[^>]*></script>")
-# wide tables scroll sideways; with a tabindex the keyboard can scroll them, too
-WIDE = re.compile(r'<table(?= id="T_| border="1" class="dataframe")')
+# wide tables scroll sideways; with a tabindex the keyboard can scroll them, too. The theme's stripes and lines, which
+# only tables without a style of pandas' have, go
+WIDE = re.compile(r'<table(?: border="1" class="dataframe"|(?= id="T_))')
 # the logo is outside of any landmark, where a reader who jumps from one to the next misses it
 LOGO = re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand logo")')
 # the empty corner of a table of pandas heads nothing
