@@ -265,4 +265,11 @@ def heard(page) -> set[str]:
 def test_pages_fit_a_phone_and_show_mathematics(html, chromium):
     with open_page(html / "chapters" / "03_glow.html", width=390, height=844, browser=chromium) as page:
         page.wait_for_selector("mjx-container")
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        captions = page.eval_on_selector_all("figcaption", "all => all.map(each => getComputedStyle(each).fontWeight)")
+        assert captions and set(captions) == {"400"}  # thinner letters fade into the page
+        wide = []
+        for path in sorted({*html.glob("*.html"), *html.glob("chapters/*.html")} - {html / "index.html"}):
+            page.goto(path.as_uri())
+            if page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
+                wide.append(path.name)
+        assert wide == []
