@@ -14,11 +14,15 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    model_serializer,
     model_validator,
 )
 
 from .files import SAMPLE_RATES, FlowsepError, brief
 
+# options that came later, at the values that leave all as it was: they are not written, so that the hashes and headers
+# of older results stay what they are
+NEUTRAL = {"exponent": 1.0, "refine": 0, "stereo": 0}
 HOW_ONLY = ("devices", "recompute", "micro_batch")  # of a training: they change its speed or memory, not its result
 
 
@@ -39,13 +43,19 @@ class Settings(BaseModel):
                     raise FlowsepError(f"key '{key}' in {cls.__name__} is no switch, found {given}")
         return handler(value)
 
+    @model_serializer(mode="wrap")
+    def _without_neutral(self, handler: Any) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key not in NEUTRAL or value != NEUTRAL[key]}
+
 
 class FeatureConfig(Settings):
-    """Linear magnitude STFT of the paper: mono 22,050 Hz, Hann window of `n_fft` samples, centred."""
+    """|STFT|^`exponent`: mono 22,050 Hz, Hann window of `n_fft` samples, centred; the paper's magnitudes are linear."""
 
     sample_rate: int = Field(22050, ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])
     n_fft: int = Field(1024, ge=2, le=2**16)
     hop: PositiveInt = 256
+    # of the magnitudes that a prior models: 0.5, their square roots, lets it see quiet bins beside loud ones
+    exponent: float = Field(1.0, gt=0, le=1)
 
 
 class GlowConfig(Settings):
@@ -120,7 +130,10 @@ class SeparationConfig(Settings):
     wiener: bool = True  # ratio mask of the estimates on the mixture, so that the stems sum to it
     nonnegative: bool = True  # negative estimates count as zero in that mask; the paper keeps their sign
     mask_power: PositiveFloat = 1.0  # of the estimates in that mask: 1 divides magnitudes, 2 powers
-    seed: int = Field(0, ge=0, lt=2**32)  # of the initial latents, when sigma > 0
+    # steps of `flowsep.refine` after the search, for priors trained with noise; they cost less than twice as much each
+    refine: int = Field(0, ge=0)
+    stereo: int = Field(0, ge=0)  # rounds of `flowsep.stereo.in_stereo`, which uses where sources are between channels
+    seed: int = Field(0, ge=0, lt=2**32)  # of the initial latents, when sigma > 0, and of the noise of `refine`
     chunk_seconds: float = Field(20.0, gt=0, le=86_400)  # of the song that are separated together
     # overlap of neighbouring chunks: its middle half is cross-faded, its outer quarters are dropped; 0: separate pieces
     overlap_seconds: float = Field(1.0, ge=0)
@@ -133,6 +146,12 @@ class SeparationConfig(Settings):
     def for_noisy_priors(cls, **changes: Any) -> Self:
         """For priors trained with noise (`TrainingConfig.noise`): more steps, a higher floor, sharper masks."""
         ours = {"iterations": 72, "lr": 0.02, "lr_decay": 0.98, "modulus_floor": 0.2, "mask_power": 1.5}
+        return cls(**(ours | changes))
+
+    @classmethod
+    def for_compressed_priors(cls, **changes: Any) -> Self:
+        """For priors of noisy, compressed magnitudes (`FeatureConfig.exponent`): a short search, refined, in stereo."""
+        ours = {"iterations": 18, "modulus_floor": 0.2, "refine": 40, "stereo": 3}
         return cls(**(ours | changes))
 
     @classmethod

@@ -17,10 +17,12 @@ from .fast.stacked import StackedFlows
 from .files import FlowsepError
 from .machine import choose_device, choose_precision
 from .prior import Prior
+from .refine import NoisyFlows, refine
 from .spectrogram import pad_features
 
 LENGTH = 1000  # frames, 12 s: with a modulus floor, gradients are scaled as for a spectrogram of this length
 FLOOR = 1e-8  # of magnitudes inside logarithms and ratios (paper)
+DIM = 1e-3  # compressed magnitude; estimates below it still grow
 
 Magnitudes = dict[str, Tensor]
 Callback = Callable[[dict[str, Any]], None]
@@ -32,7 +34,8 @@ def search(target: Tensor, flows: "Flows", config: SeparationConfig, callback: C
 
     R = sum_i 0.5 |z_i|^2 / N in space 'z', the sum of the mean negative log-likelihoods of G_i(z_i) in space 'x'.
     The gradient of KL is autograd's, up to the sum of the estimates; `Flows.vjp` takes it through the flows and adds
-    the gradient of alpha R. Returned are the estimates behind the last loss, as in the research code.
+    the gradient of alpha R. Returned are the estimates behind the last loss, as in the research code, or what `refine`
+    makes of them. G_i(z_i) stands for linear magnitudes, also where the priors model compressed ones.
 
     Args:
         target: padded magnitudes of the mixture; the entries of a batch are independent.
@@ -52,15 +55,22 @@ def search(target: Tensor, flows: "Flows", config: SeparationConfig, callback: C
         if config.alpha:
             loss = loss + config.alpha * regulariser(z, logdet if in_x else None, target)
         if callback is not None:
-            shown = {"iteration": iteration, "iterations": config.iterations, "loss": loss, "estimates": estimates}
-            callback(shown)
+            steps = config.iterations + config.refine
+            callback({"iteration": iteration, "iterations": steps, "loss": loss, "estimates": estimates})
         if iteration < config.iterations - 1:  # the latents of the last step would never be decoded
             flows.vjp(gradient * scale, z, weight, in_x=in_x)
             optimizer.param_groups[0]["lr"] = config.lr * config.lr_decay ** (iteration // config.lr_every)
             optimizer.step()
     if not torch.isfinite(loss):
         raise FlowsepError(f"separation diverged (loss {loss.item()}) at learning rate {config.lr}; lower `lr`")
-    return estimates
+    if flows.noisy is None:
+        return estimates
+
+    def report(step: int, nll: Tensor, refined: Tensor) -> None:  # where there is a callback
+        shown = {"iteration": config.iterations + step, "iterations": config.iterations + config.refine}
+        callback(shown | {"loss": nll, "estimates": refined})  # type: ignore[misc]
+
+    return refine(target, estimates, flows.noisy, config, report if callback else None)
 
 
 def misfit(target: Tensor, total: Tensor, audible: Tensor, modulus_floor: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -119,8 +129,8 @@ def separate_magnitude(
         priors: name -> prior; all with the same number of bins.
         config: default `config_for(priors)`.
         callback: called before each step with `iteration` (from 0), `iterations`, `loss` (0-d tensor, not yet
-            synchronised with the host; the mean of a batch) and `estimates` {name: the shape of `magnitude`}; raise
-            from it to cancel.
+            synchronised with the host; the mean of a batch; in `refine` the mean of -log p) and `estimates` {name: the
+            shape of `magnitude`}; raise from it to cancel.
     Shape:
         (bins, frames) -> {name: (bins, frames)}, or (batch, bins, frames) -> {name: (batch, bins, frames)}.
     Raises:
@@ -191,7 +201,7 @@ class Flows:
     def __init__(self, priors: Mapping[str, Prior], config: SeparationConfig):
         check_priors(priors)
         first = next(iter(priors.values()))
-        self.names, self.bins = list(priors), first.model.bins
+        self.names, self.bins, self.feature = list(priors), first.model.bins, first.feature
         self.squeeze = math.lcm(*(prior.model.squeeze for prior in priors.values()))
         self.device = choose_device(config.device)
         choose_precision(config.precision, self.device)
@@ -208,6 +218,7 @@ class Flows:
         kind = StackedFlows if config.engine == "stacked" else LayerByLayer  # type: Any
         settings = {"device": self.device, "dtype": self.dtype, "inner": inner, "recompute": config.recompute}
         self.engines = [kind([priors[name].glow for name in names], **settings) for names in self.stacks]
+        self.noisy = NoisyFlows(priors, self.device, self.dtype) if config.refine else None
 
     def pad(self, magnitude: Tensor) -> Tensor:
         """With the bins and the number of frames that the flows take."""
@@ -225,13 +236,20 @@ class Flows:
 
     @torch.no_grad()
     def decode(self, z: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """(batch, sources, bins, frames) in the order of the priors, and the sum of the log-determinants."""
+        """G_i(z_i), (batch, sources, bins, frames) in the order of the priors, and the sum of the log-determinants.
+
+        Of priors that model |x|^c it is max(x_i, 0)^(1 / c), which `vjp` knows.
+        """
         decoded, total = {}, 0.0  # type: dict[str, Tensor], Any
         for names, engine, latent in zip(self.stacks, self.engines, z, strict=True):
             x, logdet = engine.decode(latent)
             decoded |= dict(zip(names, engine.unfold(x).unbind(1), strict=True))
             total = total + logdet.sum()
-        return torch.stack([decoded[name] for name in self.names], dim=1), total
+        x = torch.stack([decoded[name] for name in self.names], dim=1)
+        if (c := self.feature.exponent) == 1:
+            return x, total
+        self._compressed = x
+        return x.clamp_min(0).pow(1 / c), total
 
     @torch.no_grad()
     def vjp(self, gradient: Tensor, z: list[Tensor], weight: float, *, in_x: bool) -> None:
@@ -239,17 +257,23 @@ class Flows:
 
         `weight` is the regulariser's, whose gradient is z, and in space 'x' also the log-determinant's.
         """
+        gradient = gradient.unsqueeze(1).expand(-1, len(self.names), -1, -1)
+        if (c := self.feature.exponent) != 1:  # below `DIM` the root is taken to be as steep as there
+            gradient = gradient * (self._compressed.clamp_min(DIM).pow(1 / c - 1) / c)
         for names, engine, latent in zip(self.stacks, self.engines, z, strict=True):
-            shared = gradient.unsqueeze(1).expand(-1, len(names), -1, -1)
-            latent.grad = engine.vjp(engine.fold(shared), weight if in_x else 0.0)
+            own = gradient[:, [self.names.index(name) for name in names]]
+            latent.grad = engine.vjp(engine.fold(own), weight if in_x else 0.0)
             if weight:
                 latent.grad.add_(latent, alpha=weight)
 
 
 def config_for(priors: Mapping[str, Prior], **changes: Any) -> SeparationConfig:
-    """`SeparationConfig.for_noisy_priors` where all priors were trained with noise, else `SeparationConfig`."""
-    make = SeparationConfig.for_noisy_priors if all(prior.noise for prior in priors.values()) else SeparationConfig
-    return make(**changes)
+    """The settings that were chosen for priors trained like these: with noise, of compressed magnitudes, or neither."""
+    if not all(prior.noise for prior in priors.values()):
+        return SeparationConfig(**changes)
+    if all(prior.feature.exponent < 1 for prior in priors.values()):
+        return SeparationConfig.for_compressed_priors(**changes)
+    return SeparationConfig.for_noisy_priors(**changes)
 
 
 def check_priors(priors: Mapping[str, Prior]) -> None:

@@ -30,9 +30,9 @@ class Separator:
 
     The mixture is analysed at a multiple of the priors' sample rate that covers its own (44.1 kHz for 22.05 kHz
     priors), with windows longer by the same factor, so that bins and frames match the prior's. Channels share one mask,
-    computed from the root mean square of their magnitudes, which keeps the stereo image and costs one separation; for
-    mono input all this is exactly the paper's method. Above the prior's band (11 kHz) each stem gets the share that it
-    has in the top quarter of the band.
+    computed from the root mean square of their magnitudes, which costs one separation; with `config.stereo` it also
+    counts where each source is between them. For mono input all this is exactly the paper's method. Above the prior's
+    band (11 kHz) each stem gets the share that it has in the top quarter of the band.
 
     Args:
         priors: name of the stem -> prior. Their weights are copied and prepared once, here.
@@ -129,7 +129,8 @@ class Separator:
             return masks(estimates, mixture, self.config).to(magnitudes)
 
         exact = self.config.wiener and self.config.nonnegative
-        return stream_masks(blocks, sample_rate, masks_of, self.feature, cut, self.batch, names=self.names, exact=exact)
+        settings = {"names": self.names, "exact": exact, "stereo": self.config.stereo if exact else 0}  # type: Any
+        return stream_masks(blocks, sample_rate, masks_of, self.feature, cut, self.batch, **settings)
 
 
 def separate(

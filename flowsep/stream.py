@@ -16,6 +16,7 @@ from .config import FeatureConfig, SeparationConfig
 from .files import FlowsepError
 from .search import FLOOR
 from .spectrogram import istft, stft
+from .stereo import in_stereo
 
 # magnitudes (batch, bins, frames) of some chunks, and which chunks these are -> masks (batch, sources, bins, frames)
 MasksOf = Callable[[Tensor, tuple[int, ...]], Tensor]
@@ -99,6 +100,7 @@ def stream_masks(
     *,
     names: tuple[str, ...],
     exact: bool,
+    stereo: int = 0,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The stems of a song, block by block, by masks on the spectrogram of its chunks.
 
@@ -107,6 +109,7 @@ def stream_masks(
         masks_of: see `MasksOf`; of all bins of the feature, for chunks that are not silent.
         batch: how many chunks are handed over at once, at most.
         exact: the masks sum to one: make the stems sum to the mixture.
+        stereo: rounds of `stereo.in_stereo`, for mixtures of several channels.
     Yields:
         (first sample, {name: (channels, samples)}).
     Raises:
@@ -129,7 +132,7 @@ def stream_masks(
     def pieces() -> Iterator[Chunk]:
         chunks = _chunks(_resampled(heard(), sample_rate, rate), cut)
         while group := list(itertools.islice(chunks, batch)):
-            yield from _explain(group, masks_of, feature, times, cut.multiple, len(names))
+            yield from _explain(group, masks_of, feature, times, cut.multiple, len(names), stereo)
 
     def rest() -> Iterator[np.ndarray]:  # zeros where resampling there and back ends a sample early
         missing = sum(block.shape[1] for block in waiting)
@@ -165,7 +168,7 @@ def _chunks(blocks: Iterable[np.ndarray], cut: Cut) -> Iterator[Chunk]:
 
 
 def _explain(
-    chunks: list[Chunk], masks_of: MasksOf, feature: FeatureConfig, times: int, multiple: int, sources: int
+    chunks: list[Chunk], masks_of: MasksOf, feature: FeatureConfig, times: int, multiple: int, sources: int, stereo: int
 ) -> Iterator[Chunk]:
     """The chunks with audio (sources, channels, samples); chunks of equally many frames are handed over at once."""
     spectra = {c.number: stft(c.audio, times * feature.n_fft, times * feature.hop) for c in chunks if c.audio.any()}
@@ -179,9 +182,15 @@ def _explain(
         stems = chunk.audio.new_zeros(sources, *chunk.audio.shape)
         if chunk.number in masks:
             spectrum = spectra.pop(chunk.number)
-            mask = _whole_mask(masks.pop(chunk.number), bands.pop(chunk.number), spectrum.shape[-2])
-            for stem, own in zip(stems, mask, strict=True):
-                stem[:] = istft(spectrum * own, stem.shape[-1], times * feature.n_fft, times * feature.hop)
+            band, shares = bands.pop(chunk.number), masks.pop(chunk.number)
+            mask = _whole_mask(shares, band, spectrum.shape[-2])
+            placed = stereo and len(spectrum) > 1
+            low = in_stereo(shares[..., : band.shape[-1]], spectrum[:, : len(band)], stereo) if placed else None
+            for number, stem in enumerate(stems):
+                explained = spectrum * mask[number]
+                if low is not None:
+                    explained[:, : len(band)] = low[number]
+                stem[:] = istft(explained, stem.shape[-1], times * feature.n_fft, times * feature.hop)
         yield chunk._replace(audio=stems)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 OPSET, IR = 18, 9  # versions of operators and of the file
 BETA, EPSILON = 0.999, 1e-8  # Adam's second beta and epsilon: torch's defaults
-FLOOR, LENGTH = 1e-8, 1000  # `search.FLOOR` and `search.LENGTH`
+FLOOR, DIM, LENGTH = 1e-8, 1e-3, 1000  # `search.FLOOR`, `search.DIM` and `search.LENGTH`
 END = 2**31 - 1  # of a slice that takes the rest
 
 
@@ -91,6 +91,9 @@ def _iteration(graph: Graph, priors: Sequence["Prior"], config: SeparationConfig
     x = z
     for step in steps:
         x = step.decode(x)
+    compressed, exponent = x, first.feature.exponent
+    if exponent != 1:
+        x = graph("Pow", graph("Relu", x), graph.constant(1 / exponent))
     plain = x.take(order.argsort(), 1).reshape(0, squeeze, bins, -1)
     graph.outputs["estimates"] = plain.transpose(0, 2, 3, 1).reshape(0, bins, -1)
 
@@ -123,6 +126,9 @@ def _iteration(graph: Graph, priors: Sequence["Prior"], config: SeparationConfig
         regulariser = regulariser + sources * (0.5 * math.log(2 * math.pi))
     graph.outputs["loss"] = misfit + graph["alpha"] * regulariser
 
+    if exponent != 1:
+        slope = graph("Pow", graph("Max", compressed, graph.constant(DIM)), graph.constant(1 / exponent - 1))
+        g = g * slope * (1 / exponent)
     for step in reversed(steps):
         g = step.vjp(g, weight if in_x else None)
     g = g + z * weight

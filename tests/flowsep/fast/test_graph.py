@@ -91,6 +91,20 @@ def test_runs_of_the_graph_are_the_search(three, changes, settings, tmp_path):
     assert seen == pytest.approx(losses, rel=1e-4) and losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("exponent", [0.5, 0.3])
+def test_runs_with_priors_of_compressed_magnitudes_are_the_search(three, exponent, tmp_path):
+    priors, settings, losses = three(), SETTINGS["noisy"], []
+    for prior in priors.values():
+        prior.feature = prior.feature.model_copy(update={"exponent": exponent})
+    export_graph(priors, settings, tmp_path / "graph.onnx")
+    expected = separate_magnitude(magnitudes(), priors, settings, lambda state: losses.append(float(state["loss"])))
+    run = Run(tmp_path / "graph.onnx")
+    estimates, seen = run(padded(magnitudes()), [0, 1, 2], settings.iterations, settings.alpha)
+    reference = torch.stack([*expected.values()]).numpy()
+    assert run.facts["exponent"] == exponent and seen == pytest.approx(losses, rel=1e-4)
+    assert np.abs(estimates[:, :15] - reference).max() < 1e-4 * np.abs(reference).max()
+
+
 def test_only_the_chosen_priors_explain_the_target(three, tmp_path):
     priors, settings = three(), SETTINGS["noisy"]
     export_graph(priors, settings, tmp_path / "graph.onnx")
