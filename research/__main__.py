@@ -2,9 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flowsep.files import FlowsepError, atomic_path
 from flowsep.machine import device_name
 from flowsep.prior import Prior
 
-from . import limits, trials
+from . import limits, real, trials
 from .elsewhere import elsewhere
 from .priors import SETS, fitted
 from .songs import Excerpt, excerpts
@@ -27,12 +28,24 @@ from .songs import Excerpt, excerpts
 
 @dataclass(frozen=True)
 class Research:
-    """The common input of all topics."""
+    """The common input of all topics; songs are decoded for those that need them."""
 
-    profile: Profile
-    dataset: Dataset
-    songs: list[Excerpt]
+    name: str
+    seconds: float
+    count: int
     folder: Path
+
+    @cached_property
+    def profile(self) -> Profile:
+        return companion.load_profile(self.name)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return companion.load_dataset(self.profile.data, self.profile.seed)
+
+    @cached_property
+    def songs(self) -> list[Excerpt]:
+        return excerpts(self.profile, self.dataset, self.seconds, self.count)
 
     def priors(self, name: str) -> dict[str, Prior]:
         """A set of `priors.SETS`, trained now if it is not on disk."""
@@ -48,10 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     try:
-        profile = companion.load_profile(given.profile)
-        dataset = companion.load_dataset(profile.data, profile.seed)
-        folder = find_root() / "results" / "research"
-        research = Research(profile, dataset, excerpts(profile, dataset, given.seconds, given.songs), folder)
+        research = Research(given.profile, given.seconds, given.songs, find_root() / "results" / "research")
         for name in given.only:
             print(f"{name}: {TOPICS[name](research)}", file=sys.stderr)
     except FlowsepError as error:
@@ -60,12 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(research: Research) -> Path:
+def compare(research: Any, studies: Callable[[], Iterable[trials.Trial]], name: str) -> Path:
     """Every trial on every song; trials on the same songs that the file already holds are not repeated."""
-    path, first = research.folder / "trials.csv", research.songs[0]
+    path, first = research.folder / f"{name}.csv", research.songs[0]
     songs = f"{research.dataset.hash} {len(research.songs)} {first.name} {first.mixture.shape}"
     frame = pd.read_csv(path, dtype={"key": str}) if path.is_file() else pd.DataFrame({"key": []})
-    wanted = {trials.key(trial, songs): trial for trial in trials.studies()}
+    wanted = {trials.key(trial, songs): trial for trial in studies()}
     frame = frame[frame["key"].isin(wanted)]
     sets: dict[str, dict[str, Prior]] = {}
     for key, trial in wanted.items():
@@ -106,7 +116,8 @@ def write(frame: pd.DataFrame, path: Path) -> None:
 
 TOPICS: dict[str, Callable[[Research], Path]] = {
     "priors": lambda research: [research.priors(name) for name in SETS] and research.folder / "priors",
-    "trials": compare,
+    "trials": lambda research: compare(research, trials.studies, "trials"),
+    "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),
     "silence": once("silence", limits.silence),

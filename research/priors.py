@@ -1,5 +1,6 @@
 """The compared sets of priors: the changes of each in the profile's training or songs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,17 @@ SETS = {
 }
 
 
-def fitted(name: str, profile: Profile, dataset: Dataset, folder: Path, progress: bool = True) -> dict[str, Prior]:
-    """The set `name`, source -> prior; priors that `folder`/<name> lacks are trained."""
-    chosen, place = SETS[name], folder / name.replace(", ", "_").replace(" ", "-")
+def fitted(
+    name: str,
+    profile: Profile,
+    dataset: Dataset,
+    folder: Path,
+    progress: bool = True,
+    *,
+    sets: Mapping[str, PriorSet] = SETS,
+) -> dict[str, Prior]:
+    """The set `name` of `sets`, source -> prior; priors that `folder`/<name> lacks are trained."""
+    chosen, place = sets[name], folder / name.replace(", ", "_").replace(" ", "-")
     if chosen.oracle:
         songs = dataset.subset("valid")
         known = tuple(replace(song, subset=part) for part in ("train", "validation") for song in songs)

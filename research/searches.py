@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from flowsep.config import SeparationConfig
 from flowsep.fast.stacked import StackedFlows
 from flowsep.prior import Prior
-from flowsep.search import LENGTH, kl_divergence, named_ratio_masks
+from flowsep.search import LENGTH, Flows, kl_divergence, named_ratio_masks, search
 from flowsep.spectrogram import pad_features
 
 Magnitudes = dict[str, Tensor]
@@ -138,3 +139,13 @@ def from_shares(magnitude: Tensor, priors: Mapping[str, Prior]) -> Magnitudes:
     with torch.no_grad():
         latents = [priors[name].glow(share.unsqueeze(0))[0] for name, share in shares.items()]
     return descend(magnitude, priors, start=torch.stack(latents, dim=1))
+
+
+def refined_without_noise(mixture: Tensor, priors: Mapping[str, Prior]) -> Magnitudes:
+    """`flowsep.refine` where priors judge the estimates as they are, which no training has shown them."""
+    config = SeparationConfig.for_compressed_priors()
+    flows = Flows(priors, config)
+    assert flows.noisy is not None
+    flows.noisy.noises = [0.0] * len(priors)
+    estimates = search(flows.pad(mixture.unsqueeze(0)), flows, config)[0, :, : mixture.shape[0], : mixture.shape[1]]
+    return dict(zip(priors, estimates, strict=True))

@@ -40,6 +40,7 @@ class Trial:
     config: SeparationConfig | None = None
     search: str = ""
     options: dict[str, Any] = field(default_factory=dict)
+    mask_power: float = NOISY().mask_power  # of the estimates of such a function
 
     @property
     def settings(self) -> str:
@@ -60,7 +61,7 @@ class Trial:
         search = partial(getattr(searches, self.search), priors=priors, **options)
 
         def magnitudes(mixture):
-            return {name: x.clamp_min(0) ** NOISY().mask_power for name, x in search(mixture).items()}
+            return {name: x.clamp_min(0) ** self.mask_power for name, x in search(mixture).items()}
 
         feature = next(iter(priors.values())).feature
         return separate_with_masks(song.mixture, song.sample_rate, magnitudes, names=tuple(priors), feature=feature)

@@ -1,0 +1,82 @@
+"""The trials on real songs: priors and estimators of the system flowsep in the profile musdb18-7s.
+
+24 of the sample's 94 training songs are held out here, so that the ten on which a profile validates are not alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import companion
+from companion.data.tracks import Dataset
+from companion.profile import Profile
+from flowsep.config import SeparationConfig
+from flowsep.prior import Prior
+
+from .priors import PriorSet, fitted
+from .songs import Excerpt, excerpts
+from .trials import Trial
+
+PROFILE, HELD_OUT, SECONDS = "musdb18-7s", 24, 7.0
+CHOSEN = "square roots, noise 0.5"
+MEMBER: dict[str, dict[str, Any]] = {
+    "feature": {"sample_rate": 11025, "n_fft": 2048, "hop": 512, "exponent": 0.5},
+    "model": {"bins": 1026},
+    "training": {"noise": 0.5, "steps": 900, "crop_seconds": 3},
+}
+COMPRESSED = SeparationConfig.for_compressed_priors
+
+
+def _like_chosen(seed: int = 0, *, oracle: bool = False, **changes: dict[str, Any]) -> PriorSet:
+    return PriorSet({part: MEMBER[part] | changes.get(part, {}) for part in MEMBER}, seed, oracle)
+
+
+SETS = {
+    CHOSEN: _like_chosen(),
+    f"{CHOSEN}, seed 1": _like_chosen(1),
+    f"{CHOSEN}, seed 2": _like_chosen(2),
+    "linear, noise 0.6": _like_chosen(feature={"exponent": 1.0}, training={"noise": 0.6}),
+    "square roots, noise 0.2": _like_chosen(training={"noise": 0.2}),
+    "square roots, noise 1": _like_chosen(training={"noise": 1.0}),
+    "twice the width": _like_chosen(model={"hidden": 128}),
+    "windows of 93 ms": _like_chosen(feature={"n_fft": 1024, "hop": 256}, model={"bins": 514}),
+    "trained on these very songs": _like_chosen(oracle=True),
+}
+
+
+def studies() -> Iterator[Trial]:
+    """One change at a time, of the estimator or of the priors."""
+    plain = {"refine": 0, "stereo": 0}
+    yield Trial("estimators", "search alone, linear magnitudes", ("linear, noise 0.6",), COMPRESSED(**plain))
+    for label, changes in {
+        "search alone": plain,
+        "search alone, twice the steps": plain | {"iterations": 36},
+        "refined": {"stereo": 0},
+        "refined, half the steps": {"refine": 20, "stereo": 0},
+        "search alone, in stereo": {"refine": 0},
+        "refined, in stereo": {},
+    }.items():
+        yield Trial("estimators", label, (CHOSEN,), COMPRESSED(**changes))
+    yield Trial("estimators", "refined without noise", (CHOSEN,), None, "refined_without_noise", mask_power=1.0)
+    for name in SETS:
+        yield Trial("priors", name, (name,), COMPRESSED())
+
+
+@dataclass(frozen=True)
+class Real:
+    """What `__main__.Research` is for the other topics."""
+
+    profile: Profile
+    dataset: Dataset
+    songs: list[Excerpt]
+    folder: Path
+
+    def priors(self, name: str) -> dict[str, Prior]:
+        return fitted(name, self.profile, self.dataset, self.folder / "priors" / "real", sets=SETS)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Real":
+        profile = companion.load_profile(PROFILE)
+        dataset = replace(companion.load_dataset(profile.data, profile.seed), valid_tracks=HELD_OUT)
+        return cls(profile, dataset, excerpts(profile, dataset, SECONDS, HELD_OUT), folder)
