@@ -79,13 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     options = command.add_argument_group("separation", "defaults: flowsep.search.config_for")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
     options.add_argument("--iterations", type=int, metavar="N", help="optimiser steps")
+    options.add_argument("--refine", type=int, metavar="N", help="steps of the refinement that follows; 0: none")
     options.add_argument("--alpha", type=float, metavar="A", help="weight of the priors; 0 is maximum likelihood")
     options.add_argument("--space", choices=("z", "x"), help="where the prior is evaluated")
     options.add_argument("--no-wiener", dest="wiener", action="store_false", default=None, help="no ratio mask")
     options.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1 ...")
     options.add_argument("--seed", type=int, metavar="S", help="of the initial latents")
-    limit = "of the process, or of the GPU (2GB, 500MiB ...): shorter chunks"
-    options.add_argument("--memory-limit", type=_size, metavar="M", help=limit)
+    options.add_argument("--memory-limit", type=_size, metavar="M", help="of the process or GPU, such as 2GB or 500MiB")
     command.set_defaults(run=_separate)
 
     command = commands.add_parser("info", help="print the source, sizes and origin of a prior, or of all in a folder")
@@ -115,7 +115,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     from .checkpoint import find_priors, shipped_priors
     from .config import SeparationConfig
 
-    keys = ("iterations", "alpha", "space", "wiener", "device", "seed")
+    keys = ("iterations", "refine", "alpha", "space", "wiener", "device", "seed")
     given = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
     try:
         SeparationConfig(**given)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MARGIN = 0.8  # of a GPU's free memory that is planned with: the formula is good to 25 %, and torch's blocks have gaps
 BATCH = 16  # chunks that a GPU gets at once, at most: they wait for one another in the memory of the processor
 # bytes: factors of `bytes_of_separation`; audio, spectra and masks of a second of 44.1 kHz stereo; and what is held
-# once. Measured on a CPU, see benchmarks/memory.py
-KEPT, HELD, AUDIO, SPARE = 1.7, 17.0, 8e6, 40_000_000
+# once; and of an element of all estimates in `stereo.in_stereo`. Measured on a CPU, see benchmarks/memory.py
+KEPT, HELD, AUDIO, SPARE, PLACES = 1.7, 17.0, 8e6, 40_000_000, 80
 
 
 def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationConfig) -> tuple[SeparationConfig, int]:
@@ -49,7 +49,7 @@ def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationCon
         limit, shortest = MARGIN * torch.cuda.mem_get_info(device)[0], config.chunk_seconds
     elif not on_gpu:
         held += held_memory() + SPARE
-        per_second += AUDIO
+        per_second += AUDIO + (PLACES * _elements(priors, 1.0) if config.stereo else 0)
     seconds = (limit - held) / per_second
     if seconds < shortest:
         least = math.ceil((held + shortest * per_second) / 1e6)
@@ -76,15 +76,20 @@ def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int 
     | demo: 6 steps, 64 hidden, 3 layers | 5.5 | 3.4 |
     | paper: 12 steps, 128 hidden, 4 layers | 10.2 | 3.6 |
     """
-    feature = next(iter(priors.values())).feature
     kept = sum(
         (1 if recompute else prior.model.steps)
         * (prior.model.bins + 2 * prior.model.layers * prior.model.hidden / prior.model.squeeze)
         for prior in priors.values()
     )
-    held = sum(prior.model.bins for prior in priors.values())
+    feature = next(iter(priors.values())).feature
     frames = batch * seconds * feature.sample_rate / feature.hop
-    return round(4 * frames * (KEPT * kept + HELD * held))
+    return round(4 * (frames * KEPT * kept + HELD * _elements(priors, batch * seconds)))
+
+
+def _elements(priors: Mapping[str, Prior], seconds: float) -> float:
+    """Bins times frames of the estimates of all sources."""
+    feature = next(iter(priors.values())).feature
+    return seconds * feature.sample_rate / feature.hop * sum(prior.model.bins for prior in priors.values())
 
 
 def bytes_of_weights(priors: Mapping[str, Prior]) -> int:

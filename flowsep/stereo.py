@@ -22,7 +22,7 @@ def in_stereo(shares: Tensor, spectrum: Tensor, rounds: int) -> Tensor:
         (sources, bins, frames), (channels, bins, frames) -> (sources, channels, bins, frames).
     """
     channels, power = len(spectrum), spectrum.abs().square().mean(dim=0)
-    unit = torch.eye(channels, dtype=power.dtype, device=power.device)
+    unit, parts = torch.eye(channels, dtype=power.dtype, device=power.device), torch.view_as_real(spectrum)
 
     def scaled(covariance: Tensor) -> Tensor:
         return covariance / covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None].clamp_min(1e-12)
@@ -32,9 +32,10 @@ def in_stereo(shares: Tensor, spectrum: Tensor, rounds: int) -> Tensor:
     for done in range(rounds + 1):
         explained = torch.einsum("sbt,scd->sbtcd", shares, places)
         filters = explained @ torch.linalg.inv(explained.sum(dim=0))
-        stems = torch.einsum("sbtcd,dbt->scbt", filters.to(spectrum.dtype), spectrum)
+        stems = torch.view_as_complex(torch.einsum("sbtcd,dbtr->scbtr", filters, parts).contiguous())
         if done < rounds:
-            left = torch.einsum("bt,sbtcd->scd", power, explained - filters @ explained)  # what the filter cannot tell
+            explained *= power[..., None, None]
+            left = (explained - filters @ explained).sum(dim=(1, 2))  # what the filter cannot tell
             moments = torch.einsum("scbt,sdbt->scd", stems, stems.conj()).real + left
             size = moments.diagonal(dim1=-2, dim2=-1).mean().clamp_min(1e-12)
             places = scaled(moments / size + SHRINK * whole)

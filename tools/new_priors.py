@@ -108,7 +108,7 @@ def scored(
     """Likelihoods and SDR of the new sources by one set of weights."""
     shipped = load_priors()
     shipped = {source: shipped[source] for source in load_profile(PROFILE).sources} | dict(priors)
-    system: Any = Shipped(shipped, config_for(shipped, iterations=iterations))
+    system: Any = Shipped(shipped, config_for(shipped, iterations=iterations, refine=0, stereo=0))
     facts = dict.fromkeys(("variant", "checkpoint"), "") | {"system": "flowsep", "kind": "measured", "profile": BAND}
     settings = {"provenance": facts | {"data": dataset.name}, "conventions": ("sisec18",), "metrics": ("SDR",)}
     songs = [track for track in dataset.subset("test") if set(SOURCES) <= set(track.files)]

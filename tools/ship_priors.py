@@ -31,12 +31,12 @@ MUSDB18 is for academic and non-commercial use, so these weights are for researc
 {table}
 
 SDR in dB by convention sisec18, medians over the songs, with the default settings. `{numbers}` has these rows, with the
-commit. On the validation songs `--iterations 18` scores as well and is four times as fast (`choices.csv`).
+commit. `--refine 0` leaves out the refinement, which takes most of the time.
 
 What they cannot do: they know four sources and explain everything else as one of these. They learnt from seven seconds
 of each song, up to {band:g} kHz; above, each stem gets the share that it has at the top of that band. They model the
-level of each frequency and nothing else, so they use neither the phase nor the difference between the two channels.
-They often find a little of a source that is silent, and a quiet bass comes out too loud.
+level of each frequency and nothing else: phases count nowhere, and where a source stands between two channels is a
+guess from the song itself. They often find a little of a source that is silent, and a quiet bass comes out too loud.
 
 | setting | value |
 |---|---|
