@@ -118,6 +118,7 @@ TOPICS: dict[str, Callable[[Research], Path]] = {
     "priors": lambda research: [research.priors(name) for name in SETS] and research.folder / "priors",
     "trials": lambda research: compare(research, trials.studies, "trials"),
     "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
+    "real_likelihood": once("real_likelihood", real.likelihood),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),
     "silence": once("silence", limits.silence),

@@ -31,7 +31,7 @@ def likelihood(research: Any) -> list[dict[str, Any]]:
             SeparationConfig.for_noisy_priors(wiener=False) if priors["bass"].noise else SeparationConfig(wiener=False)
         )
         for song in research.songs:
-            truth, mixture = _magnitudes(song, priors)
+            truth, mixture = magnitudes_of(song, priors)
             estimates = separate_magnitude(mixture, priors, config)
             for source, prior in priors.items():
                 noise = prior.noise * torch.randn(truth[source].shape, generator=torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def likelihood(research: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _magnitudes(song: Excerpt, priors: dict[str, Prior]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def magnitudes_of(song: Excerpt, priors: dict[str, Prior]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Magnitudes of the references and of the mixture, mono at the priors' rate, with an even number of frames."""
     feature = next(iter(priors.values())).feature
     audio = {

@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import companion
 from companion.data.tracks import Dataset
 from companion.profile import Profile
 from flowsep.config import SeparationConfig
 from flowsep.prior import Prior
+from flowsep.search import separate_magnitude
 
+from .limits import magnitudes_of
 from .priors import PriorSet, fitted
 from .songs import Excerpt, excerpts
 from .trials import Trial
@@ -25,6 +29,7 @@ MEMBER: dict[str, dict[str, Any]] = {
     "model": {"bins": 1026},
     "training": {"noise": 0.5, "steps": 900, "crop_seconds": 3},
 }
+STEPS = {"search alone": 0, "refined": 40}
 COMPRESSED = SeparationConfig.for_compressed_priors
 
 
@@ -80,3 +85,22 @@ class Real:
         profile = companion.load_profile(PROFILE)
         dataset = replace(companion.load_dataset(profile.data, profile.seed), valid_tracks=HELD_OUT)
         return cls(profile, dataset, excerpts(profile, dataset, SECONDS, HELD_OUT), folder)
+
+
+def likelihood(research: Any) -> list[dict[str, Any]]:
+    """Nats per element of the true stems and of the estimates, each with the noise of the priors' training."""
+    real = Real.of(research.folder)
+    rows, priors, exponent = [], real.priors(CHOSEN), MEMBER["feature"]["exponent"]
+    for song in real.songs:
+        truth, mixture = magnitudes_of(song, priors)
+        estimates = {"truth": truth} | {
+            what: separate_magnitude(mixture, priors, COMPRESSED(refine=steps)) for what, steps in STEPS.items()
+        }
+        for what, stems in estimates.items():
+            for source, prior in priors.items():
+                x = stems[source] ** exponent
+                noisy = x + prior.noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+                with torch.no_grad():
+                    nll = prior.nll(noisy.unsqueeze(0)).item()
+                rows.append({"track": song.name, "stem": source, "of": what, "nll": round(nll, 4)})
+    return rows

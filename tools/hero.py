@@ -25,7 +25,7 @@ from flowsep.files import write_text
 from flowsep.search import config_for
 
 PROFILE = "musdb18-7s"
-STEPS = (1, 6)  # of the search, before its last one
+STEPS = (1, 6)  # of the search, before the whole separation
 SECONDS, DPI = 4.5, 66  # of the song, and of the pictures: the page is to be light
 SONG = Track("Falcon 69", "test", dict.fromkeys(STREAMS, (Path(stempeg.example_stem_path()),)), MUSDB_SOURCES)
 LICENCE = "Falcon 69 by The Easton Ellises, CC BY-NC-SA 3.0; the estimates are adaptations under the same licence."
@@ -41,8 +41,10 @@ def main() -> None:
     mixture = SONG.mixture()[:, inside]
     heard, feature = {}, next(iter(priors.values())).feature
     last = config.systems["flowsep"]["iterations"]
-    for steps in (*STEPS, last):
-        heard[f"step {steps}"] = Separator(priors, config_for(priors, iterations=steps))(mixture, rate)
+    for steps in STEPS:
+        config_of_step = config_for(priors, iterations=steps, refine=0, stereo=0)
+        heard[f"step {steps} of {last}"] = Separator(priors, config_of_step)(mixture, rate)
+    heard["refined"] = Separator(priors, config_for(priors))(mixture, rate)
     show.use_style()
     pictures, labels = [], []
     top = max(show.magnitude(stem, rate, feature).max() for stem in truth.values())
@@ -52,7 +54,7 @@ def main() -> None:
         pictures.append(show.spectrogram_table(table, feature.sample_rate, feature.hop, top=top))
         pictures[-1].set_dpi(DPI)
         scores = ", ".join(f"{source} {sdr(truth[source], stems[source]):.1f}" for source in config.sources)
-        labels.append(f"{name} of {last}; SDR in dB: {scores}")
+        labels.append(f"{name}; SDR in dB: {scores}")
     slider = show.PictureSlider(pictures, labels, systems=list(heard), first=len(pictures) - 1)
     sounds = dict(reversed(heard.items())) | {"true stems": truth}  # the first press plays separated stems
     player = show.StemPlayer(sounds, rate, title="Falcon 69", licence=LICENCE)
