@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .files import FlowsepError, brief, printable, whole_folder, writable
+from .files import FlowsepError, brief, printable, song_name, whole_folder, writable
 
 if TYPE_CHECKING:
     from .separator import Separator
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sources", type=names, metavar="A,B,...", help="which of these priors explain the song")
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="stems go to DIR/<input>/<source>.wav")
     command.add_argument("--format", choices=("wav", "flac"), default="wav", help="32-bit float WAV or 24-bit FLAC")
+    command.add_argument("--confidence", action="store_true", help="beside them a CSV file: how good is each second?")
     command.add_argument("--force", action="store_true", help="overwrite existing stems")
     options = command.add_argument_group("separation", "defaults: flowsep.search.config_for")
     options.add_argument("--paper", action="store_true", help="start from the paper's setting instead")
@@ -122,7 +123,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         raise FlowsepError(f"--{first['loc'][0]} {first['input']}: {first['msg']}") from error
-    targets = {path: arguments.out / _song(path) for given in arguments.input for path in _songs(given)}
+    targets = {path: arguments.out / song_name(path) for given in arguments.input for path in _songs(given)}
     _refuse(targets, force=arguments.force)
     with writable(arguments.out, CURE):
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +145,7 @@ def _separate(arguments: argparse.Namespace) -> int:
     tell(runs_on(separator.flows.device, config.precision))
     for path, target in targets.items():
         try:
-            _separate_one(path, target, separator, arguments.format, force=arguments.force)
+            _separate_one(path, target, separator, arguments)
         except (FlowsepError, OSError, RuntimeError, MemoryError) as error:  # of torch: out of memory, say
             why = str(error) if isinstance(error, FlowsepError) else f"{type(error).__name__}: {brief(error)}"
             why += "; --memory-limit makes shorter chunks" if "memory" in why and "limit" not in why else ""
@@ -166,13 +167,6 @@ def _songs(path: Path) -> list[Path]:
     return files
 
 
-def _song(path: Path) -> str:
-    """The name of a song's folder of stems, where `python -m companion score` looks for it."""
-    name = path.name.removesuffix(".stem.mp4") if path.name.endswith(".stem.mp4") else path.stem
-    name = path.resolve().parent.name if name == "mixture" else name
-    return name if name.strip(".") else path.name  # "...wav" has the stem "..", which would lead out of the folder
-
-
 def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
     """Refuse {input: output folder} if two inputs have one folder, or a folder already contains files."""
     homes = {os.path.realpath(path.parent): path for path in targets}
@@ -189,24 +183,29 @@ def _refuse(targets: Mapping[Path, Path], *, force: bool) -> None:
             raise FlowsepError(f"{target}: already contains files; --force overwrites them")
 
 
-def _separate_one(path: Path, target: Path, separator: "Separator", suffix: str, *, force: bool) -> None:
+def _separate_one(path: Path, target: Path, separator: "Separator", arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from .audio import audio_writer, stream_audio
+    from .confidence import ConfidenceFile
 
     with ExitStack() as stack:
         song = stack.enter_context(stream_audio(path))
         folder = stack.enter_context(whole_folder(target, CURE))
-        _refuse({path: target}, force=force)  # another run may have ended since
+        _refuse({path: target}, force=arguments.force)  # another run may have ended since
         bar = stack.enter_context(tqdm(desc=_line(path.name), unit="step", file=sys.stderr))
-        shape = (song.sample_rate, song.channels, song.samples)
-        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{suffix}", *shape)) for s in separator.names}
+        ends, shape = arguments.format, (song.sample_rate, song.channels, song.samples)
+        files = {s: stack.enter_context(audio_writer(folder / f"{s}.{ends}", *shape)) for s in separator.names}
+        table = ConfidenceFile(folder / "confidence.csv", song.sample_rate) if arguments.confidence else None
+        doubts = stack.enter_context(table) if table else None
 
         def advance(state: Mapping[str, Any]) -> None:
             bar.total = state["chunks"] and state["chunks"] * state["iterations"]
             bar.update(state["batch"])
 
         for _, stems in separator.stream(song.blocks, song.sample_rate, advance, samples=song.samples):
+            if doubts:
+                doubts.add(stems)
             for source, stem in stems.items():
                 files[source].write(stem)
     for source, file in files.items():

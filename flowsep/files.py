@@ -202,3 +202,10 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("FLOWSEP_DATA"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "flowsep"
+
+
+def song_name(path: Path) -> str:
+    """The name of a song's folder of stems, where `python -m companion score` looks for it."""
+    name = path.name.removesuffix(".stem.mp4") if path.name.endswith(".stem.mp4") else path.stem
+    name = path.resolve().parent.name if name == "mixture" else name
+    return name if name.strip(".") else path.name  # "...wav" has the stem "..", which would lead out of the folder

@@ -119,6 +119,7 @@ TOPICS: dict[str, Callable[[Research], Path]] = {
     "trials": lambda research: compare(research, trials.studies, "trials"),
     "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
     "real_likelihood": once("real_likelihood", real.likelihood),
+    "confidence": once("confidence", real.confidence),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),
     "silence": once("silence", limits.silence),
