@@ -68,6 +68,14 @@ def test_stems_have_the_input_s_name_rate_and_channels_and_sum_to_it(priors, tmp
     assert printed.out == f"{tmp_path / 'out' / ODD_NAME}\n" and "2/2" in printed.err
 
 
+def test_confidence_is_a_table_beside_the_stems(priors, song, tmp_path):
+    assert separate(song, priors, tmp_path / "out", "--confidence") == 0
+    assert files_below(tmp_path / "out") == ["song/bass.wav", "song/confidence.csv", "song/vocals.wav"]
+    lines = (tmp_path / "out" / "song" / "confidence.csv").read_text().splitlines()
+    assert lines[0] == "second,stem,level_db,expected_db,low_db,high_db"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["0", "bass"], ["0", "vocals"]]  # of half a second
+
+
 def test_the_priors_of_the_repository_are_the_default(song, tmp_path, capsys, monkeypatch):
     command = ["separate", str(song), "--out", str(tmp_path / "out"), "--iterations=2"]
     assert main(command) == 0
