@@ -34,8 +34,8 @@ def refine(
 
     c is the exponent of the feature, s_i the noise in the training of prior i, n standard normal noise, drawn anew in
     each of `config.refine` steps. The shares are m = softmax(u), and Adam moves u from half of the logarithm of
-    the shares of `estimates`. Poole et al. 2023 (DreamFusion) judge an image by the noisy versions of it in this way,
-    and Jayaram and Thickstun 2020 (BASIS) separate with priors of noisy sources.
+    the shares of `estimates`. Poole et al. 2023 and Mardani et al. 2024 use diffusion models in this way; Jayaram and
+    Thickstun 2020 separate with priors of noisy sources.
 
     Args:
         target: padded magnitudes of the mixture, linear; the entries of a batch are independent.
