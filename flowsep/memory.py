@@ -2,13 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from .config import SeparationConfig, TrainingConfig
-from .files import FlowsepError
+from .files import FlowsepError, cache_folder, locked
 from .machine import choose_device, held_memory
 from .prior import Prior
 
@@ -45,8 +46,8 @@ def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationCon
     held = bytes_of_weights(priors)
     shortest = min(config.chunk_seconds, max(2 * config.overlap_seconds, 2.0) if config.overlap_seconds else math.inf)
     if limit is None:
-        torch.cuda.empty_cache()
-        limit, shortest = MARGIN * torch.cuda.mem_get_info(device)[0], config.chunk_seconds
+        with room_on(device) as limit:
+            shortest = config.chunk_seconds
     elif not on_gpu:
         held += held_memory() + SPARE
         per_second += AUDIO + (PLACES * _elements(priors, 1.0) if config.stereo else 0)
@@ -61,6 +62,15 @@ def within_memory(limit: Any, priors: Mapping[str, Prior], config: SeparationCon
     return config.model_copy(update={"chunk_seconds": chosen}), batch
 
 
+@contextmanager
+def room_on(gpu: torch.device) -> Iterator[float]:
+    """Yield `MARGIN` of a GPU's free bytes to one job at a time; what torch then takes, the next job does not count."""
+    card = torch.cuda.get_device_properties(gpu).uuid
+    with locked(cache_folder() / f"gpu-{card}", "set FLOWSEP_DATA to another folder"):
+        torch.cuda.empty_cache()
+        yield MARGIN * torch.cuda.mem_get_info(gpu)[0]
+
+
 def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int = 1, *, recompute: bool = False) -> int:
     """Bytes that `separate_magnitude` holds at its peak, beside the weights, for `batch` chunks of so many `seconds`.
 
@@ -68,13 +78,7 @@ def bytes_of_separation(priors: Mapping[str, Prior], seconds: float, batch: int 
     flow of source i keeps, of each of its K_i couplings, half of its B bins twice, and of each of their L_i layers two
     gates of H_i channels at frames squeezed by q_i; with `recompute`, of one coupling alone. Each latent has a gradient
     and Adam's moments; the rest is what a step has in hand. The two factors fit peaks measured on a CPU, most of them
-    within 12 % and all within 25 %. A second of music and one source take:
-
-    | flow | MB | with `recompute` |
-    |---|---:|---:|
-    | small: 2 steps, 8 hidden, 1 layer | 3.6 | 3.3 |
-    | demo: 6 steps, 64 hidden, 3 layers | 5.5 | 3.4 |
-    | paper: 12 steps, 128 hidden, 4 layers | 10.2 | 3.6 |
+    within 12 % and all within 25 %.
     """
     kept = sum(
         (1 if recompute else prior.model.steps)
@@ -101,18 +105,16 @@ def micro_batch(task: "Task", training: TrainingConfig, fabric: "Fabric") -> int
     """How many crops of a batch a training computes at once: `training.micro_batch`, but no more than there are.
 
     For 'auto' a CPU computes all. On a GPU it is all, or else a half, a quarter ...: the most whose gradient takes less
-    than `MARGIN` of what is free when gradients and Adam's moments have their place. It is tried out, on one batch.
+    than `MARGIN` of what is free when gradients and Adam's moments have their place; tried out within `room_on`.
     Raises FlowsepError if a single crop takes more.
     """
     count = training.batch // fabric.world_size
     if training.micro_batch != "auto" or fabric.device.type != "cuda":
         return count if training.micro_batch == "auto" else min(count, training.micro_batch)
-    torch.cuda.empty_cache()
     weights = 4 * sum(weight.numel() for weight in task.network.parameters())
-    limit = MARGIN * torch.cuda.mem_get_info(fabric.device)[0] - 3 * weights
     buffers = [buffer.clone() for buffer in task.network.buffers()]  # statistics of batches, which a trial would move
-    with torch.random.fork_rng([fabric.device]):
-        crops = task.batch(0)
+    with room_on(fabric.device) as room, torch.random.fork_rng([fabric.device]):
+        crops, limit = task.batch(0), room - 3 * weights
         while _step_bytes(task, crops[:count], fabric) > limit:
             if count == 1:
                 what = f"{task.name}: a single crop takes more than the {limit / 1e6:.0f} MB that the GPU has left"
@@ -120,11 +122,9 @@ def micro_batch(task: "Task", training: TrainingConfig, fabric: "Fabric") -> int
             count = (count + 1) // 2
     for buffer, before in zip(task.network.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(fabric.device)
     if fabric.world_size > 1:  # as many in every process, which wait for one another after each part
-        least: Any = fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="min")
-        count = int(least)
+        count = int(cast(Any, fabric.all_reduce(torch.tensor(count, device=fabric.device), reduce_op="min")))
     return count
 
 

@@ -3,8 +3,10 @@
 Torch raises where two of them that meet are on different devices, and `Waits` counts where the host waits.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,6 +67,16 @@ class Waits(TorchDispatchMode):
         if name in ("bmm", "baddbmm", "mm", "addmm", "convolution"):
             self.products.add(given[0].dtype)
         return out
+
+
+def fake_card(patch: pytest.MonkeyPatch, locks: Path, free: Callable[[], float], empty=lambda: None) -> None:
+    """Let torch tell of a card whose lock lies in `locks`, with so many bytes `free`, and with this `empty_cache`."""
+    patch.setenv("FLOWSEP_DATA", str(locks))
+    patch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="1f0c"))
+    patch.setattr(torch.cuda, "mem_get_info", lambda _: (free(), 80 * 10**9))
+    patch.setattr(torch.cuda, "empty_cache", empty)
+    patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    patch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from flowsep.files import FlowsepError, atomic_path, cache_folder, writable
 
-KINDS = {".i16": torch.int16, ".f32": torch.float32}
+KINDS = {".i16": torch.int16, ".f32": torch.float32, ".mono.i16": torch.int16, ".mono.f32": torch.float32}
 
 
 class Recording:
@@ -46,7 +46,7 @@ def recordings(
     """The recordings (channels, samples) with these identities, from the cache or else decoded into it now.
 
     As many are decoded at a time as torch has threads. Each file appears whole: a killed run goes on where it was.
-    What has 16 bits is kept in 16 bits and the rest in 32, or all of it `rounded` to 16 unless that clips.
+    What has 16 bits takes 16, the rest 32 or, if it is `rounded` and does not clip, 16; equal channels are kept once.
 
     Args:
         what: the name in the progress bar.
@@ -76,19 +76,20 @@ def recordings(
     ):
         for recording in bar:
             done.append(recording)
-            size = sum(one.stored.nbytes for one in done if isinstance(one, Recording))
+            size = sum(np.multiply(one.shape, one.stored.strides).max() for one in done if isinstance(one, Recording))
             bar.set_postfix_str(f"{size / 1e9:.2f} GB", refresh=False)
     return done
 
 
 def _stored(place: Path, audio: np.ndarray, rounded: bool) -> Recording:
-    scaled = audio * np.float32(32768)
+    kept = audio[:1] if (audio == audio[:1]).all() else audio
+    scaled = kept * np.float32(32768)
     steps = np.rint(scaled)
     fits = not steps.size or (steps.min() >= -32768 and steps.max() <= 32767)
     short = fits and (rounded or np.array_equal(steps, scaled))
-    path = place.with_suffix(".i16" if short else ".f32")
+    path = place.with_suffix(".mono" * (len(kept) < len(audio)) + (".i16" if short else ".f32"))
     with atomic_path(path) as temporary, writable(path, "make room, or set FLOWSEP_DATA to another folder"):
-        temporary.write_bytes(np.ascontiguousarray(steps if short else audio, np.int16 if short else np.float32).data)
+        temporary.write_bytes(np.ascontiguousarray(steps if short else kept, np.int16 if short else np.float32).data)
     return cast(Recording, _opened(place, len(audio)))
 
 
@@ -96,6 +97,6 @@ def _opened(place: Path, channels: int) -> Recording | None:
     for suffix, kind in KINDS.items():
         path = place.with_suffix(suffix)
         if path.is_file():  # a mapping of torch holds no file open, unlike one of numpy
-            numbers = torch.from_file(str(path), size=path.stat().st_size // kind.itemsize, dtype=kind).numpy()
-            return Recording(numbers.reshape(channels, -1))
+            numbers = torch.from_file(str(path), size=path.stat().st_size // kind.itemsize, dtype=kind)
+            return Recording(numbers.view(1 if "mono" in suffix else channels, -1).expand(channels, -1).numpy())
     return None

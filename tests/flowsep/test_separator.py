@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fake_cuda import fake_card
 
 import flowsep
 from companion.scores import sdr
@@ -321,16 +322,15 @@ def test_memory_limit_shortens_chunks_and_says_what_is_too_little(pair):
         fit(round(held + 8 * second), pair, SeparationConfig.paper(device="cpu"))
 
 
-def test_a_gpu_gets_whole_chunks_as_many_as_fit(pair, monkeypatch):
+def test_a_gpu_gets_whole_chunks_as_many_as_fit(pair, tmp_path, monkeypatch):
     """80 % of what is free, found out once; never shorter ones."""
     monkeypatch.setattr(memory, "choose_device", lambda _: torch.device("cuda:0"))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     config = SeparationConfig()
     chunk, held = memory.bytes_of_separation(pair, config.chunk_seconds), memory.bytes_of_weights(pair)
     for chunks in (1, 5, 16):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, n=chunks: ((held + (n + 0.5) * chunk) / 0.8, 0))
+        fake_card(monkeypatch, tmp_path, lambda n=chunks: (held + (n + 0.5) * chunk) / 0.8)
         assert memory.within_memory(None, pair, config) == (config, chunks)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (held + chunk, 0))
+    fake_card(monkeypatch, tmp_path, lambda: held + chunk)
     with pytest.raises(FlowsepError, match=r"for chunks of 20 s; .* lower `chunk_seconds`, or set `recompute: true`"):
         memory.within_memory(None, pair, config)
 

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fake_cuda import fake_card
 from helpers import write_hq_tree
 
 from companion import Profile, load_dataset
@@ -235,22 +237,52 @@ def test_a_gpu_that_runs_out_of_memory_later_names_the_setting(tmp_path, monkeyp
         memory.names_micro_batch(Mock(side_effect=torch.OutOfMemoryError))(SimpleNamespace(name="hum", micro=1))
 
 
-def test_as_many_crops_at_once_as_a_gpu_has_room_for(monkeypatch):
+A_JOB = (  # 12 crops at once if there is room
+    SimpleNamespace(name="hum", network=torch.nn.BatchNorm1d(1), batch=lambda step: torch.zeros(12, 1)),
+    TrainingConfig(batch=12),
+    SimpleNamespace(device=torch.device("cuda:0"), world_size=1),
+)
+
+
+def test_as_many_crops_at_once_as_a_gpu_has_room_for(tmp_path, monkeypatch):
     """12 crops of 1 MB, or a half, or a quarter of them ..., in 80 % of what is free."""
-    for name in ("empty_cache", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
-    monkeypatch.setattr(torch.random, "fork_rng", lambda _: nullcontext())
     monkeypatch.setattr(memory, "_step_bytes", lambda task, crops, fabric: 1e6 * len(crops))
-    task = SimpleNamespace(name="hum", network=torch.nn.BatchNorm1d(1), batch=lambda step: torch.zeros(12, 1))
-    fabric = SimpleNamespace(device=torch.device("cuda:0"), world_size=1)
-    training = TrainingConfig(batch=12)
     for free, crops in ((16, 12), (14, 6), (5, 3), (3, 2), (1.5, 1)):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free * 10**6, 0))
-        assert memory.micro_batch(task, training, fabric) == crops
+        fake_card(monkeypatch, tmp_path, lambda free=free: free * 10**6)
+        assert memory.micro_batch(*A_JOB) == crops
+    task, training, fabric = A_JOB
     assert memory.micro_batch(task, training.model_copy(update={"micro_batch": 5}), fabric) == 5
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 0))
+    fake_card(monkeypatch, tmp_path, lambda: 10**6)
     with pytest.raises(FlowsepError, match=r"hum: a single crop takes more than the 1 MB .*lower `crop_seconds`"):
-        memory.micro_batch(task, training, fabric)
+        memory.micro_batch(*A_JOB)
+
+
+def test_jobs_that_begin_together_share_a_card(tmp_path, monkeypatch):
+    """Twice 12 crops of 1 MB on a card of 20 MB: all of one job at once, and half of the other in what that leaves."""
+    free, own, asked = [20e6], threading.local(), threading.Barrier(2)
+
+    def give_back():
+        free[0] += getattr(own, "bytes", 0)
+        own.bytes = 0
+
+    def look():
+        seen = free[0]
+        with suppress(threading.BrokenBarrierError):  # if both may, both look before one of them takes anything
+            asked.wait(0.5)
+        return seen
+
+    def step_bytes(task, crops, fabric):
+        give_back()
+        own.bytes = 1e6 * len(crops)
+        free[0] -= own.bytes
+        return own.bytes
+
+    fake_card(monkeypatch, tmp_path, look, give_back)
+    monkeypatch.setattr(memory, "_step_bytes", step_bytes)
+    with ThreadPoolExecutor(2) as jobs:
+        both = [jobs.submit(memory.micro_batch, *A_JOB) for _ in range(2)]
+        assert sorted(job.result() for job in both) == [6, 12]
+    assert free == [2e6]
 
 
 @pytest.mark.slow

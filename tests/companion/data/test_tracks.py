@@ -286,6 +286,25 @@ def test_what_has_16_bits_takes_16_bits(tmp_path):
     np.testing.assert_array_equal(whole, np.full((1, 9), 1.5))  # nothing is clipped
 
 
+@pytest.mark.parametrize(("subtype", "kind"), [("PCM_16", ".i16"), ("FLOAT", ".f32")])
+def test_a_stem_whose_channels_are_the_same_is_kept_once(subtype, kind, tmp_path):
+    one = make_stems()["bass"][:1]
+    for name, bass in {"mono": one, "twice": one.repeat(2, axis=0), "stereo": np.concatenate([one, -one])}.items():
+        write_track(tmp_path / "hq" / "train" / name, make_stems() | {"bass": bass}, subtype=subtype)
+    dataset = replace(load("musdb18hq", tmp_path / "hq"), valid_tracks=0)
+    stems = whole_stems(dataset, "train", "bass", RATE)
+    files = (tmp_path / "cache" / "segments").iterdir()
+    whole = one.size * (2 if subtype == "PCM_16" else 4)
+    sizes = sorted(("".join(file.suffixes), file.stat().st_size) for file in files)
+    assert sizes == [(kind, 2 * whole), (f".mono{kind}", whole), (f".mono{kind}", whole)]
+    from_cache = whole_stems(dataset, "train", "bass", RATE)
+    for track, *kept in zip(dataset.subset("train"), stems, from_cache, strict=True):
+        expected = np.broadcast_to(track.stem("bass"), (2, one.size))
+        for stem in kept:
+            np.testing.assert_array_equal(stem, expected)
+            assert torch.equal(torch.tensor(stem), torch.tensor(expected))
+
+
 def test_decoding_goes_on_where_it_was(tmp_path, monkeypatch):
     write_hq_tree(tmp_path / "hq", train=4, test=0)
     dataset, read = load("musdb18hq", tmp_path / "hq", valid_tracks=1), []
