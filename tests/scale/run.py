@@ -2,8 +2,9 @@
 
 Both formats, wav folders and .stem.mp4, are decoded, trained on, separated and scored, and beside each a fifth of it.
 Fails where disk or time grow faster than the number of songs, where memory grows at all but for the files that a
-training maps, or where all of it takes longer than 20 minutes. Needs 30 GB below $TMPDIR and what the band needs;
-`--names 12 --seconds 10` tries it in minutes.
+training maps, or where all of it takes longer than 35 minutes of two cores. Time is a processor's: it does not hang on
+what else runs. The trainings are as small as can be, but look at all songs. Needs 30 GB below $TMPDIR and what the band
+needs; `--names 12 --seconds 10` tries it in minutes.
 """
 
 import argparse
@@ -12,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +31,7 @@ from flowsep.audio import read_audio  # noqa: E402
 
 STREAMS = ("mixture", "drums", "bass", "other", "vocals")
 SIZES = {"steps": 2, "hidden": 8, "kernel": 3, "layers": 1, "dropout": 0.0}
-NETWORK = {"hidden": 8, "layers": 1, "steps": 4, "batch": 4, "crop_seconds": 2.0}
+NETWORK = {"levels": 2, "filters": 2, "steps": 4, "batch": 4, "crop_seconds": 6.0}
 MEMORY = 3 * 2**30  # bytes of any step, but for what it maps
 
 
@@ -56,13 +58,12 @@ def stand_in(root: Path, made: list[Path], names: int) -> Path:
 
 
 def measured(arguments: list[str], tree: Path, environment: dict[str, str]) -> tuple[float, int]:
-    """(seconds, peak of the resident memory in bytes) of a command of the experiment."""
-    began = time.monotonic()
+    """(seconds of a processor, peak of the resident memory in bytes) of a command and the programs that it calls."""
     process = subprocess.Popen([sys.executable, "-m", "companion", *arguments], cwd=tree, env=environment)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"test-scale: companion {' '.join(arguments)} failed")
-    return time.monotonic() - began, used.ru_maxrss * 1024
+    return used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
 
 
 def run(place: Path, kind: str, made: list[Path], names: int) -> dict[str, float]:
@@ -73,15 +74,15 @@ def run(place: Path, kind: str, made: list[Path], names: int) -> dict[str, float
     flow = {"members": [{}], "iterations": 1}
     profile = {"name": label, "data": data, "model": SIZES, "shards": names // 3}
     profile |= {"training": {"epochs": 1, "batch": 8, "crop_seconds": 7.0}}
-    profile |= {"systems": {"flowsep": flow, "open_unmix": NETWORK}}
+    profile |= {"systems": {"flowsep": flow, "wave_u_net": NETWORK}}
     config = tree / "configs" / f"{label}.yaml"
     config.write_text(yaml.safe_dump({"profile": profile}))
     environment = os.environ | {"FLOWSEP_DATA": str(place / f"cache-{label}"), "PYTHONPATH": str(ROOT)}
     commands = {
         "cache": ["cache"],
         "prior": ["fit", "flowsep", "--part", "0-vocals"],
-        "network": ["fit", "open_unmix"],
-        "song": ["shard", "open_unmix", "0"],
+        "network": ["fit", "wave_u_net"],
+        "song": ["shard", "wave_u_net", "0"],
     }
     spent = {}
     for step, command in commands.items():
@@ -97,11 +98,13 @@ def main() -> None:
     parser.add_argument("--names", type=int, default=150, metavar="N")
     parser.add_argument("--seconds", type=float, default=240.0, metavar="S", help="of a song")
     given = parser.parse_args()
-    began, few = time.monotonic(), max(6, given.names // 5 // 3 * 3)
+    few = max(6, given.names // 5 // 3 * 3)
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         place = Path(folder)
         os.environ["FLOWSEP_DATA"] = str(place / "band")
-        made = songs(place, given.seconds)
+        # Linux counts what a process held when it started another as the other's memory, too: compose elsewhere
+        with ProcessPoolExecutor(1, get_context("spawn")) as composer:
+            made = composer.submit(songs, place, given.seconds).result()
         copy_project(place / "tree")
         for kind, files in made.items():
             small, large = (run(place, kind, files, names) for names in (few, given.names))
@@ -116,9 +119,9 @@ def main() -> None:
                 assert large[f"{step} bytes"] <= 1.2 * small[f"{step} bytes"], f"{kind}, {step}: memory grows"
             for step in ("cache", "prior", "network", "song"):
                 assert large[f"{step} bytes"] <= MEMORY + large["disk bytes"], f"{kind}, {step}: too much memory"
-    minutes = (time.monotonic() - began) / 60
-    print(f"{given.names} names of each format in {minutes:.1f} minutes")
-    assert minutes <= 20, "longer than 20 minutes"
+    minutes = sum(os.times()[:4]) / 60
+    print(f"{given.names} names of each format in {minutes:.1f} minutes of one core")
+    assert minutes <= 2 * 35, "longer than 35 minutes of two cores"
 
 
 if __name__ == "__main__":
