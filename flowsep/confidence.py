@@ -18,7 +18,7 @@ WINDOW, HOP = 0.186, 0.0465  # seconds
 SILENT = 1e-6  # root mean square below which a second has no numbers
 # true ratio = SLOPE expected + OFFSET, and how far it lies below and above in nine of ten seconds (dB): fitted to
 # results/research/confidence.csv, 24 real songs that the priors had not heard
-SLOPE, OFFSET, BELOW, ABOVE = 0.97, 0.9, 4.2, 3.9
+SLOPE, OFFSET, BELOW, ABOVE = 1.05, 0.76, 4.5, 3.6
 COLUMNS = ("second", "stem", "level_db", "expected_db", "low_db", "high_db")
 
 
