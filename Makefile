@@ -29,7 +29,7 @@ test-faults: env ; $(RUN) pytest -m "" tests/faults
 test-cluster: env ; $(RUN) python tests/cluster/run.py
 # on a machine with a GPU that nothing else uses: the tests that need one, and the bench
 test-gpu: env ; $(RUN) pytest -n 0 -m gpu && $(MAKE) bench-gpu
-# MUSDB18 at its full size, of three composed songs under 150 names; 35 minutes of two cores at most, 30 GB of disk
+# MUSDB18 at its full size, of three composed songs under 150 names; 20 minutes of two cores, 30 GB of disk
 test-scale: env ; $(RUN) OMP_NUM_THREADS=$(CORES) python tests/scale/run.py
 # let nothing else run meanwhile; the bench sets its numbers of threads itself
 bench:     env ; PATH="$(CURDIR)/.venv/bin:$$PATH" python -m benchmarks
