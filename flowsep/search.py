@@ -257,11 +257,12 @@ class Flows:
 
         `weight` is the regulariser's, whose gradient is z, and in space 'x' also the log-determinant's.
         """
-        gradient = gradient.unsqueeze(1).expand(-1, len(self.names), -1, -1)
-        if (c := self.feature.exponent) != 1:  # below `DIM` the root is taken to be as steep as there
-            gradient = gradient * (self._compressed.clamp_min(DIM).pow(1 / c - 1) / c)
+        c = self.feature.exponent
         for names, engine, latent in zip(self.stacks, self.engines, z, strict=True):
-            own = gradient[:, [self.names.index(name) for name in names]]
+            own = gradient.unsqueeze(1).expand(-1, len(names), -1, -1)
+            if c != 1:  # below `DIM` the root is taken to be as steep as there
+                x = torch.stack([self._compressed[:, self.names.index(name)] for name in names], dim=1)
+                own = own * (x.clamp_min(DIM).pow(1 / c - 1) / c)
             latent.grad = engine.vjp(engine.fold(own), weight if in_x else 0.0)
             if weight:
                 latent.grad.add_(latent, alpha=weight)

@@ -66,7 +66,12 @@ KINDS = {
         ("notebooks/11_ablations.ipynb", "aspect=1.6", "aspect=1.7", "notebooks/11_ablations.ipynb was kept with"),
     ],
     "a result typed": [
-        ("README.md", "## Cite", "An SDR of 9.93.\n\n## Cite", "README.md: 'SDR of 9.93' reads as a typed result"),
+        (
+            "README.md",
+            "## Citation",
+            "An SDR of 9.93.\n\n## Citation",
+            "README.md: 'SDR of 9.93' reads as a typed result",
+        ),
         ("book/rivals.md", "\n\n", "\n\nIt is 37 times as fast.\n\n", "book/rivals.md: '37 times' reads as a typed"),
         ("book/rivals.md", "\n\n", "\n\n| flow | 9.93 |\n\n", "book/rivals.md: '| 9.93' reads as a typed result"),
         ("notebooks/13_speed.ipynb", "A song is", "9.93dB: A song is", "13_speed.ipynb: '9.93dB' reads as a typed"),
@@ -110,7 +115,7 @@ KINDS = {
     ],
 }
 HARMLESS = [
-    ("notebooks/05_separate.ipynb", "This page separates all", "Here we separate all"),  # text
+    ("notebooks/05_separate.ipynb", "This notebook separates all", "Here we separate all"),  # text
     ("notebooks/05_separate.ipynb", "progress=False)", "progress=False)  # no bar"),
     ("notebooks/05_separate.ipynb", 'system = \\"instglow', 'system = \\"nmf'),  # the run sets this parameter
     ("book/rivals.md", "\n\n", "\n\nSDR at 44.1 kHz by 2.0.3 of 514 × frames, as in SiSEC 2018.\n\n"),

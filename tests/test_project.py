@@ -290,6 +290,7 @@ def test_unknown_profiles_and_folders(tmp_path, monkeypatch):
     with pytest.raises(FlowsepError, match="no folder with configs/ and notebooks/"):
         find_root(tmp_path)
     monkeypatch.chdir(tmp_path)  # where papermill was called without --cwd
+    monkeypatch.setattr("companion.profile.notebook", lambda: None)  # a test before may have left a shell
     for profile in (ROOT / "configs" / "singing.yaml", {"name": "x"}):  # scores may be written from anywhere
         assert load_profile(profile).name in ("singing", "x")
     monkeypatch.setattr("companion.profile.notebook", lambda: True)
