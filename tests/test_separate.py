@@ -122,8 +122,8 @@ def test_the_pages_stems_are_pythons(page, song, chosen):
     kept = load_priors() | load_priors(FOLDER)
     sixteen = {source: kept[source] for source in chosen}
     assert [*stems] == [*sixteen, "mixture"]
-    for priors, least in (({source: rounded(prior) for source, prior in sixteen.items()}, 60), (sixteen, 40)):
-        expected = Separator(priors, config_for(priors, iterations=ITERATIONS))(mixture, RATE)
+    for priors, least in (({source: rounded(prior) for source, prior in sixteen.items()}, 60), (sixteen, 30)):
+        expected = Separator(priors, config_for(priors, iterations=ITERATIONS, refine=0, stereo=0))(mixture, RATE)
         for name, stem in expected.items():
             assert ratio(stem, stems[name]) > least, name
             if name in truth:
