@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-SHRINK = 0.1  # weight of the mixture's covariance in that of a source, in shares of the sources' mean power
+SHRINK = 0.1  # how much of the mixture's covariance each source's gets, in shares of the sources' mean power
 SPREAD = 0.02  # least power of a direction, where a channel's is 1: mono songs have two equal channels
 
 
 def in_stereo(shares: Tensor, spectrum: Tensor, rounds: int) -> Tensor:
     """y_i = m_i R_i (sum_j m_j R_j)^-1 x, a multichannel Wiener filter; R_i tells where source i is between channels.
 
-    R_i is one real matrix per source, for all bins and frames, with a mean diagonal of 1. All begin as R_x, that of the
-    mixture: the filter is then the mask m_i. Each round is a step of expectation-maximisation, damped in two ways that
+    R_i is one real matrix per source, for all bins and frames, with a mean diagonal of 1. All begin as R_x, the matrix
+    of the mixture: the filter is then the mask m_i. Each round is a step of expectation-maximisation. Two restraints
     keep errors of the masks from growing: the shares m_i stay as they are, and R_x is added with a weight of `SHRINK`.
     Duong, Vincent and Gribonval 2010 have the model; norbert, for one, updates the shares too.
 

@@ -38,7 +38,11 @@ SMALL_SYSTEMS = {
 }
 ALL = (*SMALL_SYSTEMS, "mixture", "hpss", "ideal_ratio_mask", "multichannel_wiener")
 FEW = ("instglow", "ideal_ratio_mask")
-MEMBER = {"feature": {"n_fft": 4096, "hop": 1024, "exponent": 0.5}, "model": {"bins": 2050}, "training": {"noise": 0.3, "epochs": 4}}
+MEMBER = {
+    "feature": {"n_fft": 4096, "hop": 1024, "exponent": 0.5},
+    "model": {"bins": 2050},
+    "training": {"noise": 0.3, "epochs": 4},
+}
 OURS = {"flowsep": {"iterations": 2, "refine": 2, "stereo": 1, "members": [MEMBER]}}
 CASES = {  # profile -> (variable, changes of its data, systems; a notebook each, so all of them only once)
     "musdb18": ("MUSDB_PATH", {}, ALL),
