@@ -11,7 +11,6 @@ from .sound_plots import (
     likelihoods,
     spectrogram_table,
     spectrograms,
-    waveforms,
 )
 from .sounds import invert, magnitude
 from .style import INK, describe, source_color, use_style
@@ -42,5 +41,4 @@ __all__ = [
     "spectrogram_table",
     "spectrograms",
     "use_style",
-    "waveforms",
 ]

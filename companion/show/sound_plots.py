@@ -1,4 +1,4 @@
-"""Pictures of sound: spectrograms, waveforms, latents, mean spectra, likelihoods of clips.
+"""Pictures of sound: spectrograms, latents, mean spectra, likelihoods of clips.
 
 The drawing libraries are imported inside the functions, so that importing this module costs nothing.
 """
@@ -31,28 +31,6 @@ def spectrograms(magnitudes: Arrays, sample_rate: int, hop: int) -> "Figure":
         ax.set(title=_text(name), xlabel="Time (s)", ylabel="Frequency (Hz)")
     _share_labels(grid, 2)
     figure.colorbar(image, ax=grid, format="%g", label="Level (dB)", pad=0.02, aspect=10 + 5 * len(grid))
-    return figure
-
-
-def waveforms(stems: Arrays, sample_rate: int) -> "Figure":
-    """Envelopes of signals, (samples,) or (channels, samples), one below the other on common axes."""
-    import librosa.display
-
-    arrays = {name: np.atleast_2d(audio).mean(axis=0, dtype=np.float32) for name, audio in stems.items()}
-    figure, axes = _grid(len(arrays), 1, 6.8, 1.0)
-    for ax, (name, audio) in zip(axes, arrays.items(), strict=True):
-        librosa.display.waveshow(audio, sr=sample_rate, ax=ax, color=source_color(name), axis="time")
-        ax.set(xlabel="")
-        ax.set_ylabel("Amplitude", fontsize="small")
-        ax.set_title(_text(name), loc="left", pad=2)
-        ax.sharex(axes[0])
-        ax.sharey(axes[0])
-    # the range of the first one alone would cut off the others
-    reach = 1.05 * max(float(np.abs(audio).max()) for audio in arrays.values()) or 1.0
-    axes[-1].set(xlabel="Time (s)", xlim=(0, max(audio.size for audio in arrays.values()) / sample_rate))
-    axes[-1].set(ylim=(-reach, reach))
-    for ax in axes:
-        ax.label_outer()
     return figure
 
 

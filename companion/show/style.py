@@ -35,10 +35,12 @@ SOURCE_COLORS = {
     "accompaniment": "#884faf",
     "mixture": "#686a60",
 }
+SOURCE_COLORS_LIKE = {"rest": "accompaniment"}  # never on one page
 
 
 def source_color(name: str) -> str:
     """The fixed colour of a source; a name outside the table always gets the same one of its colours."""
+    name = SOURCE_COLORS_LIKE.get(name, name)
     return SOURCE_COLORS.get(name) or list(SOURCE_COLORS.values())[crc32(name.encode()) % len(SOURCE_COLORS)]
 
 

@@ -170,7 +170,8 @@ def _cells(
         rows = rows.sort_values("kind", kind="stable")  # 'measured' first
         files = {key: _source(part) for key, part in frame.groupby(SYSTEM)}
         how = rows["kind"].str.removeprefix("measured").str.replace(", ", " with ")  # published weights
-        measured = MEASURED + how + ", " + rows["profile"] + " (" + rows["data"] + ")"
+        data = (" (" + rows["data"] + ")").where(rows["data"] != rows["profile"], "")
+        measured = MEASURED + how + ", " + rows["profile"] + data
         rows["block"] = measured.where(rows["kind"] != KIND, f"read from {KIND} (" + rows["data"] + ")")
         rows["source"] = [files[tuple(key)] for key in rows[SYSTEM].to_numpy()]
         named = rows[["system", "variant"]].to_numpy()
@@ -290,7 +291,7 @@ def _text(column: str, value: Any) -> str:
         return "–"
     if column == "parameters":
         return prefixed(value)
-    return digits(value) if column in SHOWN_COSTS else f"{value:.2f}"
+    return digits(value) if column in SHOWN_COSTS else f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -66,19 +66,6 @@ def test_a_silent_spectrogram_is_drawn_at_the_bottom():
     assert show.spectrograms({"": np.zeros((513, 4))}, RATE, HOP).axes[0].collections[0].get_array().max() <= -80
 
 
-def test_waveforms_use_the_sources_colours_and_common_axes():
-    rng = np.random.default_rng(0)
-    stems = {"vocals": 0.1 * rng.standard_normal(RATE), "bass": rng.standard_normal((2, RATE))}
-    figure = show.waveforms(stems, RATE)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["vocals", "bass"]
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
-    assert figure.axes[0].get_ylim()[1] >= np.abs(stems["bass"].mean(axis=0)).max()  # the louder one is not cut off
-    assert figure.axes[0].get_xlim() == (0, 1)
-    assert _labels(figure.axes[1])[1:] == ("Time (s)", "Amplitude")
-    drawn = {matplotlib.colors.to_hex(item.get_facecolor()[0]) for item in figure.axes[0].collections}
-    assert style.SOURCE_COLORS["vocals"] in drawn
-
-
 def _losses(sign):
     steps = np.arange(5)
     parts = [pd.DataFrame({"step": steps, "split": split, "value": sign * steps}) for split in ("train", "valid")]
@@ -313,7 +300,7 @@ def test_likelihoods_show_every_clip_from_far_below_to_far_above():
 
 
 def test_figures_can_be_saved_and_leave_nothing_open(tmp_path):
-    figure = show.waveforms({"x": np.ones(2000)}, 1000)
+    figure = show.spectrograms({"": np.zeros((513, 4))}, RATE, HOP)
     figure.savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
     assert plt.get_fignums() == []
@@ -368,6 +355,11 @@ def test_colours_differ_for_every_eye(eye):
     distance = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(seen, 2)}
     assert min(distance.values()) > 14, min(distance, key=distance.get)
     assert min(d for pair, d in distance.items() if set(pair) <= {"vocals", "bass", "drums", "other"}) > 20
+
+
+def test_the_rest_of_a_source_has_the_colour_of_none_beside_it():
+    beside = ("vocals", "bass", "drums", "other", "guitar", "piano")
+    assert show.source_color("rest") not in {show.source_color(name) for name in beside}
 
 
 def test_the_player_has_the_colours_of_the_pictures():
