@@ -70,6 +70,6 @@ def against_reading(context: Context) -> list[Figure]:
     rows = [figure("evaluation.song", what, values, "s", part=name) for name, values in times.items()]
     for name in CONVENTIONS:
         shares = ratios(times[name], times["reading"])
-        what = "time of scoring a song over that of reading its stems and estimates"
+        what = "time of scoring a song over the time of reading its stems and estimates"
         rows.append(figure("evaluation.scoring_over_reading", what, shares, "x", reference="reading", convention=name))
     return rows

@@ -50,7 +50,7 @@ def operations(model: GlowConfig, frames: int) -> dict[str, int]:
     """Floating-point operations of one pass over `frames` frames, by part; a multiplication and an addition are two.
 
     2 inputs outputs kernel columns each convolution and 2 groups channels columns each 1x1 mixing, where columns are
-    frames / squeeze. Backwards, as much again for the gradient of the inputs, and for that of the weights (`PASSES`).
+    frames / squeeze. Backwards, as much again for the gradients of the inputs, and of the weights (`PASSES`).
     """
     columns = frames // model.squeeze
     operations = {x.name: 2 * x.count * x.inputs * x.outputs * x.kernel * columns for x in convolutions(model)}

@@ -196,7 +196,7 @@ def run_topic(name: str, context: Context) -> dict[str, Any]:
 
 
 def merge(path: Path, context: Context, topics: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `topics` over those of the same name in the file, leave its others, judge by the targets; whole or not.
+    """Replace topics of the same names in the file, keep the others, judge by the targets; all of it or nothing.
 
     Raises FlowsepError if the file is of another device, or no bench.
     """

@@ -17,7 +17,7 @@ from flowsep.train import EDGE, crop_samples
 
 from . import floor
 
-FULL = floor.PASSES["encode, full gradient"]  # forwards, the gradient of the inputs and that of the weights
+FULL = floor.PASSES["encode, full gradient"]  # forwards, the gradients of the inputs and of the weights
 SHORT = 0.5  # seconds; recurrent layers are counted frame by frame, which takes long
 
 
@@ -59,7 +59,7 @@ def _forwards(system: Supervised) -> float:
 
 @cache
 def gan_step(system: GanPrior) -> float:
-    """One step of a generator G, 3 G + 2 D operations, and those of its critic D before it, G + 12 D each.
+    """One step of a generator G, 3 G + 2 D operations, and the steps of its critic D before it, G + 12 D each.
 
     The critic judges a real and a false image with gradients of its weights, 3 D each; the penalty is a pass forwards
     and one back to the image, and the way back through both, with the weights.

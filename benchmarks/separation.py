@@ -31,7 +31,7 @@ Weights = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def tamed(folder: Path) -> Path:
-    """Make the random weights of `research_checkpoint` those of a flow near the identity, as trained ones are."""
+    """Move the random weights of `research_checkpoint` to a flow near the identity, where trained ones are."""
     (path,) = folder.glob("G_*.pth")
     content = torch.load(path, weights_only=True)
     for name, value in content["model"].items():

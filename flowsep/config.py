@@ -49,7 +49,7 @@ class Settings(BaseModel):
 
 
 class FeatureConfig(Settings):
-    """|STFT|^`exponent`: mono 22,050 Hz, Hann window of `n_fft` samples, centred; the paper's magnitudes are linear."""
+    """Magnitudes to the power of `exponent`: mono, centred Hann windows of `n_fft` samples; the paper's by default."""
 
     sample_rate: int = Field(22050, ge=SAMPLE_RATES[0], le=SAMPLE_RATES[1])
     n_fft: int = Field(1024, ge=2, le=2**16)

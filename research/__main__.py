@@ -117,6 +117,7 @@ def write(frame: pd.DataFrame, path: Path) -> None:
 TOPICS: dict[str, Callable[[Research], Path]] = {
     "priors": lambda research: [research.priors(name) for name in SETS] and research.folder / "priors",
     "trials": lambda research: compare(research, trials.studies, "trials"),
+    "band": lambda research: compare(research, trials.band, "band"),
     "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
     "real_likelihood": once("real_likelihood", real.likelihood),
     "confidence": once("confidence", real.confidence),

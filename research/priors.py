@@ -35,6 +35,11 @@ def _long(noise: float, steps: int, seed: int = 0) -> PriorSet:
     return PriorSet(window | {"training": {"noise": noise, "steps": steps, "crop_seconds": 3}}, seed)
 
 
+def _roots(noise: float, steps: int = 900) -> PriorSet:
+    chosen = _long(noise, steps).changes
+    return PriorSet(chosen | {"feature": chosen["feature"] | {"exponent": 0.5}})
+
+
 SETS = {
     "paper": PriorSet({"training": {}}),
     "short, noise 0": _short(0.0, 900),
@@ -47,6 +52,9 @@ SETS = {
     "long, noise 0.3": _long(0.3, 900),
     "long, noise 0.3, other seed": _long(0.3, 900, 1),
     "long, noise 0.6": _long(0.6, 900),
+    "roots, noise 0.3": _roots(0.3),
+    "roots, noise 0.5": _roots(0.5),
+    "roots, noise 0.5, 1800 steps": _roots(0.5, 1800),
     "oracle": PriorSet({"training": {"steps": 900}}, oracle=True),
 }
 

@@ -92,6 +92,24 @@ def studies() -> Iterator[Trial]:
     yield Trial("limits", "priors trained on these very songs, smoothed search", ("oracle",), NOISY(**BEFORE))
 
 
+def band() -> Iterator[Trial]:
+    """From the band's separator of linear magnitudes to square roots, refinement and stereo, one set of priors each."""
+    roots, sharp = "roots, noise 0.5", {"mask_power": 1.5}
+    linear, compressed = SeparationConfig.for_noisy_priors, SeparationConfig.for_compressed_priors
+    yield Trial("band", "linear magnitudes, search alone", (LONG,), linear())
+    yield Trial("band", "in stereo", (LONG,), linear(stereo=3))
+    yield Trial("band", "refined, in stereo", (LONG,), linear(stereo=3, refine=40))
+    yield Trial("band", "square roots of magnitudes", (roots,), compressed(**sharp))
+    yield Trial("band", "without refinement", (roots,), compressed(refine=0))
+    yield Trial("band", "masks to the power of 1", (roots,), compressed())
+    yield Trial("band", "masks to the power of 2", (roots,), compressed(mask_power=2.0))
+    yield Trial("band", "80 steps of refinement", (roots,), compressed(**sharp, refine=80))
+    yield Trial("band", "twice the rounds in stereo", (roots,), compressed(**sharp, stereo=6))
+    yield Trial("band", "noise 0.3", ("roots, noise 0.3",), compressed(**sharp))
+    yield Trial("band", "noise 0.3, masks to the power of 1", ("roots, noise 0.3",), compressed())
+    yield Trial("band", "twice the training, masks to the power of 1", ("roots, noise 0.5, 1800 steps",), compressed())
+
+
 def _ladder() -> Iterator[Trial]:
     steps = [
         ("the paper's search, the paper's priors", "paper", PAPER()),

@@ -11,6 +11,7 @@
   const DRAG = 5; // pixels from which on a pointer has been dragged, not clicked
   const FFT = 1024; // samples of a spectrogram's frame
   const ROWS = 96; // of a spectrogram, from 40 Hz to half the sample rate in equal steps of pitch
+  const SURE_DB = 12; // expected above the error: the strip is full there
   const RANGE_DB = 70; // of a spectrogram, below the loudest spot of all lanes
   const ICON = {
     play: "M7 4.5v15l12.5-7.5z",
@@ -652,7 +653,8 @@
         make("span", { class: "controls" }, stem.soloButton, stem.muteButton, stem.slider, stem.panner));
       stem.wave = make("svg", { preserveAspectRatio: "none", "aria-hidden": "true" });
       stem.picture = make("span", { class: "picture", "aria-hidden": "true" });
-      stem.lane = make("div", { class: "lane" }, stem.wave, stem.picture, stem.readout);
+      stem.strip = make("span", { class: "strip", "aria-hidden": "true" });
+      stem.lane = make("div", { class: "lane" }, stem.wave, stem.picture, stem.strip, stem.readout);
       stem.color = color;
       for (const node of [stem.head, stem.lane]) node.style.setProperty("--color", color);
       this._scrub(stem.lane, { selects: true });
@@ -759,7 +761,7 @@
       this._systems.get(this._system).forEach((audio, i) => {
         const values = bytes(audio.dataset.peaks);
         const n = values.length / 2;
-        const { wave, picture } = this._stems[i];
+        const { wave, picture, strip } = this._stems[i];
         wave.setAttribute("viewBox", `${(n * from) / this._duration} -1.04 ${n * share} 2.08`);
         wave.replaceChildren(
           make("path", { class: "peak", d: outline(values.subarray(0, n)) }),
@@ -767,6 +769,12 @@
         const drawn = spectral ? [this._picture(this._system)[i]] : [];
         for (const canvas of drawn) Object.assign(canvas.style, { width: `${100 / share}%`, left: this._place(0) });
         picture.replaceChildren(...drawn);
+        strip.replaceChildren(...(audio.dataset.confidence ?? "").split(" ").filter(Boolean).map((db, second) => {
+          const part = make("i");
+          const sure = Math.min(1, Math.max(0, (Number(db) || 0) / SURE_DB));
+          Object.assign(part.style, { left: this._place(second), width: `${100 / (to - from)}%`, opacity: sure });
+          return part;
+        }));
       });
       const shown = this._blind ? Object.keys(this._blind) : this.systems;
       const heard = this._blind ? (this._blind.A === this._system ? "A" : "B") : this._system;
@@ -952,6 +960,8 @@
     .lane.silent :is(svg, canvas) { opacity: .4; filter: grayscale(1) }
     .picture { position: absolute; inset: 0; display: none }
     .picture canvas { position: absolute; top: 0; height: 100% }
+    .strip i { position: absolute; bottom: 0; height: 5px; background: var(--stem) }
+    .strip:not(:empty) { position: absolute; inset: auto 0 0; height: 5px; background: var(--line) }
     .spectral .picture { display: block }
     .spectral .lane { height: 5rem }
     .spectral .lane svg { display: none }

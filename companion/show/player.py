@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+import torch
+
+from flowsep import confidence
 
 from .style import source_color
 
@@ -26,6 +29,10 @@ FORMATS: dict[str, tuple[dict[str, Any], str]] = {  # soundfile's options and th
     "mp3": ({"subtype": "MPEG_LAYER_III", "bitrate_mode": "VARIABLE", "compression_level": 0.1}, "audio/mpeg"),
     "flac": ({"subtype": "PCM_16"}, "audio/flac"),
 }
+STRIP = (
+    "The strip below each lane{} says how far a second can be trusted: it is full where the stem is expected to be "
+    "12 dB above its error, and empty at 0 dB."
+)
 MATCH_DB = 12  # the most by which matched levels differ from the files
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz; others are resampled to the last
 Stems = Mapping[str, np.ndarray]
@@ -41,6 +48,8 @@ class StemPlayer:
     title: shown above; any text, never read as markup.
     format: "mp3" (about 250 KB for 10 s of a stereo stem) or "flac" (16 bit, lossless, three times as much).
     licence: whose sounds these are and under which licence they are published; any text, shown below.
+    confident: names of systems whose lanes have a strip below: how far each second of an estimate can be trusted, by
+        `flowsep.confidence`. Estimates that sum to the mixture have one; true stems have none.
 
     Levels are never normalised. Only if a stem, or the sum of a system's stems, exceeds full scale are all stems of
     all systems scaled by the one factor that prevents clipping, and the player says so. A stem called "mixture" beside
@@ -58,6 +67,7 @@ class StemPlayer:
         title: str = "",
         format: str = "mp3",
         licence: str = "",
+        confident: Collection[str] = (),
     ):
         several = any(isinstance(value, Mapping) for value in systems.values())
         named: Any = systems if several else {"": systems}
@@ -70,6 +80,7 @@ class StemPlayer:
         names = list(next(iter(self.systems.values())))
         self.samples = self.systems[next(iter(self.systems))][names[0]].shape[1]
         self.presets = _presets(names)
+        self.seconds = {system: _seconds(self.systems[system], self.sample_rate) for system in confident}
         every = [audio for stems in self.systems.values() for audio in stems.values()]
         self.loudest = max(_peak(audio) for audio in every)  # of all stems: it fills its lane
         self.scale = 1 / max(1.0, self.loudest, *(_peak(_sum(stems)) for stems in self.systems.values()))
@@ -77,19 +88,22 @@ class StemPlayer:
     def _repr_html_(self) -> str:
         quieter = f"All stems are {-20 * math.log10(self.scale):.1f} dB quieter than the files, so none clips."
         title, note = escape(self.title), quieter if self.scale < 1 else ""
+        whose = " and ".join(filter(None, self.seconds))
+        told = STRIP.format(f" of {whose}" if whose else "") if self.seconds else ""
+        note = " ".join(filter(None, (note, told)))
         parts = [
             f'<flowsep-player class="tex2jax_ignore mathjax_ignore" data-lm-suppress-shortcuts="true" '
-            f'data-title="{title}" data-note="{note}" data-seconds="{self.samples / self.sample_rate:.6f}" '
+            f'data-title="{title}" data-note="{escape(note)}" data-seconds="{self.samples / self.sample_rate:.6f}" '
             f'data-presets="{escape(json.dumps(self.presets))}"'
             + (f' data-licence="{escape(self.licence)}">' if self.licence else ">")
         ]
         parts += [f"<p><strong>{title}</strong></p>"] if title else []
-        parts += [f"<p>{note}</p>"] if note else []
+        parts += [f"<p>{escape(note)}</p>"] if note else []
         for system, stems in self.systems.items():
             parts += [f"<p>{escape(system)}</p>"] if system else []
             parts += [self._audio(name, system, audio) for name, audio in stems.items()]
-        whose = [f'<p class="flowsep-note">{escape(self.licence)}</p>'] if self.licence else []
-        return "\n".join([*parts, "</flowsep-player>", f"<script>{script()}</script>", *whose])
+        licence = [f'<p class="flowsep-note">{escape(self.licence)}</p>'] if self.licence else []
+        return "\n".join([*parts, "</flowsep-player>", f"<script>{script()}</script>", *licence])
 
     def _audio(self, name: str, system: str, audio: np.ndarray) -> str:
         """One plain `<audio>` tag with its sound, colour and waveform."""
@@ -101,11 +115,13 @@ class StemPlayer:
         buffer = io.BytesIO()
         soundfile.write(buffer, sound, rate, format=self.format.upper(), **options)
         label = escape(f"{name}, {system}" if system else name)
+        told = self.seconds.get(system, {}).get(name)
+        strip = f'data-confidence="{" ".join(f"{ratio:.1f}" for ratio in told)}" ' if told else ""
         return (
             f'<figure style="display:inline-block;margin:0 1rem .5rem 0"><figcaption>{escape(name)}</figcaption>'
             f'<audio controls preload="none" aria-label="{label}" data-system="{escape(system)}" '
             f'data-stem="{escape(name)}" data-color="{source_color(name)}" '
-            f'data-peaks="{_columns(audio, self.loudest)}" data-match="{_match(audio, first):.4g}" '
+            f'data-peaks="{_columns(audio, self.loudest)}" data-match="{_match(audio, first):.4g}" {strip}'
             f'src="data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"></audio></figure>'
         )
 
@@ -125,6 +141,16 @@ def _match(audio: np.ndarray, first: np.ndarray) -> float:
     ratio = np.square(first, dtype=np.float64).mean() / max(np.square(audio, dtype=np.float64).mean(), 1e-20)
     limit = 10.0 ** (MATCH_DB / 20)
     return float(np.clip(np.sqrt(ratio), 1 / limit, limit)) if first.any() and audio.any() else 1.0
+
+
+def _seconds(stems: Stems, sample_rate: int) -> dict[str, list[float]]:
+    """The expected ratio of each stem to its error in dB, second by second; NaN where it is silent."""
+    names = [name for name in stems if name != "mixture"]
+    audio = torch.from_numpy(np.stack([stems[name] for name in names]))
+    starts = range(0, max(1, audio.shape[-1] - sample_rate // 2), sample_rate)
+    ratios = [confidence.expected_ratio(audio[..., start : start + sample_rate], sample_rate) for start in starts]
+    expected = confidence.SLOPE * torch.stack(ratios, dim=1) + confidence.OFFSET
+    return dict(zip(names, expected.tolist(), strict=True))
 
 
 def _presets(names: Sequence[str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from .supervised import Supervised, SupervisedOptions
 
 
 class ConvTasNetOptions(SupervisedOptions):
-    """Sizes, in the letters of the paper; the defaults are those of Défossez et al. 2019 for music."""
+    """Sizes, in the letters of the paper; the defaults come from Défossez et al. 2019, for music."""
 
     filters: PositiveInt = 256  # N, of the encoder
     kernel: int = Field(20, ge=2, multiple_of=2)  # L, samples of a filter, which overlap by half

@@ -25,7 +25,7 @@ from .specgan import FORMAT, LOG_FLOOR, Generator, SpecGANOptions, fit_gan
 
 
 class GanOptions(BaseModel):
-    """The priors, and the search in their latents; weights, rate and iterations are those of the published code."""
+    """The priors, and the search in their latents; weights, rate and iterations come from the published code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

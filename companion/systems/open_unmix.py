@@ -19,7 +19,7 @@ from .supervised import Supervised, SupervisedOptions
 
 
 class OpenUnmixOptions(SupervisedOptions):
-    """Sizes; the defaults are those of the published model umxhq."""
+    """Sizes; the defaults come from the published model umxhq."""
 
     hidden: int = Field(512, ge=2, multiple_of=2)
     layers: int = Field(3, ge=1, le=64)

@@ -11,7 +11,7 @@ from flowsep.files import FlowsepError
 from ..profile import find_root
 from . import SYSTEMS, System
 
-TAKEN = ("references",)  # folders beside those of the systems
+TAKEN = ("references",)  # folders beside the systems' own
 
 
 def own_class(name: str, place: str) -> type[System]:
@@ -27,7 +27,7 @@ def own_class(name: str, place: str) -> type[System]:
         )
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) or name in TAKEN:
         rule = f"use letters, digits, _ and -, and none of {', '.join(TAKEN)}"
-        raise FlowsepError(f"system '{name}': its name becomes that of files; {rule}")
+        raise FlowsepError(f"system '{name}': its name becomes part of file names; {rule}")
     path, _, attribute = str(place).rpartition(":")
     if not path.endswith(".py") or not attribute:
         raise FlowsepError(f"system '{name}': class: expected 'path/to/file.py:ClassName', found {place!r}")

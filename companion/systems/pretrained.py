@@ -117,7 +117,7 @@ class PretrainedDemucs(Pretrained):
     """Demucs v2, `demucs` of its release 2.0.3: 64 channels, trained on MUSDB18.
 
     The class of demucs 4.1.0 pads where version 2 trims: within the first and last 1,000 samples of a song estimates
-    differ from those of 2.0.3, which also averages over shifts of the song if asked to (ten in its publication).
+    differ from version 2.0.3, which also averages over shifts of the song if asked to (ten in its publication).
     """
 
     name = "demucs_v2_pretrained"

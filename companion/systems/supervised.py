@@ -78,7 +78,7 @@ class Supervised(System):
         return network(mixture)
 
     def gain(self, mixture: Tensor) -> Tensor:
-        """`level` / sqrt(var of the mean of the channels over time), that of -60 dB at most, or 1 without a `level`.
+        """`level` / sqrt(var of the mean of the channels over time), at most as for -60 dB; 1 without a `level`.
 
         Shape: (batch, channels, samples) -> (batch, 1, 1).
         """
@@ -101,7 +101,7 @@ class Supervised(System):
 
         The best weights by the loss on the held-out songs count, as for the priors. Until then the work lies in
         `<folder>/training/`, from where a killed run goes on (see `flowsep.train.optimise`), beside its `loss.csv`.
-        Only stems are opened, each by itself: a mixture is the sum of those of the profile's sources.
+        Only stems are opened, each by itself: a mixture is the sum of the stems of the profile's sources.
 
         Raises FlowsepError: a missing library, no such source, or NaN.
         """

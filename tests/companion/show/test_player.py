@@ -18,6 +18,7 @@ from browser import launch, open_page
 from companion.data.tracks import MUSDB_SOURCES, STREAMS, Track
 from companion.scores import sdr
 from companion.show.player import MP3_RATES, StemPlayer
+from flowsep import confidence
 
 RATE = 44100
 CLICK = 0.25  # seconds: where the click trains have their first click
@@ -172,6 +173,37 @@ def test_matched_levels_are_those_of_the_first_system():
     }
     factors = [float(audio["data-match"]) for audio in audios(StemPlayer(systems, RATE))]
     assert factors == pytest.approx([1, 2, 1, 10 ** (12 / 20)], rel=1e-3)  # 0.2 to 0.1; silence stays; 12 dB at most
+
+
+def test_lanes_of_estimates_tell_how_far_each_second_can_be_trusted():
+    """Tones apart are certain, equal stems a coin's toss; the last half second counts, a silent stem has no number."""
+    apart, equal = {"vocals": tone(440), "bass": tone(3000)}, dict.fromkeys(("vocals", "bass"), tone(440))
+    silent = {"vocals": tone(440), "bass": 0 * tone(440)}
+    player = StemPlayer({"true": apart, "a": apart, "b": equal, "c": silent}, RATE, confident=("a", "b", "c"))
+    told = [[*map(float, audio.get("data-confidence", "").split())] for audio in audios(player)]
+    assert [len(ratios) for ratios in told] == [0, 0] + [4] * 6
+    assert min(told[2] + told[3]) > 20
+    np.testing.assert_allclose(told[4] + told[5], 8 * [confidence.OFFSET], atol=0.06)
+    assert np.isnan(told[7]).all()
+    assert "each lane of a and b and c says how far" in player._repr_html_()
+    short = {name: audio[: int(1.6 * RATE)] for name, audio in apart.items()}
+    (first, _) = audios(StemPlayer(short, RATE, confident=("",)))
+    assert len(first["data-confidence"].split()) == 2
+
+
+@pytest.mark.browser
+def test_the_strip_follows_the_system_and_the_zoom(page_with):
+    apart, equal = {"vocals": tone(440), "bass": tone(3000)}, dict.fromkeys(("vocals", "bass"), tone(440))
+    player = StemPlayer({"true": apart, "sure": apart, "unsure": equal}, RATE, confident=("sure", "unsure"))
+    with page_with(player) as page:
+        parts = "[...el.shadowRoot.querySelectorAll('.lane')[0].querySelectorAll('.strip i')]"
+        assert at(page, f"{parts}.length") == 0
+        at(page, "el.select('sure')")
+        wait(page, f"{parts}.length === 4")
+        assert at(page, f"{parts}.map((part) => part.style.opacity)") == ["1"] * 4
+        assert at(page, f"{parts}.map((part) => part.style.left)") == ["0%", "25%", "50%", "75%"]
+        at(page, "el.select('unsure')")
+        wait(page, f"Number({parts}[0].style.opacity) < 0.1")
 
 
 def test_names_are_never_markup():

@@ -392,7 +392,7 @@ def test_a_class_in_a_file_is_a_system_under_the_name_of_the_profile(own, stems)
 def test_what_is_wrong_with_a_class_of_ones_own_is_named(own, monkeypatch):
     for name, place, message in (
         ("nmf", f"{own}:Gain", "'nmf': flowsep has a system of this name; call yours otherwise"),
-        ("my system", f"{own}:Gain", "'my system': its name becomes that of files; use letters, digits, _ and -"),
+        ("my system", f"{own}:Gain", "'my system': its name becomes part of file names; use letters, digits, _ and -"),
         ("../mine", f"{own}:Gain", "becomes that of files"),
         ("-mine", f"{own}:Gain", "becomes that of files"),
         ("references", f"{own}:Gain", "none of references"),
