@@ -24,6 +24,7 @@ from . import limits, real, trials
 from .elsewhere import elsewhere
 from .priors import SETS, fitted
 from .songs import Excerpt, excerpts
+from .transformer import transformer
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ TOPICS: dict[str, Callable[[Research], Path]] = {
     "band": lambda research: compare(research, trials.band, "band"),
     "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
     "real_likelihood": once("real_likelihood", real.likelihood),
+    "transformer": once("transformer", transformer),
     "confidence": once("confidence", real.confidence),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),
