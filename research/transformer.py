@@ -2,7 +2,7 @@
 
 Each frame is a token: z_t = (x_t - m_t) exp(-a_t), where a causal transformer computes m_t and a_t from the frames
 before. Blocks run forwards and backwards in turn. The density and its slope are one parallel pass, and refinement needs
-nothing else (Zhai et al. 2024, TarFlow, for images). The flows learn the deviation of the noise as an input.
+nothing else (Zhai et al. 2025, TarFlow, for images). The flows learn the deviation of the noise as an input.
 """
 
 import math
