@@ -393,8 +393,8 @@ def test_what_is_wrong_with_a_class_of_ones_own_is_named(own, monkeypatch):
     for name, place, message in (
         ("nmf", f"{own}:Gain", "'nmf': flowsep has a system of this name; call yours otherwise"),
         ("my system", f"{own}:Gain", "'my system': its name becomes part of file names; use letters, digits, _ and -"),
-        ("../mine", f"{own}:Gain", "becomes that of files"),
-        ("-mine", f"{own}:Gain", "becomes that of files"),
+        ("../mine", f"{own}:Gain", "becomes part of file names"),
+        ("-mine", f"{own}:Gain", "becomes part of file names"),
         ("references", f"{own}:Gain", "none of references"),
         ("mine", f"{own}", r"class: expected 'path/to/file\.py:ClassName', found '.*own\.py'"),
         ("mine", 3, r"expected 'path/to/file\.py:ClassName', found 3"),
