@@ -47,8 +47,6 @@ SETS = {
     f"{CHOSEN}, seed 2": _like_chosen(2),
     "linear, noise 0.6": _like_chosen(feature={"exponent": 1.0}, training={"noise": 0.6}),
     "windows of 93 ms": _like_chosen(feature={"n_fft": 1024, "hop": 256}, model={"bins": 514}),
-    "levels of the crops vary by 8 dB": _like_chosen(6, training={"gain_db": 8.0}),
-    "levels of the crops as recorded": _like_chosen(7, training={"gain_db": 0.0}),
     "trained on these very songs": _like_chosen(oracle=True),
 }
 
@@ -64,13 +62,6 @@ def studies() -> Iterator[Trial]:
         "refined, in stereo": {},
     }.items():
         yield Trial("estimators", label, (CHOSEN,), COMPRESSED(**changes))
-    for label, changes in {
-        "masks to the power of 1.25": {"mask_power": 1.25},
-        "masks to the power of 1.5": {"mask_power": 1.5},
-        "twice the steps of refinement": {"refine": 80},
-    }.items():
-        yield Trial("estimators", f"refined, in stereo, {label}", (CHOSEN,), COMPRESSED(**changes))
-    yield Trial("estimators", "refined, in stereo, mean of two seeds", (CHOSEN, f"{CHOSEN}, seed 1"), COMPRESSED())
     yield Trial("estimators", "refined without noise", (CHOSEN,), None, "refined_without_noise", mask_power=1.0)
     for name in SETS:
         yield Trial("priors", name, (name,), COMPRESSED())
