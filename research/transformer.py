@@ -1,8 +1,8 @@
 """A transformer in the place of Glow, trained over levels of noise: what the refinement makes of it.
 
 Each frame is a token: z_t = (x_t - m_t) exp(-a_t), where a causal transformer computes m_t and a_t from the frames
-before. Blocks run forwards and backwards in turn. One parallel pass gives the density and its gradient, which is all that
-refinement needs (Zhai et al. 2025, TarFlow, for images). The deviation of the noise is an input.
+before. Blocks run forwards and backwards in turn. One parallel pass gives the density and its gradient,
+which is all that refinement needs (Zhai et al. 2025, TarFlow, for images). The deviation of the noise is an input.
 """
 
 import math
