@@ -24,7 +24,7 @@ from . import limits, real, trials
 from .elsewhere import elsewhere
 from .priors import SETS, fitted
 from .songs import Excerpt, excerpts
-from .transformer import transformer
+from .transformer import components, transformer
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ TOPICS: dict[str, Callable[[Research], Path]] = {
     "real": lambda research: compare(real.Real.of(research.folder), real.studies, "real"),
     "real_likelihood": once("real_likelihood", real.likelihood),
     "transformer": once("transformer", transformer),
+    "components": once("components", components),
     "confidence": once("confidence", real.confidence),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),

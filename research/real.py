@@ -45,6 +45,7 @@ SETS = {
     CHOSEN: _like_chosen(),
     f"{CHOSEN}, seed 1": _like_chosen(1),
     f"{CHOSEN}, seed 2": _like_chosen(2),
+    f"{CHOSEN}, 2250 steps": _like_chosen(training={"steps": 2250}),
     "linear, noise 0.6": _like_chosen(feature={"exponent": 1.0}, training={"noise": 0.6}),
     "windows of 93 ms": _like_chosen(feature={"n_fft": 1024, "hop": 256}, model={"bins": 514}),
     "trained on these very songs": _like_chosen(oracle=True),

@@ -1,13 +1,15 @@
-"""A transformer in the place of Glow, trained over levels of noise: what the refinement makes of it.
+"""A transformer in the place of Glow: what the refinement makes of it.
 
 Each frame is a token: z_t = (x_t - m_t) exp(-a_t), where a causal transformer computes m_t and a_t from the frames
 before. Blocks run forwards and backwards in turn. One parallel pass gives the density and its gradient,
 which is all that refinement needs (Zhai et al. 2025, TarFlow, for images). The deviation of the noise is an input.
+A frame is all its bins, or its 128 principal components: the noise drowns the others, so they stay Gaussian.
 """
 
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +26,39 @@ from flowsep.train import crop_samples, magnitudes
 
 from .real import CHOSEN, COMPRESSED, MEMBER, Real
 
-BINS, WIDTH, HEADS, LAYERS = 1026, 160, 4, (2, 1)  # transformer layers of each block
-STEPS, BATCH, LR, FRAMES = 1000, 8, 1e-3, 64  # FRAMES: as many as a crop has
-LEAST, MOST = 0.2, 1.0  # deviation of the noise in training, drawn for each crop
-TRIALS = {  # deviation in the first and in the last step of the refinement
-    "transformer, noise 0.5": (0.5, 0.5),
-    "transformer, noise from 1 down to 0.2": (1.0, 0.2),
-}
+BINS, WIDTH, HEADS = 1026, 160, 4
+BATCH, FRAMES, SEEDS = 8, 64, 3  # FRAMES: about as many as a crop has
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A density of noisy features: how many values of each frame the transformer reads, and how it is trained."""
+
+    directions: int = BINS  # fewer than BINS: of the largest variance; the others stay Gaussian
+    layers: tuple[int, ...] = (2, 1)  # of each block
+    steps: int = 1000
+    lr: float = 1e-3
+    least: float = 0.2  # deviation of the noise in training, drawn for each crop
+    most: float = 1.0
+
+
+BINWISE = Kind()
+PRINCIPAL = Kind(directions=128, layers=(1, 1), steps=400, lr=3e-3, least=0.5, most=0.5)
+GAUSSIAN = Kind(directions=0, layers=(), steps=0, least=0.5, most=0.5)
 
 
 class Block(nn.Module):
-    """An affine autoregression over frames. Shape: (batch, frames, bins), (batch,) -> the same, log-det (batch,)."""
+    """An affine autoregression over frames. Shape: (batch, frames, n), (batch,) -> the same, log-det (batch,)."""
 
-    def __init__(self, layers: int, backwards: bool):
+    def __init__(self, directions: int, layers: int, backwards: bool):
         super().__init__()
         self.backwards = backwards
-        self.start, self.level = nn.Linear(BINS, WIDTH), nn.Linear(1, WIDTH)
+        self.start, self.level = nn.Linear(directions, WIDTH), nn.Linear(1, WIDTH)
         layer = nn.TransformerEncoderLayer(
             WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, layers, nn.LayerNorm(WIDTH), enable_nested_tensor=False)
-        self.end = nn.Linear(WIDTH, 2 * BINS)
+        self.end = nn.Linear(WIDTH, 2 * directions)
         nn.init.zeros_(self.end.weight)
         nn.init.zeros_(self.end.bias)
 
@@ -62,25 +76,40 @@ class Block(nn.Module):
         return (z.flip(1) if self.backwards else z), -logs.sum(dim=(1, 2))
 
 
-class Transformer(nn.Module):
-    """log p(x; s) of noisy features. Shape: (batch, bins, frames), (batch,) -> (batch,)."""
+class Density(nn.Module):
+    """log p(x; s) of noisy features, after a linear map that makes the frames of `features` white on average.
 
-    def __init__(self) -> None:
+    With `directions` < bins the map is to principal components, else it scales each bin.
+    Shape: (batch, bins, frames), (batch,) -> (batch,).
+    """
+
+    def __init__(self, kind: Kind, features: Tensor):
         super().__init__()
-        self.mean, self.scale = (nn.Parameter(torch.zeros(BINS, 1), requires_grad=False) for _ in range(2))
-        self.blocks = nn.ModuleList(Block(layers, bool(k % 2)) for k, layers in enumerate(LAYERS))
+        self.directions = kind.directions
+        frames = features.transpose(1, 2).flatten(0, 1).double()
+        mean, covariance = frames.mean(dim=0), torch.cov(frames.T) + kind.least * kind.most * torch.eye(BINS)
+        power, axes = covariance.diagonal(), torch.eye(BINS, dtype=frames.dtype)
+        if kind.directions < BINS:
+            power, axes = (part.flip(-1) for part in torch.linalg.eigh(covariance))
+        self.mean = nn.Parameter(mean.float(), requires_grad=False)
+        self.white = nn.Parameter((axes / power.sqrt()).float(), requires_grad=False)
+        self.logdet = -power.log().sum().item() / 2
+        blocks = (Block(kind.directions, layers, bool(k % 2)) for k, layers in enumerate(kind.layers))
+        self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        z, logdet = ((x - self.mean) / self.scale).transpose(1, 2), -self.scale.log().sum() * x.shape[-1]
+        z = (x.transpose(1, 2) - self.mean) @ self.white
+        z, rest = z.split((self.directions, BINS - self.directions), dim=-1)
+        logdet = z.new_full((len(z),), self.logdet * x.shape[-1])
         for block in self.blocks:
             z, change = block(z, noise)
             logdet = logdet + change
-        return standard_normal_log_prob(z) + logdet
+        return standard_normal_log_prob(z) + standard_normal_log_prob(rest) + logdet
 
 
-def fit(real: Real, source: str) -> tuple[Transformer, float]:
+def fit(real: Real, source: str, kind: Kind, seed: int) -> tuple[Density, float]:
     """Train on the solo stems of one source as `flowsep.train.fit_prior` does, and the seconds that it took."""
-    own = MemberOptions(**MEMBER).profile(real.profile, source, real.profile.seed)
+    own = MemberOptions(**MEMBER).profile(real.profile, source, real.profile.seed + seed)
     length = crop_samples(own.training, own.feature)
     segments = solo_segments(real.dataset, "train", source, own.feature)
     sampler = CropSampler(segments, length, batch=BATCH, gain_db=own.training.gain_db, seed=own.seed, source=source)
@@ -90,16 +119,15 @@ def fit(real: Real, source: str) -> tuple[Transformer, float]:
         return pad_features(magnitudes(crops, own.feature), BINS, multiple=1)
 
     torch.manual_seed(own.seed)
-    began, network = time.monotonic(), Transformer()
-    first = torch.cat([features(step) for step in range(8)])
-    first = first + torch.randn_like(first) * math.sqrt(LEAST * MOST)
-    network.mean.copy_(first.mean(dim=(0, 2)).unsqueeze(1))
-    network.scale.copy_(first.std(dim=(0, 2)).unsqueeze(1))
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], LR, betas=(0.9, 0.95))
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = LR * min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
+    began = time.monotonic()
+    network = Density(kind, torch.cat([features(kind.steps + step) for step in range(60)]))
+    if kind.steps:
+        optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], kind.lr, betas=(0.9, 0.95))
+    for step in range(kind.steps):
+        rate = min(1.0, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / kind.steps))
+        optimizer.param_groups[0]["lr"] = kind.lr * rate
         x = features(step)
-        noise = LEAST * (MOST / LEAST) ** torch.rand(len(x))
+        noise = kind.least * (kind.most / kind.least) ** torch.rand(len(x))
         loss = -network(x + noise.view(-1, 1, 1) * torch.randn_like(x), noise).mean() / x[0].numel()
         optimizer.zero_grad()
         loss.backward()
@@ -113,7 +141,7 @@ class Judges:
 
     exponent = MEMBER["feature"]["exponent"]
 
-    def __init__(self, networks: Mapping[str, Transformer], first: float, last: float, steps: int):
+    def __init__(self, networks: Mapping[str, Density], first: float, last: float, steps: int):
         self.networks, self.noises = networks, torch.logspace(math.log10(first), math.log10(last), steps)
         self.step = 0
 
@@ -125,26 +153,55 @@ class Judges:
         total, slopes = features.new_zeros(()), []
         for network, x, n in zip(self.networks.values(), features.unbind(1), noise, strict=True):
             noisy = (x + deviation * n).detach().requires_grad_()
-            short = -noisy.shape[-1] % FRAMES
-            pieces = nn.functional.pad(noisy, (0, short), mode="replicate").unflatten(-1, (-1, FRAMES))
-            pieces = pieces.transpose(1, 2).flatten(0, 1)
-            logp = network(pieces, deviation.expand(len(pieces))).sum()
+            *whole, last = noisy.split(FRAMES, dim=-1)
+            pieces = [torch.cat(whole), last] if whole else [last]
+            logp = torch.stack([network(piece, deviation.expand(len(piece))).sum() for piece in pieces]).sum()
             slopes += torch.autograd.grad(logp, noisy)
             total += logp.detach()
         return total, torch.stack(slopes, dim=1)
 
 
 def transformer(research: Any) -> list[dict[str, Any]]:
-    """SDR on the songs of `real`, from the same search as `CHOSEN` and with the same steps of refinement."""
-    real, config = Real.of(Path(research.folder)), COMPRESSED()
-    fitted = {source: fit(real, source) for source in real.profile.sources}
-    networks, seconds = {name: network for name, (network, _) in fitted.items()}, sum(s for _, s in fitted.values())
-    rows: list[dict[str, Any]] = []
-    for label, (first, last) in TRIALS.items():
-        separator = Separator(real.priors(CHOSEN), config)
-        separator.flows.noisy = Judges(networks, first, last, config.refine)  # type: ignore[assignment]
-        for song in real.songs:
-            row = {"study": "transformer", "trial": label, "track": song.name, "training_seconds": round(seconds, 1)}
-            scores = song.score(separator(song.mixture, song.sample_rate))
-            rows += [row | {"stem": stem, "sdr": round(value, 4)} for stem, value in scores.items()]
+    """Of all bins, with three seeds, and with noise that falls during the refinement."""
+    real, rows = Real.of(Path(research.folder)), []
+    for seed in range(SEEDS):
+        fitted = fit_all(real, BINWISE, seed)
+        rows += separated(real, fitted, f"transformer, noise 0.5, seed {seed}", seed)
+        if not seed:
+            rows += separated(real, fitted, "transformer, noise from 1 down to 0.2", seed, first=1.0, last=0.2)
+    return rows
+
+
+def components(research: Any) -> list[dict[str, Any]]:
+    """Of 128 principal components, with three seeds, and of none: a Gaussian with the covariance of the frames."""
+    real = Real.of(Path(research.folder))
+    rows = separated(real, fit_all(real, GAUSSIAN, 0), "Gaussian, seed 0", 0)
+    for seed in range(SEEDS):
+        rows += separated(real, fit_all(real, PRINCIPAL, seed), f"128 components, seed {seed}", seed)
+    return rows
+
+
+def fit_all(real: Real, kind: Kind, seed: int) -> dict[str, tuple[Density, float]]:
+    return {source: fit(real, source, kind, seed) for source in real.profile.sources}
+
+
+def separated(
+    real: Real,
+    fitted: Mapping[str, tuple[Density, float]],
+    label: str,
+    seed: int,
+    *,
+    first: float = 0.5,
+    last: float = 0.5,
+) -> list[dict[str, Any]]:
+    """SDR on the songs of `real`, from the search with the Glow of the same seed and with as many refining steps."""
+    config, rows = COMPRESSED(), []
+    cost = round(sum(seconds for _, seconds in fitted.values()), 1)
+    separator = Separator(real.priors(CHOSEN + (f", seed {seed}" if seed else "")), config)
+    judges = Judges({name: network for name, (network, _) in fitted.items()}, first, last, config.refine)
+    separator.flows.noisy = judges  # type: ignore[assignment]
+    for song in real.songs:
+        row = {"study": "transformer", "trial": label, "track": song.name, "training_seconds": cost}
+        scores = song.score(separator(song.mixture, song.sample_rate))
+        rows += [row | {"stem": stem, "sdr": round(value, 4)} for stem, value in scores.items()]
     return rows

@@ -1,5 +1,7 @@
 """The comparisons of the chapter "Beyond the paper": what they name exists, and the plain search is the package's."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from companion.profile import DataConfig
 from flowsep.config import FeatureConfig, GlowConfig, SeparationConfig
 from flowsep.prior import Prior
 from flowsep.search import config_for, separate_magnitude
-from research import choices, material, searches
+from research import choices, material, searches, transformer
 from research.__main__ import TOPICS, main
 from research.priors import SETS
 from research.songs import Excerpt
@@ -115,3 +117,25 @@ def test_choices_change_one_thing_and_shorten_every_training(tmp_path):
 def load_dataset_of_songs(root):
     write_hq_tree(root, train=4, test=1)
     return load_dataset(DataConfig(kind="musdb18hq", root=str(root), valid_tracks=1), 0)
+
+
+def test_the_transformers_density_has_the_jacobian_of_its_map():
+    torch.manual_seed(0)
+    block = transformer.Block(directions=6, layers=1, backwards=True).double()
+    torch.nn.init.normal_(block.end.weight, std=0.3)
+    x, noise = torch.randn(1, 5, 6, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(lambda x: block(x, noise)[0].flatten(), x).reshape(30, 30)
+    torch.testing.assert_close(block(x, noise)[1][0], torch.linalg.slogdet(jacobian)[1])
+
+
+@pytest.mark.parametrize("kind", [transformer.GAUSSIAN, replace(transformer.PRINCIPAL, directions=3)])
+def test_a_density_without_steps_is_the_gaussian_of_its_frames(kind, monkeypatch):
+    monkeypatch.setattr(transformer, "BINS", 8)
+    torch.manual_seed(0)
+    frames = torch.randn(4000, 8) @ torch.randn(8, 8)
+    density = transformer.Density(kind, frames.T.unsqueeze(0))
+    gaussian = torch.distributions.MultivariateNormal(frames.mean(0), torch.cov(frames.T) + 0.25 * torch.eye(8))
+    expected = gaussian.log_prob(frames[:6]).sum()
+    torch.testing.assert_close(
+        density(frames[:6].T.unsqueeze(0), torch.tensor([0.5]))[0], expected, rtol=1e-4, atol=0.01
+    )
