@@ -1,8 +1,10 @@
 """Tracks, data sets and training material: known content in, the same content out, or a clear error."""
 
+import re
 import resource
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -284,6 +286,14 @@ def test_what_has_16_bits_takes_16_bits(tmp_path):
     assert {piece.stored.dtype for piece in cut} == {np.dtype(np.int16)}
     whole = recordings("", ["loud"], lambda _: np.full((1, 9), 1.5, np.float32), 1, rounded=True)[0]
     np.testing.assert_array_equal(whole, np.full((1, 9), 1.5))  # nothing is clipped
+
+
+def test_decoding_says_how_many_songs_are_done_what_is_left_and_how_large_they_are(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # the bar is for terminals, not for chapters
+    for _ in range(2):
+        recordings("bass", range(3), lambda _: np.zeros((1, 5_000_000), np.float32), 1, rounded=True)
+    bar = capsys.readouterr().err.split("\r")[-1]
+    assert re.match(r"bass: 100%.* 3/3 \[\d\d:\d\d<\d\d:\d\d, .*song.*0\.03 GB\]\s*$", bar), bar
 
 
 @pytest.mark.parametrize(("subtype", "kind"), [("PCM_16", ".i16"), ("FLOAT", ".f32")])
