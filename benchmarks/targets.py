@@ -69,8 +69,8 @@ def compare(figures: Iterable[Mapping[str, Any]], kind: str) -> list[dict[str, A
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows of `compare` as aligned lines: figure, found, target, met?"""
-    cells = [("figure", "found", "target", "met?")]
+    """The rows of `compare` as aligned lines: figure, measured, target, met?"""
+    cells = [("figure", "measured", "target", "met?")]
     for row in rows:
         settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
         value = "–" if row["met"] is None else "never"

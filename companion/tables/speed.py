@@ -80,7 +80,7 @@ def on_a_page(table: pd.DataFrame, caption: str = "") -> Styler:
 
 
 def targets(bench: dict[str, Any]) -> pd.DataFrame:
-    """The targets with what was found, for a page; `met` is yes, no or not measured."""
+    """The targets with the measured values, for a page; `met` is yes, no or not measured."""
     rows = pd.DataFrame(bench["targets"])
     settings = [", ".join(_setting(key, value) for key, value in row.items()) for row in rows.settings]
     values = [f"{x:.3g} {unit}" if pd.notna(x) else "never" for x, unit in zip(rows.value, rows.unit, strict=True)]
@@ -92,7 +92,7 @@ def targets(bench: dict[str, Any]) -> pd.DataFrame:
         {
             "figure": rows.figure.map(in_words),
             "settings": settings,
-            "found": values,
+            "measured": values,
             "target": wanted,
             "met": met,
             "source": rows.source,
