@@ -24,7 +24,7 @@ from . import limits, real, trials
 from .elsewhere import elsewhere
 from .priors import SETS, fitted
 from .songs import Excerpt, excerpts
-from .transformer import components, transformer
+from .transformer import components, transformer, transposed
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ TOPICS: dict[str, Callable[[Research], Path]] = {
     "real_likelihood": once("real_likelihood", real.likelihood),
     "transformer": once("transformer", transformer),
     "components": once("components", components),
+    "transposed": once("transposed", transposed),
     "confidence": once("confidence", real.confidence),
     "likelihood": once("likelihood", limits.likelihood),
     "ceiling": once("ceiling", limits.ceiling),

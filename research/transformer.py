@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soxr
 import torch
 from torch import Tensor, nn
 
@@ -40,9 +42,11 @@ class Kind:
     lr: float = 1e-3
     least: float = 0.2  # deviation of the noise in training, drawn for each crop
     most: float = 1.0
+    semitones: tuple[int, ...] = ()  # by which copies of the solos are transposed, like a tape: tempo and pitch
 
 
 BINWISE = Kind()
+TRANSPOSED = Kind(semitones=(-4, -2, 2, 4))
 PRINCIPAL = Kind(directions=128, layers=(1, 1), steps=400, lr=3e-3, least=0.5, most=0.5)
 GAUSSIAN = Kind(directions=0, layers=(), steps=0, least=0.5, most=0.5)
 
@@ -111,7 +115,10 @@ def fit(real: Real, source: str, kind: Kind, seed: int) -> tuple[Density, float]
     """Train on the solo stems of one source as `flowsep.train.fit_prior` does, and the seconds that it took."""
     own = MemberOptions(**MEMBER).profile(real.profile, source, real.profile.seed + seed)
     length = crop_samples(own.training, own.feature)
-    segments = solo_segments(real.dataset, "train", source, own.feature)
+    segments = [np.asarray(segment) for segment in solo_segments(real.dataset, "train", source, own.feature)]
+    segments += [
+        soxr.resample(segment, 2 ** (semitones / 12), 1.0, "HQ") for semitones in kind.semitones for segment in segments
+    ]
     sampler = CropSampler(segments, length, batch=BATCH, gain_db=own.training.gain_db, seed=own.seed, source=source)
 
     def features(step: int) -> Tensor:
@@ -178,6 +185,14 @@ def components(research: Any) -> list[dict[str, Any]]:
     rows = separated(real, fit_all(real, GAUSSIAN, 0), "Gaussian, seed 0", 0)
     for seed in range(SEEDS):
         rows += separated(real, fit_all(real, PRINCIPAL, seed), f"128 components, seed {seed}", seed)
+    return rows
+
+
+def transposed(research: Any) -> list[dict[str, Any]]:
+    """Of all bins, with copies of the solos in other keys and tempi."""
+    real, rows = Real.of(Path(research.folder)), []
+    for seed in range(SEEDS):
+        rows += separated(real, fit_all(real, TRANSPOSED, seed), f"transformer, transposed solos, seed {seed}", seed)
     return rows
 
 
