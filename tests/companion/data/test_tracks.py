@@ -290,7 +290,7 @@ def test_what_has_16_bits_takes_16_bits(tmp_path):
 
 def test_decoding_says_how_many_songs_are_done_what_is_left_and_how_large_they_are(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # the bar is for terminals, not for chapters
-    for _ in range(2):
+    for _ in range(2):  # the second time all is there, and nothing is said
         recordings("bass", range(3), lambda _: np.zeros((1, 5_000_000), np.float32), 1, rounded=True)
     bar = capsys.readouterr().err.split("\r")[-1]
     assert re.match(r"bass: 100%.* 3/3 \[\d\d:\d\d<\d\d:\d\d, .*song.*0\.03 GB\]\s*$", bar), bar
