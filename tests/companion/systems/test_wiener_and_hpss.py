@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import norbert
 import numpy as np
 import pytest
 
@@ -138,7 +139,6 @@ def test_blocks_of_frames_have_the_medians_of_the_whole_song(monkeypatch):
 
 
 def test_places_are_norberts():
-    norbert = pytest.importorskip("norbert")
     audio = panned_noise([(1.0, 0.5), (0.5, 1.0)], seconds=3.0)["bass"]
     _, place = norbert.get_local_gaussian_model(_frames_first(oracle.spectrum_of(audio)) / 7.0, FLOOR)
     np.testing.assert_allclose(_place(audio, 7.0), place[0], rtol=1e-9, atol=1e-12)
